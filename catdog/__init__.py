@@ -1,0 +1,24 @@
+"""Transfer learning of EfficientNet on Ray: tells cats from dogs and labels whole folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from catdog.model import Classifier
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_classifier"]
+
+
+def load_classifier(model_dir: str) -> Classifier:
+    """Load the classifier that a train job left in `model_dir` (a path or URI).
+
+    >>> load_classifier("runs/pets/model").predict("photo.jpg")  # doctest: +SKIP
+    ('dog', 0.9998197)
+
+    Raises UsageError when `model_dir` is not a model directory.
+    """
+    from catdog.model import load_classifier as load  # TensorFlow takes seconds: only when asked
+
+    return load(model_dir)

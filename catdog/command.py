@@ -1,0 +1,24 @@
+"""What every job does around its one function: errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from catdog.errors import CatdogError
+
+
+def run(main: Callable[[], None]) -> int:
+    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C.
+
+    A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except CatdogError as error:
+        print(f"catdog: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("catdog: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0

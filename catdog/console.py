@@ -1,0 +1,83 @@
+"""What a person reads while a job runs: progress with rate and ETA, epoch lines, plain tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+_LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
+
+
+class ProgressLine:
+    """One long step: done, total, rate and ETA, redrawn in place on a terminal, a line now and then in a log.
+
+    An instance is a callable of (done, total). Work that was done before the first call does not count into
+    the rate.
+    """
+
+    def __init__(self, title: str, unit: str, *, stream: TextIO | None = None) -> None:
+        self._title, self._unit = title, unit
+        self._stream = stream or sys.stdout
+        self._start = self._shown = time.monotonic()
+        self._first: int | None = None
+        self._ended = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are finished."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start = done, now
+        last = done >= total
+        every = 0.2 if self._stream.isatty() else _LINE_EVERY_SECONDS
+        if self._ended or (not last and now - self._shown < every):
+            return
+        self._shown, self._ended = now, last
+        text = progress_text(
+            self._title, self._unit, done=done, total=total, new=done - self._first, seconds=now - self._start
+        )
+        if self._stream.isatty():
+            print(f"\r{text}\x1b[K", end="\n" if last else "", file=self._stream, flush=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def progress_text(title: str, unit: str, *, done: int, total: int, new: int, seconds: float) -> str:
+    """Return one progress line; `new` of the `done` took `seconds`."""
+    rate = new / seconds if seconds > 0 and new > 0 else 0.0
+    text = f"{title}: {done}/{total} {unit}"
+    if done >= total:
+        return f"{text} - {duration(seconds)}" + (f" - {rate:.0f} {unit}/s" if rate else "")
+    return f"{text} - {rate:.0f} {unit}/s - ETA {duration((total - done) / rate)}" if rate else text
+
+
+def epoch_text(epoch: int, epochs: int, row: Mapping[str, float]) -> str:
+    """Return an epoch as Keras prints it; `row` is a row of history.csv."""
+    steps, seconds = int(row["steps"]), float(row["seconds"])
+    scores = " - ".join(f"{name}: {float(row[name]):.4f}" for name in ("loss", "acc", "val_loss", "val_acc"))
+    pace = f"{1000 * seconds / max(1, steps):.0f}ms/step"
+    return f"Epoch {epoch:>{len(str(epochs))}}/{epochs} {steps}/{steps} - {seconds:.1f}s {pace} - {scores}"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as a person says it: 9s, 2m05s, 3h20m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def table_text(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows`, the first of them the header, as aligned columns; all but the first column to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

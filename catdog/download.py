@@ -1,0 +1,97 @@
+"""Downloads a file whole or not at all: resumed where it broke off, checked, retried, renamed into place last."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from catdog.errors import FailureError
+
+_ATTEMPTS = 4  # in a row without progress; one that gains a block does not count
+_BLOCK_BYTES = 64 * 1024
+_TIMEOUT_SECONDS = 30.0  # without a byte
+_TRANSIENT_CLIENT_ERRORS = (408, 425, 429)  # time-out, too early, too many requests
+
+
+def has_checksum(content: bytes, *, checksums: Sequence[str]) -> bool:
+    """Tell whether `content` has one of the `checksums`, each "md5:<hex>" or "sha256:<hex>"."""
+    return any(
+        hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+        for algorithm, _, digest in (checksum.partition(":") for checksum in checksums)
+    )
+
+
+def download(url: str, *, destination: Path, checksums: Sequence[str], first_pause_seconds: float = 0.5) -> None:
+    """Fetch `url` to `destination`, in an existing directory, and check it against any one of `checksums`.
+
+    What arrives waits in `destination` + ".part", for this or a later call to go on from. Without checksums every
+    attempt starts anew, because nothing could tell a mixture of two versions. Pauses double with each failure.
+    Raises FailureError, "URL (reason)", when the server refuses or four attempts in a row gain nothing.
+    """
+    part = destination.with_name(destination.name + ".part")
+    failures = furthest = 0
+    while True:
+        try:
+            if not checksums:
+                part.unlink(missing_ok=True)
+            _fetch_rest(url, part=part)
+            if not checksums or has_checksum(part.read_bytes(), checksums=checksums):
+                part.replace(destination)
+                return
+            part.unlink()
+            reason = "its checksum is not the published one"
+        except urllib.error.HTTPError as error:
+            error.close()
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code < 500 and error.code not in _TRANSIENT_CLIENT_ERRORS:
+                raise FailureError(f"{url} ({reason})") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        except ValueError as error:
+            raise FailureError(f"{url} ({error})") from error
+        gained = _size(part) - furthest
+        furthest += max(gained, 0)
+        failures = 0 if gained >= _BLOCK_BYTES else failures + 1
+        if failures == _ATTEMPTS:
+            raise FailureError(f"{url} ({' '.join(reason.split())})")
+        time.sleep(first_pause_seconds * 2 ** (failures - 1))
+
+
+def _fetch_rest(url: str, *, part: Path) -> None:
+    """Append to `part` what it lacks; write it anew where the server does not resume.
+
+    Raises OSError when the connection breaks before the announced end.
+    """
+    start = _size(part)
+    request = urllib.request.Request(url, headers={"User-Agent": "catdog", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is left to fetch; the checksum tells whether the part is the file
+        raise
+    with response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        if resumed and not str(response.headers["Content-Range"]).startswith(f"bytes {start}-"):
+            part.unlink(missing_ok=True)
+            raise OSError("the server sent another range than was asked for")
+        received = 0
+        with part.open("ab" if resumed else "wb") as file:
+            while block := response.read(_BLOCK_BYTES):
+                file.write(block)
+                received += len(block)
+        announced = response.headers["Content-Length"]
+    # http.client ends a short body as quietly as a whole one.
+    if announced is not None and received < int(announced):
+        raise OSError(f"broke off after {received} of {announced} bytes")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,47 @@
+"""The exceptions that catdog raises on purpose.
+
+CatdogError
+├── UsageError      the user's mistake: exit code 2
+├── FailureError    the world's fault (network, disk, a lost cluster): exit code 1
+└── ImageError      one photo that cannot be used; carries a code, never stops a job
+"""
+
+
+class CatdogError(Exception):
+    """Base of every error raised on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UsageError(CatdogError):
+    """Something the user can put right: a flag, a path, a setting."""
+
+    exit_code = 2
+
+
+class FailureError(CatdogError):
+    """Something outside the user's command went wrong: network, disk, cluster."""
+
+    exit_code = 1
+
+
+class ImageError(CatdogError):
+    """One photo that cannot be used.
+
+    `code` is one of `IMAGE_ERROR_CODES`; `str(error)` is "code: message".
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+IMAGE_ERROR_CODES = (
+    "empty",
+    "not-an-image",
+    "truncated",
+    "too-large",
+    "missing",
+    "permission",
+    "io",
+)

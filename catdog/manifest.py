@@ -1,0 +1,451 @@
+"""From photos to the manifest: classes from folders or names, checked and deduplicated photos, balanced splits.
+
+    source --list--> paths --assign_classes--> labels and split hints
+                       └--inspect_photos (Ray Data: read, sha256, decode)--> digest, width, height or reason
+    both --reject duplicates, split_photos--> Manifest
+
+Photo bytes never leave the task that read them: the driver sees one small row a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+import time
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from catdog.artifacts import join, read_bytes, write_bytes
+from catdog.errors import FailureError, ImageError, UsageError
+from catdog.images import inspect_image
+from catdog.photos import list_photos, read_photo
+from catdog.rows import MANIFEST, REJECTED, SPLITS, UNUSED, check_schema
+
+Progress = Callable[[int, int], None]
+
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+LAYOUTS = (
+    "CLASS/photo.jpg, or train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
+    "folders around these and a zip of them will do"
+)
+PHOTOS_PER_BLOCK = 256  # about a second of reading and decoding on one core, so that progress is live
+MAX_BLOCKS = 4096  # more would cost the driver more than they bring
+PROGRESS_SECONDS = 0.5
+
+_CARRIES_CLASS = re.compile(r"([^.]+)\.\d+\.[^.]+")
+_PICTURE = re.compile(r".*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic)", re.IGNORECASE | re.DOTALL)
+_INSPECTED = pa.schema(
+    [
+        pa.field("position", pa.int64()),  # in the list of paths
+        pa.field("digest", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("reason", pa.string()),  # null for a usable photo
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The usable photos with label and split, and the files rejected, each table sorted by path.
+
+    `table` has the schema rows.MANIFEST, `rejected` rows.REJECTED; label i is `classes[i]`.
+    """
+
+    table: pa.Table
+    rejected: pa.Table
+    classes: tuple[str, ...]
+
+    def select(self, split: str) -> pa.Table:
+        """Return the rows of `split`, by path."""
+        return self.table.filter(pc.equal(self.table["split"], split))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return photos by split (UNUSED too) and class name."""
+        counts = {split: dict.fromkeys(self.classes, 0) for split in (*SPLITS, UNUSED)}
+        grouped = self.table.group_by(["split", "class"]).aggregate([([], "count_all")])
+        for row in grouped.to_pylist():
+            counts[row["split"]][row["class"]] = row["count_all"]
+        return counts
+
+    def summary_lines(self) -> list[str]:
+        """Return what was found, for people: the train split's line, then counts, then reasons, most frequent first."""
+        counts = self.counts()
+        totals = {split: sum(of_class.values()) for split, of_class in counts.items()}
+        # Splits are balanced, so the first class speaks for all.
+        splits = ", ".join(f"{split} {totals[split]} ({counts[split][self.classes[0]]} a class)" for split in SPLITS)
+        files = self.table.num_rows + self.rejected.num_rows
+        lines = [
+            f"Found {totals['train']} images belonging to {len(self.classes)} classes.",
+            f"Classes: {', '.join(self.classes)}.",
+            f"Splits: {splits}.",
+            f"Of {files} files {totals[UNUSED]} are left over and {self.rejected.num_rows} rejected.",
+        ]
+        examples: dict[str, tuple[str, str]] = {}
+        reasons: Counter[str] = Counter()
+        for path, reason in zip(*(self.rejected[name].to_pylist() for name in ("path", "reason")), strict=True):
+            code, _, message = reason.partition(": ")
+            reasons[code] += 1
+            examples.setdefault(code, (path, message))
+        lines += [
+            f"  {count} {code}, such as {examples[code][0]}: {examples[code][1]}"
+            for code, count in reasons.most_common()
+        ]
+        return lines
+
+
+def build_manifest(
+    source: str,
+    *,
+    train_per_class: int,
+    validation_per_class: int,
+    test_per_class: int,
+    seed: int,
+    max_pixels: int,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Find, check, deduplicate and split the photos of `source`, a folder, URI or zip archive.
+
+    Every file found ends in one of the two tables. `progress` is called with (photos done, photos in all).
+    Raises UsageError when there are no photos, fewer than two classes, or too few photos for the splits.
+    """
+    photos = list_photos(source)
+    layout, assigned = assign_classes([photo.relative for photo in photos], source=source)
+    label_of = {name: label for label, name in enumerate(layout.classes)}
+    pairs = list(zip([photo.path for photo in photos], assigned, strict=True))
+    paths = [path for path, found in pairs if found]
+    labels = np.array([label_of[found[1]] for found in assigned if found], dtype=np.int32)
+
+    inspected = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
+    copies = reject_copies(paths, labels=labels, digests=inspected["digest"], classes=layout.classes)
+    reasons = [copies.get(row, reason) for row, reason in enumerate(inspected["reason"].to_pylist())]
+    keep = np.array([reason is None for reason in reasons], dtype=bool)
+    _require_every_class(layout.classes, labels=labels, reasons=reasons, source=source)
+    usable = inspected.append_column("path", pa.array(paths, pa.string())).filter(pa.array(keep))
+    splits = split_photos(
+        labels[keep],
+        digests=usable["digest"].to_pylist(),
+        hints=[found[0] for found in itertools.compress((found for found in assigned if found), keep)],
+        classes=layout.classes,
+        per_class=dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True)),
+        seed=seed,
+    )
+    names = np.array(layout.classes, dtype=object)[labels[keep]]
+    columns = {"label": labels[keep], "class": names, "split": splits}
+    columns |= {name: usable[name] for name in ("path", "digest", "width", "height")}
+    rejected = [(path, layout.no_class) for path, found in pairs if not found]
+    rejected = sorted(rejected + [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason])
+    return Manifest(
+        table=pa.table([columns[name] for name in MANIFEST.names], schema=MANIFEST),
+        rejected=pa.table([[path for path, _ in rejected], [reason for _, reason in rejected]], schema=REJECTED),
+        classes=layout.classes,
+    )
+
+
+def write_manifest(manifest: Manifest, *, directory: str) -> None:
+    """Write rejected.parquet, then manifest.parquet, into `directory`, a local path or URI; each whole or not at all.
+
+    Raises FailureError when the place cannot be written.
+    """
+    named = {b"catdog.classes": json.dumps(manifest.classes).encode()}
+    tables = {"rejected": manifest.rejected, "manifest": manifest.table.replace_schema_metadata(named)}
+    for name, table in tables.items():
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content, compression="zstd")
+        write_bytes(join(directory, f"{name}.parquet"), content.getvalue())
+
+
+def read_manifest(directory: str) -> Manifest:
+    """Read what `write_manifest` wrote.
+
+    Raises FailureError when a file is missing, damaged or of another version.
+    """
+    table, rejected = (
+        _read_parquet(join(directory, f"{name}.parquet"), schema)
+        for name, schema in (("manifest", MANIFEST), ("rejected", REJECTED))
+    )
+    named = (table.schema.metadata or {}).get(b"catdog.classes")
+    if named is None:
+        raise FailureError(f"{directory}/manifest.parquet names no classes: delete it and run the step again")
+    return Manifest(table=table.replace_schema_metadata(None), rejected=rejected, classes=tuple(json.loads(named)))
+
+
+def _read_parquet(path: str, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(path)))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FailureError(f"cannot read {path}: {error}; delete it and run the step again") from error
+    return check_schema(table, schema, where=path)
+
+
+# Classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a listing tells classes; folder and class names are compared in lower case.
+
+    With `from_names`, a file is CLASS.NUMBER.ext and the nearest split folder around it is its hint. Otherwise its
+    class is the first folder below `base`, or the second when `has_splits` makes the first a split folder.
+    """
+
+    classes: tuple[str, ...]
+    base: tuple[str, ...] = ()
+    has_splits: bool = False
+    from_names: bool = False
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.classes)
+
+    @property
+    def no_class(self) -> str:
+        """The reason to reject a file that has no class."""
+        return "no-class: " + (
+            "the file name carries none, as in CLASS.1.jpg" if self.from_names else "the file is in no class folder"
+        )
+
+    def class_of(self, relative: str) -> tuple[str | None, str] | None:
+        """Return (split hint or None, class name) of the file at `relative`, or None where it has no class."""
+        folder, _, name = relative.rpartition("/")
+        folders, split = _folded(folder), None
+        if self.from_names:
+            carried = _carried_class(name)
+            split = next((SPLIT_FOLDERS[part] for part in reversed(folders) if part in SPLIT_FOLDERS), None)
+            return (split, carried) if carried in self._known else None
+        below = folders[len(self.base) :] if folders[: len(self.base)] == self.base else ()
+        if self.has_splits and below:
+            split, below = SPLIT_FOLDERS.get(below[0]), below[1:]
+            if split is None:
+                return None
+        return (split, below[0]) if below and below[0] in self._known else None
+
+
+def assign_classes(relatives: Sequence[str], *, source: str) -> tuple[Layout, list[tuple[str | None, str] | None]]:
+    """Decide the layout of a whole listing and return it with `class_of` each file.
+
+    Only files named like pictures decide, so a readme beside the class folders changes nothing:
+    1. While all pictures in folders are in one folder with folders of its own, it is wrapping, and is entered.
+    2. If a folder there has a split's name and class folders or CLASS.1.jpg names in it, all so named are splits.
+    3. The classes are the folders there, or those in the split folders. Deeper folders belong to their class.
+    4. If that gives fewer than two classes, names decide: cat.0.jpg is of class cat.
+    When all files hint the same split (somebody gave `data/train`), the hint says nothing and is dropped.
+    Raises UsageError, naming `source`, for fewer than two classes.
+    """
+    layout = _detect_layout(relatives)
+    if len(layout.classes) < 2:
+        found = f"only the class {layout.classes[0]}" if layout.classes else "none"
+        raise UsageError(
+            f"expected photos of two classes or more in {source}, found {found} in {len(relatives)} files, "
+            f"such as {min(relatives)}; lay them out as {LAYOUTS}"
+        )
+    assigned = [layout.class_of(relative) for relative in relatives]
+    if len({found[0] for found in assigned if found}) == 1:
+        assigned = [(None, found[1]) if found else None for found in assigned]
+    return layout, assigned
+
+
+def _detect_layout(relatives: Sequence[str]) -> Layout:
+    pictures = [relative for relative in relatives if _PICTURE.fullmatch(relative)] or relatives
+    folders: set[tuple[str, ...]] = set()
+    carriers: set[tuple[str, ...]] = set()  # folders with a CLASS.1.jpg in them
+    carried: set[str] = set()
+    for relative in pictures:
+        folder, _, name = relative.rpartition("/")
+        folders.add(_folded(folder))
+        if found := _carried_class(name):
+            carried.add(found)
+            carriers.add(_folded(folder))
+    layout = _detect_folders(folders, carriers=carriers)
+    if len(layout.classes) < 2 <= len(carried):
+        return Layout(classes=tuple(sorted(carried)), from_names=True)
+    return layout
+
+
+def _detect_folders(folders: set[tuple[str, ...]], *, carriers: set[tuple[str, ...]]) -> Layout:
+    base: tuple[str, ...] = ()
+    while True:
+        below = {folder[len(base) :] for folder in folders if folder[: len(base)] == base} - {()}
+        children = {folder[0] for folder in below}
+        if len(children) == 1 and any(len(folder) > 1 for folder in below):
+            base += (children.pop(),)
+            continue
+        in_splits = {folder for folder in below if folder[0] in SPLIT_FOLDERS}
+        if any(len(folder) > 1 or base + folder in carriers for folder in in_splits):
+            classes = {folder[1] for folder in in_splits if len(folder) > 1}
+            return Layout(classes=tuple(sorted(classes)), base=base, has_splits=True)
+        return Layout(classes=tuple(sorted(children)), base=base)
+
+
+@lru_cache(maxsize=1 << 16)
+def _folded(folder: str) -> tuple[str, ...]:
+    """Return the parts of `folder` as they are compared: lower case, accents composed (macOS stores them apart)."""
+    return tuple(unicodedata.normalize("NFC", part).lower() for part in folder.split("/") if part)
+
+
+def _carried_class(name: str) -> str | None:
+    match = _CARRIES_CLASS.fullmatch(name)
+    return unicodedata.normalize("NFC", match[1]).lower() if match else None
+
+
+# Inspection
+
+
+def inspect_photos(paths: Sequence[str], *, max_pixels: int, progress: Progress | None = None) -> pa.Table:
+    """Read and decode every photo over the cluster; return one row each, in the order of `paths`.
+
+    Columns: position, digest (sha256, hex), width and height in pixels, reason (null for a usable photo).
+    """
+    table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
+    rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
+    blocks = [table.slice(start, rows) for start in range(0, len(paths), rows)]
+    inspected = ray.data.from_arrow(blocks).map_batches(
+        _inspect_block,
+        fn_kwargs={"max_pixels": max_pixels},
+        batch_size=None,  # one task a block
+        batch_format="pyarrow",
+        num_cpus=1,
+        max_retries=3,  # Ray would start for ever a task whose photo kills its process
+    )
+    found, done, reported = [_INSPECTED.empty_table()], 0, time.monotonic()
+    for batch in inspected.iter_batches(batch_size=None, batch_format="pyarrow"):
+        found.append(batch)
+        done += batch.num_rows
+        if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
+            progress(done, len(paths))
+            reported = time.monotonic()
+    result = pa.concat_tables(found).sort_by("position")
+    if not np.array_equal(result["position"].to_numpy(), np.arange(len(paths))):
+        raise FailureError(f"expected a row for each of {len(paths)} photos, got {done}: run the step again")
+    return result
+
+
+def _rows_per_block(photos: int, *, cpus: float) -> int:
+    """Return photos a task: enough to outweigh its start, few enough that every CPU has one."""
+    share = math.ceil(photos / max(cpus, 1.0))
+    return max(min(share, PHOTOS_PER_BLOCK), 16, math.ceil(photos / MAX_BLOCKS))
+
+
+def _inspect_block(block: pa.Table, *, max_pixels: int) -> pa.Table:
+    rows = [_inspect_photo(path, max_pixels=max_pixels) for path in block["path"].to_pylist()]
+    positions = block["position"].to_pylist()
+    return pa.Table.from_pylist([{"position": at} | row for at, row in zip(positions, rows, strict=True)], _INSPECTED)
+
+
+def _inspect_photo(path: str, *, max_pixels: int) -> dict[str, Any]:
+    try:
+        content = read_photo(path)
+        width, height = inspect_image(content, max_pixels=max_pixels)
+    except ImageError as error:
+        return {"reason": str(error)}
+    return {"digest": hashlib.sha256(content).hexdigest(), "width": width, "height": height}
+
+
+def reject_copies(
+    paths: Sequence[str], *, labels: np.ndarray, digests: pa.ChunkedArray, classes: Sequence[str]
+) -> dict[int, str]:
+    """Return the reason to reject each photo whose bytes were seen before, by position in `paths` (sorted).
+
+    The first of equal photos in one class stays; equal photos in two classes contradict each other, and none stays.
+    """
+    indices = digests.combine_chunks().dictionary_encode().indices  # null for a photo already rejected
+    codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False)
+    repeated = np.bincount(codes[codes >= 0], minlength=1) > 1
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for position in np.flatnonzero((codes >= 0) & repeated[codes]).tolist():
+        groups[codes[position]].append(position)
+    reasons: dict[int, str] = {}
+    for first, *others in groups.values():
+        rival = next((position for position in others if labels[position] != labels[first]), None)
+        if rival is None:
+            reasons |= dict.fromkeys(others, f"duplicate: same bytes as {paths[first]}")
+            continue
+        for position in (first, *others):
+            against = rival if labels[position] == labels[first] else first
+            reasons[position] = f"conflict: same bytes as {paths[against]} of class {classes[labels[against]]}"
+    return reasons
+
+
+def _require_every_class(
+    classes: Sequence[str], *, labels: np.ndarray, reasons: Sequence[str | None], source: str
+) -> None:
+    """Raise UsageError, with the reasons counted, when a class has no usable photo."""
+    lost = set(range(len(classes))) - set(labels[[reason is None for reason in reasons]].tolist())
+    for label in sorted(lost):
+        codes = Counter(str(reasons[row]).partition(":")[0] for row in np.flatnonzero(labels == label).tolist())
+        counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        raise UsageError(
+            f"expected usable photos of every class in {source}, found none of {classes[label]} "
+            f"({counted}): add photos of it or take its folder away"
+        )
+
+
+# Splits
+
+
+def split_photos(
+    labels: np.ndarray,
+    *,
+    digests: Sequence[str],
+    hints: Sequence[str | None],
+    classes: Sequence[str],
+    per_class: Mapping[str, int],
+    seed: int,
+) -> np.ndarray:
+    """Return the split of each photo, (n,) strings: the same number of photos of every class in a split.
+
+    Photos are drawn in the order of sha256(seed, digest) within their class, so the split depends on the photos'
+    content and `seed` alone, and a few more photos move few. A split that some photos are hinted to takes those only;
+    the others are drawn, train first, from the rest. `per_class` are ceilings: where the smallest class holds fewer
+    than the splits drawn from it ask for together, all shrink in proportion, rounded down, to 1 at least.
+    What no split takes is UNUSED. Raises UsageError when a split that is asked for would be empty.
+    """
+    pool_of_hint = {hint: SPLITS.index(hint or "train") for hint in {*hints, None}}
+    pools = np.array([pool_of_hint[hint] for hint in hints], dtype=np.int8)
+    drawn = b"".join(hashlib.sha256(f"{seed}:{digest}".encode()).digest()[:8] for digest in digests)
+    keys = np.frombuffer(drawn, dtype=">u8")
+    splits = np.full(len(labels), UNUSED, dtype=object)
+    for pool, name in enumerate(SPLITS):
+        served = [split for split in SPLITS if split == name or (name == "train" and split not in hints)]
+        asked = {split: per_class[split] for split in served if per_class[split] > 0}
+        if not asked or (pool > 0 and name not in hints):
+            continue
+        members = np.flatnonzero(pools == pool)
+        sizes = np.bincount(labels[members], minlength=len(classes))
+        shares = _shares(asked, sizes=sizes, classes=classes)
+        members = members[np.lexsort((keys[members], labels[members]))]
+        rank = np.arange(len(members)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
+        start = 0
+        for split, count in shares.items():
+            splits[members[(rank >= start) & (rank < start + count)]] = split
+            start += count
+    return splits
+
+
+def _shares(asked: Mapping[str, int], *, sizes: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Return photos a class for each split of `asked`, no more together than the smallest class holds."""
+    smallest, total = int(sizes.min()), sum(asked.values())
+    if smallest < len(asked):
+        found = ", ".join(f"{size} of {name}" for name, size in zip(classes, sizes.tolist(), strict=True))
+        raise UsageError(
+            f"expected {len(asked)} usable photos or more of every class for {' and '.join(asked)}, found {found}: "
+            "add photos, or ask for fewer splits"
+        )
+    shares = {split: max(1, count * min(smallest, total) // total) for split, count in asked.items()}
+    while sum(shares.values()) > smallest:  # the 1 at least of a small split comes out of the largest
+        shares[max(shares, key=lambda split: shares[split])] -= 1
+    return shares

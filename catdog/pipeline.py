@@ -1,0 +1,447 @@
+"""The order of the steps: ingest, trunk pass, stages, report. Each step is skipped where its artifact is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+import catdog
+from catdog import artifacts, cluster
+from catdog.card import HEAD_CUT, INPUT_CUT, ClassifierSpec
+from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
+from catdog.console import ProgressLine, duration, epoch_text
+from catdog.errors import FailureError, UsageError
+from catdog.features import (
+    PLAIN_VIEW,
+    Extraction,
+    FeatureCache,
+    PhotoSet,
+    cache_directory,
+    feature_bytes,
+    find_cache,
+)
+from catdog.manifest import Manifest, build_manifest, read_manifest, write_manifest
+from catdog.report import draw_curves, stage_table
+from catdog.sample import draw_sample
+from catdog.stages import StageJob, StreamSource, TrainJob, read_history, train_stages
+from catdog.trunk import extract_features
+from catdog.weights import Pretrained, load_weights
+
+# What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
+_IMAGE_SIZE = 224
+_KNOWN_SHAPES = {HEAD_CUT: (1280,), "block7a_project_conv": (7, 7, 1152), INPUT_CUT: (_IMAGE_SIZE, _IMAGE_SIZE, 3)}
+_PACKAGES = ("ray", "tensorflow", "tf-keras", "efficientnet", "numpy", "pillow", "pyarrow", "opencv-python-headless")
+
+Say = Callable[[str], None]
+
+
+class Stopwatch:
+    """Seconds by step, kept in the run directory so that a continued run counts what came before."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._path = artifacts.join(run_dir, "seconds.json")
+        self.seconds: dict[str, float] = artifacts.read_json(self._path) if artifacts.exists(self._path) else {}
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to step `name`, also when it ends by an error."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add `seconds` to step `name`."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
+        artifacts.write_json(self._path, self.seconds)
+
+
+def default_run_dir(config: IngestConfig) -> str:
+    """Return where a run goes that names no --run-dir: the same command finds it again."""
+    name = Path(config.photos.rstrip("/")).stem if config.photos else "sample"
+    recipe = getattr(config, "recipe", "default")
+    return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
+
+
+def open_run(config: IngestConfig) -> str:
+    """Return the run directory, made and checked: it belongs to the same settings or is new.
+
+    Raises UsageError with the differences when it was made with other settings.
+    """
+    run_dir = artifacts.absolute(config.run_dir or default_run_dir(config))
+    path = artifacts.join(run_dir, "config.json")
+    photos = artifacts.absolute(config.photos) if config.photos else ""
+    wanted = {**flatten_config(config, identity_only=True), "photos": photos}
+    found = artifacts.read_json(path) if artifacts.exists(path) else {}
+    artifacts.refuse_difference(run_dir, found=found, wanted=wanted)
+    if wanted.keys() - found.keys():
+        artifacts.write_json(path, {**found, **wanted})
+    return run_dir
+
+
+def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
+    """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
+
+    Without photos the sample is drawn first. Raises what build_manifest raises.
+    """
+    directory = artifacts.join(run_dir, "manifest")
+    names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
+    source = artifacts.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
+    inputs = {**{name: getattr(config, name) for name in names}, "photos": source}
+    if artifacts.completed(directory, inputs=inputs) is not None:
+        manifest = read_manifest(directory)
+        say(manifest.summary_lines()[0])
+        return manifest
+    manifest = build_manifest(
+        source,
+        train_per_class=config.train_per_class,
+        validation_per_class=config.validation_per_class,
+        test_per_class=config.test_per_class,
+        seed=config.seed,
+        max_pixels=config.max_pixels,
+        progress=ProgressLine("Checking photos", "photos"),
+    )
+    write_manifest(manifest, directory=directory)
+    artifacts.mark_complete(directory, inputs=inputs, summary={"counts": manifest.counts()})
+    for line in manifest.summary_lines():
+        say(line)
+    return manifest
+
+
+def train(config: TrainConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:
+    """Run the whole train job and return what report.json holds; finished steps are not done again.
+
+    `started` is the time.monotonic() at which the command began, where its imports should count.
+    Raises UsageError and FailureError as the steps do.
+    """
+    begin = started if started is not None else time.monotonic()
+    run_dir = open_run(config)
+    report_path = artifacts.join(run_dir, "report.json")
+    if artifacts.exists(report_path):
+        say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
+        report = artifacts.read_json(report_path)
+        _say_result(report, run_dir=run_dir, say=say)
+        return report
+    watch = Stopwatch(run_dir)
+    say(f"Run directory: {run_dir}")
+    pretrained = load_weights(config.backbone, weights=config.weights)
+    _check_cut(config)
+    with cluster.connected(verbose=config.verbose) as resources:
+        cluster.quiet_datasets(verbose=config.verbose)
+        plan = cluster.make_plan(resources, config.cluster)
+        watch.add("start", time.monotonic() - begin)
+        say(plan.sentence())
+        with watch.step("ingest"):
+            manifest = ingest(config, run_dir=run_dir, say=say)
+        layout = _StageLayout(config, manifest, pretrained, run_dir=run_dir)
+        with watch.step("trunk"):
+            rows = layout.extract(plan, say=say)
+        if rows:
+            watch.add("trunk_rows", rows)
+        job = TrainJob(
+            run_dir=run_dir,
+            spec=layout.spec,
+            seed=config.seed,
+            stages=layout.stages(),
+            card=_card(config, manifest, pretrained),
+            plan=plan,
+        )
+        with watch.step("train"):
+            follower = _EpochFollower(job, say)
+            train_stages(
+                job,
+                pretrained=pretrained,
+                start_timeout_seconds=config.cluster.start_timeout_seconds,
+                max_failures=config.cluster.max_failures,
+                follow=follower,
+            )
+            follower()
+    report = _finish(config, manifest, job, watch, run_dir=run_dir, begin=begin)
+    _say_result(report, run_dir=run_dir, say=say)
+    return report
+
+
+class _StageLayout:
+    """What each stage reads: which photos in which views, cut where, cached or streamed."""
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, run_dir: str) -> None:
+        self._config, self._pretrained = config, pretrained
+        self._root = artifacts.join(run_dir, "features")
+        scale, offset = _input_scaling(config, pretrained)
+        self.spec = ClassifierSpec(
+            backbone=config.backbone,
+            image_size=_IMAGE_SIZE,
+            classes=manifest.classes,
+            pooling=config.pooling,
+            dropout=config.dropout,
+            input_scale=scale,
+            input_offset=offset,
+        )
+        self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
+        self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
+        if config.unfrozen.epochs:
+            self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
+
+    def extract(self, plan: cluster.Plan, *, say: Say) -> int:
+        """Run the trunk pass for what is not cached; return how many rows it computed."""
+        wanted = []
+        for _, settings, cut in self._stages:
+            for split in ("train", "validation", "test"):
+                photos = self._photos(split, settings)
+                if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
+                    wanted.append((self._extraction(cut), photos))
+        for name, settings, cut in self._stages:
+            if self._is_streamed(settings, cut):
+                size = self._train_bytes(settings, cut) / 2**30
+                say(
+                    f"The {name} stage streams its features: {size:.1f} GiB are more than "
+                    f"--cache-budget-gib {self._config.cache_budget_gib:g}."
+                )
+        progress = ProgressLine("Trunk pass", "images")
+        done = [0]
+
+        def follow(now: int, total: int) -> None:
+            done[0] = total
+            progress(now, total)
+
+        lost = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
+        if lost:
+            say(f"{len(lost)} photos could no longer be read and were left out, such as {lost[0]}")
+        return done[0]
+
+    def stages(self) -> tuple[StageJob, ...]:
+        """Return the stages with their rows; call it after `extract`."""
+        return tuple(
+            StageJob(
+                name=name,
+                settings=settings,
+                cut=cut,
+                train=self._train_rows(settings, cut),
+                validation=self._cache("validation", settings, cut),
+                test=self._cache("test", settings, cut) if self._splits["test"].num_rows else None,
+            )
+            for name, settings, cut in self._stages
+        )
+
+    def _train_rows(self, settings: StageConfig, cut: str) -> FeatureCache | StreamSource:
+        if not self._is_streamed(settings, cut):
+            return self._cache("train", settings, cut)
+        photos = self._photos("train", settings)
+        return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
+
+    def _cache(self, split: str, settings: StageConfig, cut: str) -> FeatureCache:
+        extraction, photos = self._extraction(cut), self._photos(split, settings)
+        cache = find_cache(extraction, photos, root=self._root)
+        if cache is None:
+            raise FailureError(f"the features in {cache_directory(extraction, photos, root=self._root)} are gone")
+        return cache
+
+    def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
+        views: tuple[int, ...] = (PLAIN_VIEW,)
+        if split == "train":
+            views = tuple(range(1, 1 + min(self._config.views or settings.epochs, max(1, settings.epochs))))
+        elif split == "validation" and self._config.augment_validation:
+            views = (1,)
+        return PhotoSet(table=self._splits[split], views=views)
+
+    def _is_streamed(self, settings: StageConfig, cut: str) -> bool:
+        return self._train_bytes(settings, cut) > self._config.cache_budget_gib * 2**30
+
+    def _train_bytes(self, settings: StageConfig, cut: str) -> int:
+        photos = self._photos("train", settings)
+        return feature_bytes(photos, shape=_cut_shape(self.spec, cut), dtype=self._dtype(cut))
+
+    def _dtype(self, cut: str) -> str:
+        return "uint8" if cut == INPUT_CUT else self._config.feature_dtype
+
+    def _extraction(self, cut: str) -> Extraction:
+        config = self._config
+        return Extraction(
+            backbone=config.backbone,
+            image_size=_IMAGE_SIZE,
+            input_scale=self.spec.input_scale,
+            input_offset=self.spec.input_offset,
+            pooling=config.pooling if cut == HEAD_CUT else None,
+            weights_checksum=self._pretrained.checksum if self._pretrained else "none",
+            cut=cut,
+            dtype=self._dtype(cut),
+            seed=config.seed,
+            max_pixels=config.max_pixels,
+            augmentation=config.augmentation,
+        )
+
+
+def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
+    """Return path, label and digest of a split, ordered by digest: as good as shuffled, and the same everywhere."""
+    return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
+
+
+def _input_scaling(
+    config: TrainConfig, pretrained: Pretrained | None
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if config.input_scaling == "1/255" or pretrained is None:
+        return (1 / 255,) * 3, (0.0,) * 3
+    return pretrained.scale, pretrained.offset
+
+
+def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
+    """Return the shape of one feature at `cut`; a cut we do not know by heart costs an import of TensorFlow.
+
+    Raises UsageError where the classifier cannot be cut there.
+    """
+    if cut not in _KNOWN_SHAPES:
+        from catdog import model
+
+        trunk, _ = model.split_at(model.build_classifier(spec), cut)
+        _KNOWN_SHAPES[cut] = tuple(trunk.output.shape[1:])
+    return _KNOWN_SHAPES[cut]
+
+
+def _check_cut(config: TrainConfig) -> None:
+    """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
+    plain = ClassifierSpec(
+        backbone=config.backbone,
+        image_size=_IMAGE_SIZE,
+        classes=("one", "other"),
+        pooling=config.pooling,
+        dropout=config.dropout,
+        input_scale=(1.0,) * 3,
+        input_offset=(0.0,) * 3,
+    )
+    _cut_shape(plain, config.unfrozen.unfreeze_from)
+
+
+def _sample(run_dir: str, *, seed: int, say: Say) -> str:
+    if artifacts.is_uri(run_dir):
+        raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
+    directory = Path(run_dir) / "sample"
+    if not directory.exists():
+        say("No --photos given: drawing a sample of cats and dogs.")
+        draw_sample(directory, seed=seed)
+    return str(directory)
+
+
+class _EpochFollower:
+    """Prints what the workers leave in the run directory: an epoch line each, and the progress of long ones."""
+
+    def __init__(self, job: TrainJob, say: Say) -> None:
+        self._job, self._say = job, say
+        self._shown = {stage.name: len(read_history(self._directory(stage.name))) for stage in job.stages}
+        self._noted = ""
+        self._named = ""
+
+    def __call__(self) -> None:
+        """Print what is new since the last call."""
+        for stage in self._job.stages:
+            history = read_history(self._directory(stage.name))
+            if history and self._named != stage.name and len(history) > self._shown[stage.name]:
+                self._named = stage.name
+                self._say(f"{stage.name.capitalize()} stage:")
+            for row in history[self._shown[stage.name] :]:
+                self._say(epoch_text(int(row["epoch"]), stage.settings.epochs, row))
+            self._shown[stage.name] = len(history)
+            self._note(stage.name)
+
+    def _note(self, stage: str) -> None:
+        path = artifacts.join(self._directory(stage), "progress.json")
+        if not artifacts.exists(path):
+            return
+        found = artifacts.read_json(path)
+        text = f"  {stage} stage, epoch {found['epoch']}: step {found['step']}/{found['steps']}"
+        if text != self._noted and found["epoch"] > self._shown[stage]:
+            self._noted = text
+            self._say(text)
+
+    def _directory(self, stage: str) -> str:
+        return artifacts.join(self._job.run_dir, stage)
+
+
+def _card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
+    return {
+        "config": flatten_config(config, identity_only=True),
+        "counts": manifest.counts(),
+        "weights": {
+            "source": pretrained.source if pretrained else "none",
+            "checksum": pretrained.checksum if pretrained else None,
+            "license": pretrained.license if pretrained else None,
+        },
+        "versions": _versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "catdog": catdog.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _finish(
+    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, begin: float
+) -> dict[str, Any]:
+    """Choose the model, draw the plots, write report.json last."""
+    start = time.monotonic()
+    marks = {stage.name: _stage_mark(run_dir, stage.name) for stage in job.stages}
+    best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
+    _copy_directory(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
+    draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
+    for leftover in ("checkpoints", *(f"{name}/progress.json" for name in marks)):
+        artifacts.delete(artifacts.join(run_dir, leftover))
+    watch.add("report", time.monotonic() - start)
+    rows = watch.seconds.pop("trunk_rows", 0)
+    rate = round(rows / watch.seconds["trunk"], 1) if rows else None
+    steps = dict(watch.seconds)
+    report = {
+        "classes": list(manifest.classes),
+        "counts": {**manifest.counts(), "rejected": manifest.rejected.num_rows},
+        "stages": {
+            name: {
+                "epochs": mark["epochs"],
+                "best_epoch": mark["best_epoch"],
+                "seconds": mark["train_seconds"],
+                "trunk_images_per_second": rate,
+                **{split: mark[split] for split in ("validation", "test") if split in mark},
+            }
+            for name, mark in marks.items()
+        },
+        "model": best,
+        "seconds": {"total": round(math.fsum(steps.values()), 3), **steps},
+        "versions": _versions(),
+    }
+    artifacts.write_json(artifacts.join(run_dir, "report.json"), report)
+    return report
+
+
+def _stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
+    summary = artifacts.completed(artifacts.join(run_dir, stage), inputs={})
+    if summary is None:
+        raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
+    return summary
+
+
+def _copy_directory(source: str, destination: str) -> None:
+    system, inside = artifacts.open_filesystem(source)
+    with artifacts.staged_directory(destination) as folder:
+        fs.copy_files(inside, str(folder), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+
+
+def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
+    say("")
+    say(stage_table(report["stages"]))
+    seconds = report["seconds"]
+    parts = ", ".join(f"{name} {duration(seconds[name])}" for name in seconds if name != "total")
+    say(f"Time: {duration(seconds['total'])} ({parts})")
+    say(f"Model: {artifacts.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")

@@ -1,0 +1,146 @@
+"""Reads a torch state-dict file without torch: the old format, which torch wrote before its version 1.6.
+
+The file is five pickles (magic number, protocol version, the writer's system, the state dict with references in
+place of its storages, the storages' keys) and then, for each key, an int64 element count and the elements. A pickle
+can call anything, so this unpickler knows five kinds of names and refuses every other one before it is looked up.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catdog.errors import UsageError
+
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+_ZIP_SIGNATURE = b"PK\x03\x04"
+_STORAGE_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+}
+
+
+@dataclass(frozen=True)
+class _Storage:
+    key: str
+    dtype: np.dtype[Any]
+    element_count: int
+
+
+@dataclass(frozen=True)
+class _TensorView:
+    """A tensor as the pickle describes it; all numbers count elements, none is trusted yet."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the tensors of the torch state-dict file at `path`, by name, each in torch's own layout.
+
+    Raises UsageError when the file cannot be read, is of another format, is cut short, or holds anything but
+    tensors; nothing in it is ever executed.
+    Source: `torch.serialization._legacy_load`.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_state_dict(content, where=str(path))
+
+
+def parse_state_dict(content: bytes, *, where: str) -> dict[str, np.ndarray]:
+    """Return the tensors in the bytes of a torch state-dict file, as `read_state_dict` does.
+
+    Raises UsageError, naming `where`.
+    """
+    if content.startswith(_ZIP_SIGNATURE):
+        raise UsageError(
+            f"{where}: is of torch's zip format, expected the older one; "
+            "save it again with torch.save(..., _use_new_zipfile_serialization=False)"
+        )
+    try:
+        return _parse(content)
+    except Exception as error:  # a broken or hostile pickle can make the unpickler raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{where}: not a torch state-dict file: {reason}") from error
+
+
+def _parse(content: bytes) -> dict[str, np.ndarray]:
+    stream = io.BytesIO(content)
+    if _unpickle(stream) != _MAGIC_NUMBER or _unpickle(stream) != _PROTOCOL_VERSION:
+        raise ValueError("expected torch's magic number and protocol version 1001 at its start")
+    _unpickle(stream)  # the writer's byte order and type sizes: torch itself ignores them
+    views = _unpickle(stream)
+    if not isinstance(views, dict) or not all(isinstance(view, _TensorView) for view in views.values()):
+        raise ValueError("expected a dict of tensors")
+    storages = {view.storage.key: view.storage for view in views.values()}
+    elements = {}
+    for key in _unpickle(stream):
+        elements[key] = _read_elements(content, stream=stream, storage=storages[key])
+    return {str(name): _materialize(view, elements[view.storage.key]) for name, view in views.items()}
+
+
+def _read_elements(content: bytes, *, stream: io.BytesIO, storage: _Storage) -> np.ndarray:
+    """Return the storage at the stream's position, and move the stream past it."""
+    count = int.from_bytes(stream.read(8), "little", signed=True)
+    byte_count = count * storage.dtype.itemsize
+    if count != storage.element_count or count < 0 or stream.tell() + byte_count > len(content):
+        raise ValueError(f"storage {storage.key} is cut short or of another length than announced")
+    elements = np.frombuffer(content, storage.dtype, count, stream.tell())
+    stream.seek(byte_count, io.SEEK_CUR)
+    return elements
+
+
+def _materialize(view: _TensorView, elements: np.ndarray) -> np.ndarray:
+    """Return a copy of the elements that `view` describes."""
+    reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
+    # NumPy does not check strides: beyond the storage it would read foreign memory.
+    if min((view.offset, *view.shape, *view.strides)) < 0 or (
+        math.prod(view.shape) > elements.size or view.offset + reach >= max(elements.size, 1)
+    ):
+        raise ValueError(f"a tensor of shape {view.shape} reaches beyond its storage of {elements.size} elements")
+    strides = [stride * elements.itemsize for stride in view.strides]
+    return np.lib.stride_tricks.as_strided(elements[view.offset :], view.shape, strides).copy()
+
+
+def _rebuild_tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> _TensorView:
+    """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
+    return _TensorView(storage, offset, tuple(size), tuple(stride))
+
+
+class _Unpickler(pickle.Unpickler):
+    """An unpickler that resolves no name but those below."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return name  # a string, which no later opcode of the pickle can call or alter
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not on the list of allowed names")
+
+    def persistent_load(self, reference: Any) -> _Storage:
+        kind, dtype, key, _device, element_count, view = reference
+        if kind != "storage" or view is not None:
+            raise pickle.UnpicklingError("it refers to something that is not a plain storage")
+        return _Storage(key, np.dtype(_STORAGE_DTYPES[dtype]), element_count)
+
+
+def _unpickle(stream: io.BytesIO) -> Any:
+    return _Unpickler(stream, encoding="utf-8").load()

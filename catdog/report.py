@@ -1,0 +1,83 @@
+"""What a run shows at its end: the article's two plots and the table of frozen against unfrozen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from catdog import artifacts
+from catdog.console import duration, table_text
+
+History = Sequence[Mapping[str, float]]
+
+
+def draw_curves(histories: Mapping[str, History], *, run_dir: str) -> None:
+    """Write accuracy.png and loss.png: training dots, validation line, all stages on one axis.
+
+    `histories` has the rows of history.csv by stage, in order; the border between stages is marked.
+    """
+    for score, title in (("acc", "accuracy"), ("loss", "loss")):
+        artifacts.write_bytes(artifacts.join(run_dir, f"{title}.png"), _curve_png(histories, score, title))
+
+
+def _curve_png(histories: Mapping[str, History], score: str, title: str) -> bytes:
+    # The object interface: pyplot would look for a display and keep global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    start, stages = 0, [(name, rows) for name, rows in histories.items() if rows]
+    for index, (name, rows) in enumerate(stages):
+        epochs = [start + int(row["epoch"]) for row in rows]
+        first = index == 0
+        axes.plot(
+            epochs,
+            [row[score] for row in rows],
+            "o",
+            color="#e07a1f",
+            markersize=5,
+            alpha=0.85,
+            label="training" if first else None,
+        )
+        axes.plot(
+            epochs,
+            [row[f"val_{score}"] for row in rows],
+            "-",
+            color="#1f5fa8",
+            linewidth=2,
+            marker="." if len(rows) == 1 else None,
+            label="validation" if first else None,
+        )
+        axes.text(start + 0.6, 1.01, f"{name} stage", transform=axes.get_xaxis_transform(), fontsize=9, color="#555")
+        start += len(rows)
+        if index + 1 < len(stages):
+            axes.axvline(start + 0.5, color="#999", linestyle="--", linewidth=1)
+    axes.set_xlim(0.5, start + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(title)
+    if score == "loss":
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, loc="best")
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
+def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the stages side by side: epochs, validation and test scores, seconds. `stages` as in report.json."""
+    rows: list[tuple[str, ...]] = [("stage", "epochs", "val acc", "val loss", "test acc", "test loss", "time")]
+    for name, stage in stages.items():
+        scores = [
+            f"{stage[split][score]:.4f}" if split in stage else "-"
+            for split in ("validation", "test")
+            for score in ("accuracy", "loss")
+        ]
+        rows.append((name, str(stage["epochs"]), *scores, duration(stage["seconds"])))
+    return table_text(rows)

@@ -1,0 +1,1 @@
+def draw_sample(directory, *, seed=0): raise NotImplementedError

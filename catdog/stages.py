@@ -1,0 +1,564 @@
+"""The two stages: one train loop, run by the workers of one TensorflowTrainer.
+
+`fit_stage` trains a tail on rows and knows nothing of Ray; `run_stages` is what each worker of the trainer does;
+`train_stages` starts the trainer and follows it. Both stages run in one group of workers, because starting
+a group takes longer than training one stage of cached rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog import artifacts
+from catdog.card import ClassifierSpec, spec_to_card
+from catdog.cluster import Plan
+from catdog.config import StageConfig, UnfrozenStageConfig
+from catdog.errors import CatdogError, FailureError
+from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
+from catdog.trunk import stream_features
+
+HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")
+# A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
+_CHECKPOINT_EVERY_SECONDS = 2.0
+_EVALUATION_BATCH = 256
+
+
+@dataclasses.dataclass(kw_only=True)
+class StageState:
+    """Where a stage stands after an epoch: all that is needed to go on."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+    optimizer: list[np.ndarray] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write the state as one npz file; nothing in it is pickled."""
+        arrays = {
+            f"{kind}_{index:04d}": array
+            for kind in ("weights", "optimizer", "best_weights")
+            for index, array in enumerate(getattr(self, kind))
+        }
+        header = json.dumps({"epoch": self.epoch, "history": self.history, "best_epoch": self.best_epoch})
+        with path.open("wb") as file:
+            np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> StageState:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            header = json.loads(stored["header"].tobytes())
+            lists = {
+                kind: [stored[name] for name in sorted(stored.files) if name.startswith(f"{kind}_")]
+                for kind in ("weights", "optimizer", "best_weights")
+            }
+        return cls(epoch=header["epoch"], history=header["history"], best_epoch=header["best_epoch"], **lists)
+
+
+def fit_stage(
+    classifier: Any,
+    settings: StageConfig,
+    *,
+    cut: str,
+    train: RowSource,
+    validation: RowSource,
+    strategy: Any,
+    seed: int,
+    state: StageState | None = None,
+    on_epoch: Callable[[StageState, bool], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
+) -> StageState:
+    """Train the tail of `classifier` from `cut` on; leave it with the weights of its best epoch.
+
+    The best epoch is the one of the lowest validation loss. `classifier` was built in the scope of `strategy`,
+    a tf.distribute strategy; every worker of it calls this with its own share of the rows, of equal length.
+    `on_epoch` gets the state and whether it is time for a checkpoint, the same on every worker;
+    `on_step` gets (epoch, steps done, steps).
+    Raises FailureError when the loss is no longer a number.
+    """
+    workers = strategy.num_replicas_in_sync
+    batch = _batch_a_worker(settings.global_batch_size, workers=workers, rows=train.rows)
+    steps = train.rows // batch
+    tail = _Tail(classifier, settings, cut=cut, strategy=strategy, batch=batch * workers)
+    state = state or StageState()
+    if state.weights:
+        tail.restore(state)
+    last_checkpoint = time.monotonic()
+    while state.epoch < settings.epochs and not _is_stale(state, settings):
+        start = time.monotonic()
+        trained = np.zeros(3)
+        for step, (features, labels) in enumerate(_batches(train.epoch(state.epoch), batch, steps)):
+            trained += tail.train(features, labels)
+            if on_step:
+                on_step(state.epoch, step + 1, steps)
+        due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
+        sums = tail.total(np.concatenate([trained, tail.evaluate(validation), [float(due)]]))
+        row = {
+            "epoch": state.epoch + 1,
+            "steps": steps,
+            "seconds": round(time.monotonic() - start, 3),
+            "learning_rate": settings.learning_rate,
+            **_scores(sums[:3], prefix=""),
+            **_scores(sums[3:6], prefix="val_"),
+        }
+        _take(state, row, tail)
+        finished = state.epoch >= settings.epochs or _is_stale(state, settings)
+        checkpoint = bool(sums[6]) or finished
+        if on_epoch:
+            on_epoch(state, checkpoint)
+        if checkpoint:
+            last_checkpoint = time.monotonic()
+    if state.best_weights:
+        tail.model.set_weights(state.best_weights)
+    return state
+
+
+def evaluate(classifier: Any, *, cut: str, rows: RowSource, strategy: Any) -> dict[str, float]:
+    """Return {"accuracy", "loss"} of `classifier` on all rows of all workers."""
+    tail = _Tail(classifier, StageConfig(), cut=cut, strategy=strategy, batch=1)
+    scores = _scores(tail.total(tail.evaluate(rows)), prefix="")
+    return {"accuracy": scores["acc"], "loss": scores["loss"]}
+
+
+class _Tail:
+    """The trained part of a classifier with its optimizer: steps on batches, sums over workers."""
+
+    def __init__(self, classifier: Any, settings: StageConfig, *, cut: str, strategy: Any, batch: int) -> None:
+        import tf_keras
+
+        from catdog import model
+
+        self._strategy = strategy
+        with strategy.scope():
+            _, self.model = model.split_at(classifier, cut)
+            keep_batch_norm = isinstance(settings, UnfrozenStageConfig) and not settings.train_batch_norm
+            for layer in self.model.layers:
+                layer.trainable = not (keep_batch_norm and isinstance(layer, tf_keras.layers.BatchNormalization))
+            kind = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}[settings.optimizer]
+            self.optimizer = getattr(tf_keras.optimizers, kind)(settings.learning_rate)
+            self.optimizer.build(self.model.trainable_variables)
+        self._train, self._evaluate = self._compile(batch)
+
+    def _compile(self, batch: int) -> tuple[Any, Any]:
+        import tensorflow as tf
+        import tf_keras
+
+        network, optimizer, strategy = self.model, self.optimizer, self._strategy
+        variables = network.trainable_variables
+        image_like = network.input.dtype == tf.uint8
+
+        def scores(labels: Any, probabilities: Any) -> tuple[Any, Any]:
+            labels = tf.cast(labels, tf.int32)
+            losses = tf_keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+            right = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), labels)
+            count = tf.cast(tf.size(labels), tf.float32)
+            return losses, tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(right, tf.float32)), count])
+
+        def step(features: Any, labels: Any) -> Any:
+            inputs = features if image_like else tf.cast(features, network.input.dtype)
+            with tf.GradientTape() as tape:
+                losses, sums = scores(labels, network(inputs, training=True))
+                # Summed over workers by the optimizer, so each divides by the batch of all of them.
+                loss = tf.reduce_sum(losses) / batch
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return sums
+
+        def measure(features: Any, labels: Any) -> Any:
+            inputs = features if image_like else tf.cast(features, network.input.dtype)
+            return scores(labels, network(inputs, training=False))[1]
+
+        return (
+            tf.function(lambda x, y: strategy.run(step, args=(x, y)), reduce_retracing=True),
+            tf.function(lambda x, y: strategy.run(measure, args=(x, y)), reduce_retracing=True),
+        )
+
+    def train(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Take one step; return this worker's [sum of losses, right answers, rows]."""
+        return np.asarray(self._train(features, labels), np.float64)
+
+    def evaluate(self, rows: RowSource) -> np.ndarray:
+        """Return this worker's [sum of losses, right answers, rows] over one epoch of `rows`."""
+        sums = np.zeros(3)
+        for features, labels in rows.epoch(0):
+            for start in range(0, len(labels), _EVALUATION_BATCH):
+                stop = start + _EVALUATION_BATCH
+                sums += np.asarray(self._evaluate(features[start:stop], labels[start:stop]), np.float64)
+        return sums
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return `values` summed over the workers; each must call it."""
+        import tensorflow as tf
+
+        if self._strategy.num_replicas_in_sync == 1:
+            return values
+        own = tf.constant(values, tf.float32)
+        spread = self._strategy.run(tf.function(lambda: tf.identity(own)))
+        return np.asarray(self._strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None), np.float64)
+
+    def restore(self, state: StageState) -> None:
+        """Take weights and optimizer from a checkpoint."""
+        self.model.set_weights(state.weights)
+        for variable, value in zip(_optimizer_variables(self.optimizer), state.optimizer, strict=True):
+            variable.assign(value)
+
+
+def _take(state: StageState, row: dict[str, float], tail: _Tail) -> None:
+    """Enter a finished epoch into `state`; every worker does, because reading weights may ask all of them."""
+    if not all(math.isfinite(row[name]) for name in ("loss", "val_loss")):
+        raise FailureError(
+            f"the loss is not a number after epoch {state.epoch + 1} (learning rate {row['learning_rate']:g}); "
+            "try a smaller learning rate"
+        )
+    state.epoch += 1
+    state.history.append(row)
+    state.weights = tail.model.get_weights()
+    state.optimizer = [np.asarray(value) for value in _optimizer_variables(tail.optimizer)]
+    losses = [past["val_loss"] for past in state.history]
+    if row["val_loss"] <= min(losses):
+        state.best_epoch, state.best_weights = state.epoch, state.weights
+
+
+def _optimizer_variables(optimizer: Any) -> list[Any]:
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
+def _is_stale(state: StageState, settings: StageConfig) -> bool:
+    return settings.patience > 0 and state.epoch - state.best_epoch >= settings.patience
+
+
+def _scores(sums: np.ndarray, *, prefix: str) -> dict[str, float]:
+    count = max(1.0, float(sums[2]))
+    return {f"{prefix}loss": float(sums[0]) / count, f"{prefix}acc": float(sums[1]) / count}
+
+
+def _batch_a_worker(global_batch_size: int, *, workers: int, rows: int) -> int:
+    """Return how many rows a worker takes a step: its share of the global batch, or all it has."""
+    return max(1, min(global_batch_size // workers, rows))
+
+
+def _batches(
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]], batch: int, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut `chunks` into exactly `steps` batches of `batch` rows, across the borders of chunks."""
+    features, labels = next(chunks)
+    for _ in range(steps):
+        while len(labels) < batch:
+            more = next(chunks)
+            features, labels = np.concatenate([features, more[0]]), np.concatenate([labels, more[1]])
+        yield features[:batch], labels[:batch]
+        features, labels = features[batch:], labels[batch:]
+
+
+class StreamedRows:
+    """One worker's share of photos whose features are computed anew every epoch, in the next view."""
+
+    def __init__(
+        self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
+    ) -> None:
+        self.rows = source.photos.num_rows // workers
+        self._photos = source.photos.slice(rank * self.rows, self.rows)
+        self._source, self._epochs, self._seed = source, epochs, seed
+        self._pretrained, self._plan, self._workers = pretrained, plan, workers
+        self._stream: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield blocks of this epoch; epochs must be asked for in order, from any one on."""
+        if self._stream is None:
+            self._stream = stream_features(
+                self._photos,
+                [(self._view(epoch), self._order(epoch)) for epoch in range(number, self._epochs)],
+                extraction=self._source.extraction,
+                pretrained=self._pretrained,
+                plan=self._plan,
+                workers=self._workers,
+            )
+        left = self.rows
+        while left > 0:
+            features, labels = next(self._stream)
+            left -= len(labels)
+            yield features, labels
+
+    def _view(self, epoch: int) -> int:
+        return self._source.views[epoch % len(self._source.views)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamSource:
+    """Photos (path, label, digest) whose features do not fit the cache, and the views of the epochs in turn."""
+
+    photos: pa.Table
+    views: tuple[int, ...]
+    extraction: Extraction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """One stage: its name (also that of its directory), settings, cut and rows."""
+
+    name: str
+    settings: StageConfig
+    cut: str
+    train: FeatureCache | StreamSource
+    validation: FeatureCache
+    test: FeatureCache | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What the workers of one trainer do: the stages in their order, and what a model card says besides."""
+
+    run_dir: str
+    spec: ClassifierSpec
+    seed: int
+    stages: tuple[StageJob, ...]
+    card: Mapping[str, Any]
+    plan: Plan
+
+
+def run_stages(job: TrainJob, pretrained: Any) -> None:
+    """Run on each train worker: every stage that is not finished, from its last checkpoint on."""
+    import ray
+    import ray.train
+    import tensorflow as tf
+    import tf_keras
+
+    from catdog import backbones, model
+
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    model.configure_tensorflow(threads=max(1, (os.cpu_count() or 1) // max(1, context.get_local_world_size())))
+    # Before anything else of TensorFlow's: collectives must be set up first.
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
+    tf_keras.utils.set_random_seed(job.seed)
+    with strategy.scope():
+        classifier = model.build_classifier(job.spec)
+        weights = ray.get(pretrained)
+        if weights is not None:
+            backbones.load_pretrained(classifier, weights)
+    resumed = _read_checkpoint(ray.train.get_checkpoint())
+    for stage in job.stages:
+        directory = artifacts.join(job.run_dir, stage.name)
+        if artifacts.exists(artifacts.join(directory, artifacts.COMPLETE)):
+            model.load_weights_into(classifier, artifacts.join(directory, "model"))
+            continue
+        worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
+        state = resumed[1] if resumed and resumed[0] == stage.name else None
+        worker.fit(classifier, strategy, state)
+
+
+class _StageWorker:
+    """One worker's part in one stage: its rows, its reports, and on rank 0 what the stage leaves."""
+
+    def __init__(self, job: TrainJob, stage: StageJob, *, rank: int, workers: int, pretrained: Any) -> None:
+        self._job, self._stage, self._rank = job, stage, rank
+        self._directory = artifacts.join(job.run_dir, stage.name)
+        self._start = self._shown = time.monotonic()
+        if isinstance(stage.train, StreamSource):
+            self._train: RowSource = StreamedRows(
+                stage.train,
+                rank=rank,
+                workers=workers,
+                seed=job.seed,
+                epochs=stage.settings.epochs,
+                pretrained=pretrained,
+                plan=job.plan,
+            )
+        else:
+            self._train = CachedRows(stage.train, rank=rank, workers=workers, seed=job.seed, equal=True)
+        self._validation = CachedRows(stage.validation, rank=rank, workers=workers)
+        self._test = CachedRows(stage.test, rank=rank, workers=workers) if stage.test else None
+
+    def fit(self, classifier: Any, strategy: Any, state: StageState | None) -> None:
+        """Train the stage, measure its best epoch, and leave model, history and mark in its directory."""
+        stage = self._stage
+        state = fit_stage(
+            classifier,
+            stage.settings,
+            cut=stage.cut,
+            train=self._train,
+            validation=self._validation,
+            strategy=strategy,
+            seed=self._job.seed,
+            state=state,
+            on_epoch=self._report,
+            on_step=self._show_step if self._rank == 0 else None,
+        )
+        scores = {"validation": evaluate(classifier, cut=stage.cut, rows=self._validation, strategy=strategy)}
+        if self._test is not None:
+            scores["test"] = evaluate(classifier, cut=stage.cut, rows=self._test, strategy=strategy)
+        weights = classifier.get_weights()  # every worker: some variables are gathered when they are read
+        if self._rank == 0:
+            self._leave(classifier, weights, state, scores, distributed=strategy.num_replicas_in_sync > 1)
+        self._barrier()
+
+    def _leave(
+        self,
+        classifier: Any,
+        weights: list[np.ndarray],
+        state: StageState,
+        scores: dict[str, Any],
+        *,
+        distributed: bool,
+    ) -> None:
+        from catdog import model
+
+        if distributed:
+            import tensorflow as tf
+
+            # Saving mirrored variables on one worker alone would wait for the others for ever.
+            with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+                classifier = model.build_classifier(self._job.spec)
+            classifier.set_weights(weights)
+        stage = {
+            "name": self._stage.name,
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "train_seconds": round(sum(row["seconds"] for row in state.history), 3),
+            **scores,
+        }
+        card = {**spec_to_card(self._job.spec), **self._job.card, "stage": stage}
+        with artifacts.staged_directory(artifacts.join(self._directory, "model")) as folder:
+            model.save_model(folder, classifier, card)
+        write_history(self._directory, state.history)
+        artifacts.mark_complete(self._directory, inputs={}, summary=stage)
+
+    def _report(self, state: StageState, checkpoint: bool) -> None:
+        import ray.train
+
+        if self._rank == 0:
+            write_history(self._directory, state.history)
+        if not checkpoint:
+            return
+        metrics = {**state.history[-1], "stage": self._stage.name}
+        if self._rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+            state.save(Path(folder) / f"{self._stage.name}.npz")
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"{self._stage.name}-epoch-{state.epoch:06d}",
+            )
+
+    def _barrier(self) -> None:
+        """Wait until rank 0 has written the stage: nobody starts the next one before."""
+        from ray.train.collective import barrier
+
+        barrier()
+
+    def _show_step(self, epoch: int, step: int, steps: int) -> None:
+        """Leave a note of a long epoch's progress for the driver's console."""
+        now = time.monotonic()
+        if now - self._shown < 2.0:
+            return
+        self._shown = now
+        artifacts.write_json(
+            artifacts.join(self._directory, "progress.json"), {"epoch": epoch + 1, "step": step, "steps": steps}
+        )
+
+
+def train_stages(
+    job: TrainJob, *, pretrained: Any, start_timeout_seconds: int, max_failures: int, follow: Callable[[], None]
+) -> None:
+    """Run `job` on a TensorflowTrainer; `follow` is called a few times a second while it runs.
+
+    The same call again, in another process too, goes on where the last one was stopped.
+    Raises FailureError with the one line that matters when the workers fail more than `max_failures` times.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_timeout_seconds)
+    plan = job.plan
+    resources = {"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})}
+    reference = ray.put(pretrained)
+    trainer = TensorflowTrainer(
+        lambda: run_stages(job, reference),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers, use_gpu=plan.worker_gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=job.run_dir,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
+        ),
+    )
+    outcome: list[BaseException | None] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.3)
+        follow()
+    error = outcome[0]
+    if isinstance(error, CatdogError):
+        raise error
+    if error is not None:
+        raise FailureError(f"training failed: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the line of a worker's exception that says what happened."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        error = failure
+        break
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:
+    """Return (stage name, state) of the checkpoint that Ray Train hands to a worker, or None."""
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        found = sorted(Path(folder).glob("*.npz"))
+        return (found[0].stem, StageState.load(found[0])) if found else None
+
+
+def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Write history.csv, whole: one row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    artifacts.write_bytes(artifacts.join(directory, "history.csv"), text.getvalue().encode())
+
+
+def read_history(directory: str) -> list[dict[str, float]]:
+    """Return the rows of history.csv, or none where the stage has not finished an epoch."""
+    path = artifacts.join(directory, "history.csv")
+    if not artifacts.exists(path):
+        return []
+    rows = csv.DictReader(io.StringIO(artifacts.read_bytes(path).decode()))
+    return [{name: float(value) for name, value in row.items()} for row in rows]

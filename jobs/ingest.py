@@ -1,0 +1,30 @@
+"""Check, deduplicate and split photos: `python jobs/ingest.py --photos PetImages --run-dir runs/pets`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Parse the command line and make the manifest."""
+    from catdog.config import IngestConfig, parse_arguments
+
+    config = parse_arguments(IngestConfig, sys.argv[1:], description=__doc__ or "")
+
+    from catdog import artifacts, cluster
+
+    cluster.prepare_environment(verbose=config.verbose)
+
+    from catdog.pipeline import ingest, open_run
+
+    run_dir = open_run(config)
+    with cluster.connected(verbose=config.verbose):
+        cluster.quiet_datasets(verbose=config.verbose)
+        ingest(config, run_dir=run_dir, say=print)
+    print(f"Manifest: {artifacts.join(run_dir, 'manifest')}")
+
+
+if __name__ == "__main__":
+    from catdog.command import run
+
+    sys.exit(run(main))
