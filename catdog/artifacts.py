@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -130,7 +129,7 @@ def staged_directory(path: str) -> Iterator[Path]:
     try:
         yield beside
         delete(path)
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         delete(str(beside))
 

@@ -30,7 +30,7 @@ class BackboneSpec:
     """What is known of a backbone before it is built."""
 
     name: str
-    image_size: int  # side of the square input, pixels
+    image_size: int  # side of the square input that it was trained with, pixels
     parameter_count: int  # without the 1000-class top
     default_cut: str  # the article's unfreezing point
     scaling: Scaling  # what weights published for it expect
@@ -71,8 +71,9 @@ def default_scaling(name: str) -> Scaling:
 def build_backbone(name: str, inputs: Any) -> Any:
     """Apply the backbone `name`, with random weights, to a Keras tensor and return its last feature map.
 
-    (B, 224, 224, 3) float, already scaled, to (B, 7, 7, 1280). The layers stand directly in the model that is
-    built from the result, under the names of the `efficientnet` package, `stem_conv` to `top_activation`.
+    (B, S, S, 3) float, already scaled, to (B, S/32, S/32, 1280), rounded up; 224 pixels give 7 x 7. The layers stand
+    directly in the model that is built from the result, under the names of the `efficientnet` package, `stem_conv`
+    to `top_activation`.
     """
     spec = _spec(name)
     reference = _reference_model(spec)

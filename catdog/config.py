@@ -50,9 +50,9 @@ class StageConfig:
     """How one stage is trained."""
 
     epochs: int = knob(12, "epochs at most", low=0, high=100_000)
-    learning_rate: float = knob(1e-3, "step size of the optimizer", low=1e-9, high=10)
+    learning_rate: float = knob(3e-3, "step size of the optimizer", low=1e-9, high=10)
     optimizer: str = knob("adam", "update rule", choices=("adam", "rmsprop", "sgd"))
-    global_batch_size: int = knob(64, "rows a step, over all workers together", low=1, high=65_536)
+    global_batch_size: int = knob(32, "rows a step, over all workers together", low=1, high=65_536)
     patience: int = knob(0, "stop after so many epochs without a better validation loss; 0: never", low=0)
 
 

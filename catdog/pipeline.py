@@ -64,6 +64,9 @@ class Stopwatch:
     def add(self, name: str, seconds: float) -> None:
         """Add `seconds` to step `name`."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
+
+    def save(self) -> None:
+        """Keep what was counted; call it once the run directory is known to be ours."""
         artifacts.write_json(self._path, self.seconds)
 
 
@@ -75,19 +78,28 @@ def default_run_dir(config: IngestConfig) -> str:
 
 
 def open_run(config: IngestConfig) -> str:
-    """Return the run directory, made and checked: it belongs to the same settings or is new.
+    """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
 
     Raises UsageError with the differences when it was made with other settings.
     """
     run_dir = artifacts.absolute(config.run_dir or default_run_dir(config))
-    path = artifacts.join(run_dir, "config.json")
-    photos = artifacts.absolute(config.photos) if config.photos else ""
-    wanted = {**flatten_config(config, identity_only=True), "photos": photos}
-    found = artifacts.read_json(path) if artifacts.exists(path) else {}
-    artifacts.refuse_difference(run_dir, found=found, wanted=wanted)
-    if wanted.keys() - found.keys():
-        artifacts.write_json(path, {**found, **wanted})
+    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config))
     return run_dir
+
+
+def record_config(config: IngestConfig, *, run_dir: str) -> None:
+    """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
+    artifacts.write_json(artifacts.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config)})
+
+
+def _recorded(run_dir: str) -> dict[str, Any]:
+    path = artifacts.join(run_dir, "config.json")
+    return artifacts.read_json(path) if artifacts.exists(path) else {}
+
+
+def _settings(config: IngestConfig) -> dict[str, Any]:
+    photos = artifacts.absolute(config.photos) if config.photos else ""
+    return {**flatten_config(config, identity_only=True), "photos": photos}
 
 
 def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
@@ -102,6 +114,7 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
     if artifacts.completed(directory, inputs=inputs) is not None:
         manifest = read_manifest(directory)
         say(manifest.summary_lines()[0])
+        record_config(config, run_dir=run_dir)
         return manifest
     manifest = build_manifest(
         source,
@@ -114,6 +127,7 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
     )
     write_manifest(manifest, directory=directory)
     artifacts.mark_complete(directory, inputs=inputs, summary={"counts": manifest.counts()})
+    record_config(config, run_dir=run_dir)
     for line in manifest.summary_lines():
         say(line)
     return manifest
@@ -144,11 +158,13 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         say(plan.sentence())
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir, say=say)
+        watch.save()
         layout = _StageLayout(config, manifest, pretrained, run_dir=run_dir)
         with watch.step("trunk"):
             rows = layout.extract(plan, say=say)
         if rows:
             watch.add("trunk_rows", rows)
+        watch.save()
         job = TrainJob(
             run_dir=run_dir,
             spec=layout.spec,
@@ -167,6 +183,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
                 follow=follower,
             )
             follower()
+        watch.save()
     report = _finish(config, manifest, job, watch, run_dir=run_dir, begin=begin)
     _say_result(report, run_dir=run_dir, say=say)
     return report

@@ -1,1 +1,2 @@
-def draw_sample(directory, *, seed=0): raise NotImplementedError
+def draw_sample(directory, *, seed=0):
+    raise NotImplementedError

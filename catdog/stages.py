@@ -29,7 +29,7 @@ from catdog.cluster import Plan
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
-from catdog.trunk import stream_features
+from catdog.trunk import Shared, share, stream_features
 
 HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
@@ -335,9 +335,8 @@ class TrainJob:
     plan: Plan
 
 
-def run_stages(job: TrainJob, pretrained: Any) -> None:
+def run_stages(job: TrainJob, pretrained: Shared) -> None:
     """Run on each train worker: every stage that is not finished, from its last checkpoint on."""
-    import ray
     import ray.train
     import tensorflow as tf
     import tf_keras
@@ -352,7 +351,7 @@ def run_stages(job: TrainJob, pretrained: Any) -> None:
     tf_keras.utils.set_random_seed(job.seed)
     with strategy.scope():
         classifier = model.build_classifier(job.spec)
-        weights = ray.get(pretrained)
+        weights = pretrained.get()
         if weights is not None:
             backbones.load_pretrained(classifier, weights)
     resumed = _read_checkpoint(ray.train.get_checkpoint())
@@ -486,16 +485,15 @@ def train_stages(
     The same call again, in another process too, goes on where the last one was stopped.
     Raises FailureError with the one line that matters when the workers fail more than `max_failures` times.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_timeout_seconds)
     plan = job.plan
     resources = {"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})}
-    reference = ray.put(pretrained)
+    shared = share(pretrained)
     trainer = TensorflowTrainer(
-        lambda: run_stages(job, reference),
+        lambda: run_stages(job, shared),
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.worker_gpus > 0, resources_per_worker=resources
         ),

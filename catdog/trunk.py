@@ -104,12 +104,13 @@ def _run(
     cuts = tuple(sorted({cut for job in jobs for cut, _, _ in job.targets}))
     blocks = [_photo_block(job.photos, job.views, block=index) for index, job in enumerate(jobs)]
     images = load_images(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
+    shared = share(pretrained)
     written = images.map_batches(
         TrunkWriter,
         fn_constructor_kwargs={
             "extraction": extraction,
             "cuts": cuts,
-            "pretrained": ray.put(pretrained),
+            "pretrained": shared,
             "threads": plan.trunk_threads,
             "targets": [job.targets for job in jobs],
         },
@@ -237,6 +238,35 @@ def _load_block(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """An object that the driver put into Ray's store once, for actors to fetch when they start.
+
+    The reference travels pickled: Ray logs an error for every restartable actor with a reference among its
+    arguments, because they could go out of scope; ours lives as long as the driver, which holds this object.
+    """
+
+    reference: bytes
+    keep: Any = dataclasses.field(default=None, compare=False)
+
+    def get(self) -> Any:
+        """Return the object."""
+        import ray
+
+        return ray.get(ray.cloudpickle.loads(self.reference))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shared, (self.reference,)
+
+
+def share(value: Any) -> Shared:
+    """Put `value` into Ray's object store for as long as the result is held."""
+    import ray
+
+    reference = ray.put(value)
+    return Shared(ray.cloudpickle.dumps(reference), reference)
+
+
 class TrunkWriter:
     """An actor of the cached pass: image blocks in, one Parquet part for each cut out."""
 
@@ -280,18 +310,17 @@ class TrunkStreamer:
 class Trunk:
     """The frozen layers as a function from uint8 images to their features at one or more cuts.
 
-    `pretrained` is a weights.Pretrained, a Ray reference to one, or None for random weights.
+    `pretrained` is a weights.Pretrained, a Shared one, or None for random weights.
     """
 
     def __init__(self, extraction: Extraction, cuts: Sequence[str], pretrained: Any, *, threads: int) -> None:
-        import ray
         import tensorflow as tf
 
         from catdog import backbones, model
 
         model.configure_tensorflow(threads=threads)
-        if isinstance(pretrained, ray.ObjectRef):
-            pretrained = ray.get(pretrained)
+        if isinstance(pretrained, Shared):
+            pretrained = pretrained.get()
         spec = ClassifierSpec(
             backbone=extraction.backbone,
             image_size=extraction.image_size,
