@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Iterator
 
 from catdog.config import ClusterConfig
@@ -20,9 +21,12 @@ _ENVIRONMENT = {
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "1",  # its value is the default; naming it silences a line about it
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of Ray's C++ core that no flag of its Python side holds back
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asked for by a warning of Ray's
     "PYTHONWARNINGS": "ignore",
 }
+_EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
+
 # Streamed features need a train worker and a trunk actor on each GPU at once; over a half, so that
 # Ray never books two train workers on one GPU.
 _WORKER_GPU = 0.6
@@ -165,6 +169,16 @@ def quiet_datasets(*, verbose: bool) -> None:
     if not verbose:
         for name in ("ray.data", "ray.data.dataset"):
             logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the line that says what happened in an exception that Ray brought from another process."""
+    failures = getattr(error, "worker_failures", None) or {}
+    error = next(iter(failures.values()), error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
+    causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
+    return (causes or lines[-1:] or [type(error).__name__])[0]
 
 
 def _resources() -> Resources:

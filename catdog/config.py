@@ -254,7 +254,7 @@ def _metavar(field: dataclasses.Field[Any]) -> str:
 def _check_range(key: str, value: Any, field: dataclasses.Field[Any]) -> None:
     low, high, choices = (field.metadata[name] for name in ("low", "high", "choices"))
     if choices and value not in choices:
-        near = _nearest(str(value), {choice: None for choice in choices}, flag=False)
+        near = _nearest(str(value), dict.fromkeys(choices), flag=False)
         raise UsageError(f"{_flag(key)}: expected one of {', '.join(choices)}, found {value!r}{near}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return

@@ -1,8 +1,8 @@
 """From a photo's bytes to pixels: uint8 RGB of a fixed size, or one ImageError that says why not.
 
 The content alone decides what a photo is, never its name. Formats are the ones that Keras's flow_from_directory reads,
-and GIF, WebP and MPO (the two-picture JPEG of some phones); Pillow's many others have little use here and parsers that
-few have tried to break. Of a file with several frames the first one counts. Colour profiles are ignored.
+GIF and WebP; Pillow's many others have little use here and parsers that few have tried to break. Of a file with
+several frames the first one counts. Colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catdog.errors import ImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 # Pillow refuses more than 2 * MAX_IMAGE_PIXELS, 178,956,970, whatever the caller allows.
 MAX_PIXELS = 64_000_000
 
@@ -33,7 +34,7 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 # Long enough that no text begins like this by chance.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def decode_image(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -98,7 +99,9 @@ def _image_error(error: Exception, content: bytes, *, read_to: int) -> ImageErro
             return ImageError("truncated", f"the file ends within its header, after {len(content)} bytes")
         return ImageError("not-an-image", f"the content is none of {', '.join(FORMATS)}")
     reason = f"{error}" or type(error).__name__
-    if isinstance(error, EOFError) or "truncated" in reason.lower():
+    # A WebP (RIFF) says its own length; Pillow only says that it could not make a decoder.
+    cut_webp = content.startswith(b"RIFF") and 8 + int.from_bytes(content[4:8], "little") > len(content)
+    if isinstance(error, EOFError) or cut_webp or "truncated" in reason.lower():
         return ImageError("truncated", reason)
     return ImageError("not-an-image", f"broken content: {reason}")
 

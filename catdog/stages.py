@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from catdog import artifacts
 from catdog.card import ClassifierSpec, spec_to_card
-from catdog.cluster import Plan
+from catdog.cluster import Plan, root_cause
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
@@ -35,6 +35,11 @@ HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", 
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
 _CHECKPOINT_EVERY_SECONDS = 2.0
 _EVALUATION_BATCH = 256
+_FAILURE = "failure.json"
+
+
+class DivergedError(FailureError):
+    """The loss is no longer a number: the same training would end so again."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -90,7 +95,7 @@ def fit_stage(
     a tf.distribute strategy; every worker of it calls this with its own share of the rows, of equal length.
     `on_epoch` gets the state and whether it is time for a checkpoint, the same on every worker;
     `on_step` gets (epoch, steps done, steps).
-    Raises FailureError when the loss is no longer a number.
+    Raises DivergedError when the loss is no longer a number.
     """
     workers = strategy.num_replicas_in_sync
     batch = _batch_a_worker(settings.global_batch_size, workers=workers, rows=train.rows)
@@ -221,7 +226,7 @@ class _Tail:
 def _take(state: StageState, row: dict[str, float], tail: _Tail) -> None:
     """Enter a finished epoch into `state`; every worker does, because reading weights may ask all of them."""
     if not all(math.isfinite(row[name]) for name in ("loss", "val_loss")):
-        raise FailureError(
+        raise DivergedError(
             f"the loss is not a number after epoch {state.epoch + 1} (learning rate {row['learning_rate']:g}); "
             "try a smaller learning rate"
         )
@@ -362,7 +367,12 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             continue
         worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
         state = resumed[1] if resumed and resumed[0] == stage.name else None
-        worker.fit(classifier, strategy, state)
+        try:
+            worker.fit(classifier, strategy, state)
+        except DivergedError as error:
+            # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
+            artifacts.write_json(artifacts.join(job.run_dir, _FAILURE), {"message": str(error)})
+            return
 
 
 class _StageWorker:
@@ -522,17 +532,12 @@ def train_stages(
     if isinstance(error, CatdogError):
         raise error
     if error is not None:
-        raise FailureError(f"training failed: {_cause(error)}") from error
-
-
-def _cause(error: BaseException) -> str:
-    """Return the line of a worker's exception that says what happened."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        error = failure
-        break
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        raise FailureError(f"training failed: {root_cause(error)}") from error
+    note = artifacts.join(job.run_dir, _FAILURE)
+    if artifacts.exists(note):
+        message = artifacts.read_json(note)["message"]
+        artifacts.delete(note)
+        raise DivergedError(message)
 
 
 def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:

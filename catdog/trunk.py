@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.artifacts import join, one_line
+from catdog.artifacts import join
 from catdog.augmentation import augment
 from catdog.card import INPUT_CUT, ClassifierSpec
-from catdog.cluster import Plan
+from catdog.cluster import Plan, root_cause
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import (
     PHOTOS_A_PART,
@@ -58,7 +58,7 @@ def extract_features(
         except CatdogError:
             raise
         except Exception as error:  # Ray wraps what a task raised in classes of its own
-            raise FailureError(f"the trunk pass failed: {_root_cause(error)}") from error
+            raise FailureError(f"the trunk pass failed: {root_cause(error)}") from error
     lost: set[str] = set()
     for extraction, photos in wanted:
         if find_cache(extraction, photos, root=root) is None:
@@ -117,7 +117,7 @@ def _run(
         batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(plan.trunk_actors, len(jobs))),
-        num_cpus=plan.trunk_cpus,
+        num_cpus=_unlike(plan.trunk_cpus, plan.task_cpus),
         num_gpus=plan.trunk_gpus or None,
     )
     done, total = 0, sum(job.rows for job in jobs)
@@ -163,7 +163,7 @@ def stream_features(
             batch_size=None,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=max(0.01, int(100 * plan.trunk_cpus * share) / 100),
+            num_cpus=_unlike(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
             num_gpus=int(100 * plan.trunk_gpus * share) / 100 or None,
         )
     # A stream of its own settings: order tells which epoch a block belongs to.
@@ -339,7 +339,8 @@ class Trunk:
         size = extraction.image_size
         self._batch = 256 if tf.config.list_physical_devices("GPU") else 32
         self._run = tf.function(
-            lambda images: network(images, training=False),
+            # Keras hands back the bare tensor of a model with one output.
+            lambda images: tf.nest.flatten(network(images, training=False)),
             input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)],
         )
 
@@ -347,9 +348,18 @@ class Trunk:
         """Return for each cut the (N, …) features of uint8 (N, S, S, 3) `images`."""
         found: dict[str, list[np.ndarray]] = {cut: [] for cut in self._cuts}
         for start in range(0, max(1, len(images)), self._batch):
-            for cut, output in zip(self._cuts, self._run(images[start : start + self._batch]), strict=True):
+            outputs = self._run(images[start : start + self._batch])
+            for cut, output in zip(self._cuts, outputs, strict=True):
                 found[cut].append(output.numpy())
         return {cut: np.concatenate(arrays) for cut, arrays in found.items()}
+
+
+def _unlike(cpus: float, task_cpus: float) -> float:
+    """Return `cpus`, a little less where it equals `task_cpus`.
+
+    Ray Data fuses actors with tasks that book the same, and then decoding waits for the trunk.
+    """
+    return cpus if cpus != task_cpus else cpus - 0.001
 
 
 def tf_keras_seed(seed: int) -> None:
@@ -357,12 +367,3 @@ def tf_keras_seed(seed: int) -> None:
     import tf_keras
 
     tf_keras.utils.set_random_seed(seed)
-
-
-def _root_cause(error: BaseException) -> str:
-    """Return the innermost message of an exception that Ray wrapped, on one line."""
-    cause = getattr(error, "cause", None) or error.__cause__
-    while cause is not None and cause is not error:
-        error, cause = cause, getattr(cause, "cause", None) or cause.__cause__
-    text = [line for line in str(error).splitlines() if line.strip()]
-    return one_line(Exception(text[-1])) if text else type(error).__name__

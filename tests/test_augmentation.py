@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -24,6 +25,7 @@ from catdog.augmentation import (
 )
 from catdog.config import AugmentationConfig
 
+ROOT = Path(__file__).parents[1]
 SIZE = 224
 DIGEST = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 # rotation, shift x and y, shear, zoom x and y, flip: a change here makes every cached feature another one.
@@ -111,7 +113,7 @@ def test_draws_are_distributed_as_in_keras(keras_generator: Any) -> None:
     from scipy.stats import ks_2samp
 
     generator = keras_generator(**ARTICLE)
-    np.random.seed(0)  # noqa: NPY002  Keras draws from the global generator
+    np.random.seed(0)  # Keras draws from the global generator
     theirs = [from_keras(generator.get_random_transform((SIZE, SIZE, 3))) for _ in range(2000)]
     rng = np.random.default_rng(0)
     ours = [draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE) for _ in range(2000)]
@@ -201,7 +203,7 @@ def test_a_view_is_the_same_in_a_fresh_process() -> None:
     )
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     outcome = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
     )
     rng = view_generator(seed=0, digest=DIGEST, view=1)
     assert outcome.stdout.strip() == repr(draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE))
