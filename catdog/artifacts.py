@@ -121,8 +121,9 @@ def staged_directory(path: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
             yield Path(folder)
             delete(path)
-            system, inside = open_filesystem(path)
-            fs.copy_files(folder, inside, destination_filesystem=system)
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    write_bytes(join(path, file.relative_to(folder).as_posix()), file.read_bytes())
         return
     beside = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
     beside.mkdir(parents=True)

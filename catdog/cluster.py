@@ -21,7 +21,6 @@ _ENVIRONMENT = {
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "1",  # its value is the default; naming it silences a line about it
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of Ray's C++ core that no flag of its Python side holds back
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asked for by a warning of Ray's
     "PYTHONWARNINGS": "ignore",
 }

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
+from catdog.console import quiet_stderr
 from catdog.errors import CatdogError
 
 
 def run(main: Callable[[], None]) -> int:
     """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C.
 
+    Unless `--verbose` is given, the log lines of native libraries are kept from stderr.
+
     A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
     """
     try:
-        main()
+        with contextlib.nullcontext() if "--verbose" in sys.argv else quiet_stderr():
+            main()
     except CatdogError as error:
         print(f"catdog: {error}", file=sys.stderr)
         return error.exit_code

@@ -265,7 +265,7 @@ def _check_range(key: str, value: Any, field: dataclasses.Field[Any]) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, Any], *, flag: bool = True) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5 if flag else 0.6)
     return f"; did you mean {_flag(near[0]) if flag else near[0]}?" if near else ""
 
 

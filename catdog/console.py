@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 _LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
@@ -81,3 +86,31 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+# What Ray's C++ core and TensorFlow write to file descriptor 2 before any of their settings is read.
+_CHATTER = re.compile(rb"\[\d{4}-\d\d-\d\d .*? [DIWE] \d+ \d+\] |[IWE]\d{4} |WARNING: All log messages before absl")
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drop the log lines of native libraries from stderr for the length of the block; all else passes."""
+    sys.stderr.flush()
+    kept, (outlet, inlet) = os.dup(2), os.pipe()
+    os.dup2(inlet, 2)
+    os.close(inlet)
+
+    def forward() -> None:
+        with os.fdopen(outlet, "rb", buffering=0) as lines:
+            for line in io.BufferedReader(lines):
+                if not _CHATTER.match(line):
+                    os.write(kept, line)
+
+    thread = threading.Thread(target=forward, name="stderr", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)  # closes the inlet; children of ours may still hold it, so the wait is bounded
+        thread.join(1.0)

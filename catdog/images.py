@@ -98,7 +98,7 @@ def _image_error(error: Exception, content: bytes, *, read_to: int) -> ImageErro
         if content.startswith(_SIGNATURES) and read_to >= len(content):
             return ImageError("truncated", f"the file ends within its header, after {len(content)} bytes")
         return ImageError("not-an-image", f"the content is none of {', '.join(FORMATS)}")
-    reason = f"{error}" or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__  # one line: it goes into a table
     # A WebP (RIFF) says its own length; Pillow only says that it could not make a decoder.
     cut_webp = content.startswith(b"RIFF") and 8 + int.from_bytes(content[4:8], "little") > len(content)
     if isinstance(error, EOFError) or cut_webp or "truncated" in reason.lower():

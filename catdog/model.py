@@ -18,7 +18,6 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from pyarrow import fs
 
 from catdog import artifacts
 from catdog.backbones import build_backbone
@@ -125,11 +124,10 @@ def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
     Raises FailureError when they do not fit.
     """
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-        system, inside = artifacts.open_filesystem(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE))
-        local = str(Path(folder) / WEIGHTS_FILE)
+        local = Path(folder) / WEIGHTS_FILE
         try:
-            fs.copy_files(inside, local, source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
-            network.load_weights(local)
+            local.write_bytes(artifacts.read_bytes(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE)))
+            network.load_weights(str(local))
         except (OSError, ValueError) as error:
             raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs
 
 import catdog
 from catdog import artifacts, cluster
-from catdog.card import HEAD_CUT, INPUT_CUT, ClassifierSpec
+from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
 from catdog.errors import FailureError, UsageError
@@ -413,7 +412,7 @@ def _finish(
     start = time.monotonic()
     marks = {stage.name: _stage_mark(run_dir, stage.name) for stage in job.stages}
     best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
-    _copy_directory(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
+    _copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
     for leftover in ("checkpoints", *(f"{name}/progress.json" for name in marks)):
         artifacts.delete(artifacts.join(run_dir, leftover))
@@ -449,10 +448,10 @@ def _stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     return summary
 
 
-def _copy_directory(source: str, destination: str) -> None:
-    system, inside = artifacts.open_filesystem(source)
+def _copy_model(source: str, destination: str) -> None:
     with artifacts.staged_directory(destination) as folder:
-        fs.copy_files(inside, str(folder), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+        for name in (CARD_FILE, WEIGHTS_FILE):
+            (folder / name).write_bytes(artifacts.read_bytes(artifacts.join(source, name)))
 
 
 def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:

@@ -65,10 +65,19 @@ class Look:
 
 
 class Pen:
-    """Draws smooth shapes in the animal's own coordinates."""
+    """Draws smooth shapes in the animal's own coordinates, with the chances of `rng`."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, *, x: float, y: float, unit: float, tilt_degrees: float) -> None:
-        self._draw, self._unit = draw, unit
+    def __init__(
+        self,
+        draw: ImageDraw.ImageDraw,
+        *,
+        rng: np.random.Generator,
+        x: float,
+        y: float,
+        unit: float,
+        tilt_degrees: float,
+    ) -> None:
+        self.rng, self._draw, self._unit = rng, draw, unit
         self._origin, self._matrix = np.array([x, y]), unit * _rotation(tilt_degrees)
 
     def polygon(self, points: Points | np.ndarray, color: Color) -> None:
@@ -88,16 +97,16 @@ class Pen:
         for x, y in places[[0, -1]].tolist():
             self._draw.circle((x, y), pixels / 2, fill=color)
 
-    def fur(self, x: float, y: float, rx: float, ry: float, color: Color, *, rng: np.random.Generator) -> None:
+    def fur(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         """Scatter short hairs of about `color` over an ellipse."""
         count = int(90 * rx * ry)
-        angles, reach = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0, 1, (count, 1)))
+        angles, reach = self.rng.uniform(0, 2 * np.pi, count), np.sqrt(self.rng.uniform(0, 1, (count, 1)))
         outward = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
         roots = reach * outward * (rx, ry) + (x, y)
         tips = roots + np.abs(outward) * (0.0, 0.10) + outward * (0.10, 0.0) + (0.0, 0.06)
         hairs = np.hstack([self._place(roots), self._place(tips)]).tolist()
         width = max(1, round(0.03 * self._unit))
-        for hair, change in zip(hairs, rng.integers(-22, 16, count).tolist(), strict=True):
+        for hair, change in zip(hairs, self.rng.integers(-22, 16, count).tolist(), strict=True):
             self._draw.line(hair, fill=_lit(color, change), width=width)
 
     def _place(self, points: Points | np.ndarray) -> np.ndarray:
@@ -108,10 +117,10 @@ class Pen:
 def draw_sample(directory: Path, *, per_class: int = 120, size: tuple[int, int] = (320, 240), seed: int = 0) -> None:
     """Write `per_class` JPEGs of `size` (width, height) pixels to `directory`/Cat and as many to `directory`/Dog.
 
-    The files depend on the arguments and Pillow's version alone. They appear all at once or not at all; a directory
+    The bytes depend on the arguments, Pillow and NumPy alone. All appear at once or none; a directory
     with something in it is left as it is. Raises FailureError when they cannot be written.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if _is_filled(directory):
         return
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +130,12 @@ def draw_sample(directory: Path, *, per_class: int = 120, size: tuple[int, int] 
             finished.replace(directory)
     except OSError as error:
         # Another process that draws the same pictures may have come first.
-        if not (directory.is_dir() and any(directory.iterdir())):
+        if not _is_filled(directory):
             raise FailureError(f"cannot draw the sample pictures to {directory}: {error}") from error
+
+
+def _is_filled(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _write_classes(directory: Path, *, per_class: int, size: tuple[int, int], seed: int) -> None:
@@ -134,7 +147,7 @@ def _write_classes(directory: Path, *, per_class: int, size: tuple[int, int], se
 
 
 def _draw_picture(
-    draw_head: Callable[[Pen, Look, np.random.Generator], None], *, size: tuple[int, int], rng: np.random.Generator
+    draw_head: Callable[[Pen, Look], None], *, size: tuple[int, int], rng: np.random.Generator
 ) -> Image.Image:
     width, height = 2 * size[0], 2 * size[1]
     picture = _draw_scene(width, height, rng=rng)
@@ -152,8 +165,8 @@ def _draw_picture(
     )
     unit = rng.uniform(0.17, 0.30) * height
     x, y = rng.uniform(0.3, 0.7) * width, rng.uniform(1.45, 1.75) * unit + rng.uniform(0, 0.12) * height
-    _draw_body(Pen(draw, x=x, y=y, unit=unit, tilt_degrees=0), look, rng)
-    draw_head(Pen(draw, x=x, y=y, unit=unit, tilt_degrees=rng.uniform(-18, 18)), look, rng)
+    _draw_body(Pen(draw, rng=rng, x=x, y=y, unit=unit, tilt_degrees=0), look)
+    draw_head(Pen(draw, rng=rng, x=x, y=y, unit=unit, tilt_degrees=rng.uniform(-18, 18)), look)
     pixels = rng.uniform(0.85, 1.08) * np.asarray(picture.reduce(2), np.float32)
     pixels += rng.uniform(1, 5) * rng.standard_normal((*pixels.shape[:2], 1), np.float32)
     return Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
@@ -183,25 +196,25 @@ def _draw_scene(width: int, height: int, *, rng: np.random.Generator) -> Image.I
     return picture
 
 
-def _draw_body(pen: Pen, look: Look, rng: np.random.Generator) -> None:
-    side = 1 if rng.random() < 0.5 else -1
+def _draw_body(pen: Pen, look: Look) -> None:
+    side = 1 if pen.rng.random() < 0.5 else -1
     rim = _lit(look.coat, -26)  # a darker rim parts limbs of one colour
-    reach, rise = rng.uniform(1.5, 2.2), rng.uniform(0.6, 1.8)
+    reach, rise = pen.rng.uniform(1.5, 2.2), pen.rng.uniform(0.6, 1.8)
     if look.sitting:
         pen.curve([(0.7 * side, 2.9), (reach * side, 3.0), (reach * side, rise)], 0.3, rim)
         for x in (-0.75, 0.75):
             pen.ellipse(x, 2.65, 0.62, 0.72, rim)
         pen.ellipse(0, 1.75, 0.98, 1.4, look.coat)
-        pen.fur(0, 1.8, 0.9, 1.25, look.coat, rng=rng)
+        pen.fur(0, 1.8, 0.9, 1.25, look.coat)
         pen.ellipse(0, 1.45, 0.5, 0.75, look.light)
-        pen.fur(0, 1.45, 0.5, 0.7, look.light, rng=rng)
+        pen.fur(0, 1.45, 0.5, 0.7, look.light)
         paws = [(-0.36, 3.2), (0.36, 3.2)]
     else:
         pen.curve([(2.4 * side, 1.3), (3.3 * side, 1.5), (2.9 * side, rise - 0.6)], 0.28, rim)
         pen.ellipse(1.25 * side, 1.1, 1.6, 0.85, look.coat, lean_degrees=4 * side)
-        pen.fur(1.25 * side, 1.1, 1.5, 0.75, look.coat, rng=rng)
+        pen.fur(1.25 * side, 1.1, 1.5, 0.75, look.coat)
         pen.ellipse(2.05 * side, 1.35, 0.75, 0.68, rim)
-        pen.fur(2.05 * side, 1.3, 0.7, 0.6, rim, rng=rng)
+        pen.fur(2.05 * side, 1.3, 0.7, 0.6, rim)
         pen.ellipse(0, 1.05, 0.62, 0.7, look.light)
         paws = [(-0.45, 1.75), (0.5, 1.8)]
     for x, y in paws:
@@ -214,27 +227,27 @@ def _draw_body(pen: Pen, look: Look, rng: np.random.Generator) -> None:
         pen.ellipse(0, 0.72, 0.72, 0.42, look.collar)
 
 
-def _draw_cat_head(pen: Pen, look: Look, rng: np.random.Generator) -> None:
+def _draw_cat_head(pen: Pen, look: Look) -> None:
     """Draw pointed ears, slit pupils, a small nose and whiskers."""
-    middle, ear = 0.16 * look.turn, rng.uniform(1.25, 1.55)
+    middle, ear = 0.16 * look.turn, pen.rng.uniform(1.25, 1.55)
     for side in (-1, 1):
         pen.polygon([(0.98 * side, -0.1), (0.84 * side, -ear), (0.1 * side, -0.8)], look.coat)
         pen.polygon([(0.86 * side, -0.35), (0.80 * side, 0.2 - ear), (0.32 * side, -0.74)], PINK)
         pen.polygon([(0.7 * side, 0.15), (1.2 * side, 0.42), (0.6 * side, 0.72)], look.coat)  # tuft of the cheek
     pen.ellipse(0, 0, 1.0, 0.86, look.coat)
-    pen.fur(0, 0, 0.98, 0.84, look.coat, rng=rng)
+    pen.fur(0, 0, 0.98, 0.84, look.coat)
     if look.marked:
         for x in (-0.3, 0.0, 0.3):
             pen.curve([(x + middle, -0.78), (0.8 * x + middle, -0.6), (0.7 * x + middle, -0.4)], 0.09, look.shade)
         for side in (-1, 1):
             for y in (0.0, 0.22):
                 pen.curve([(0.95 * side, y), (0.8 * side, y + 0.04), (0.66 * side, y + 0.12)], 0.07, look.shade)
-    opening = rng.uniform(0.15, 0.23)
+    opening = pen.rng.uniform(0.15, 0.23)
     for side in (-1, 1):
         x = 0.42 * side + middle
         pen.ellipse(x, -0.1, 0.28, opening + 0.035, INK, lean_degrees=-14 * side)
         pen.ellipse(x, -0.1, 0.25, opening, look.eye, lean_degrees=-14 * side)
-        pen.ellipse(x, -0.1, rng.uniform(0.04, 0.09), opening - 0.01, INK)
+        pen.ellipse(x, -0.1, pen.rng.uniform(0.04, 0.09), opening - 0.01, INK)
         pen.ellipse(x + 0.07, -0.18, 0.045, 0.045, WHITE)
     for side in (-1, 1):
         pen.ellipse(0.2 * side + 1.2 * middle, 0.42, 0.27, 0.22, look.light)
@@ -245,24 +258,24 @@ def _draw_cat_head(pen: Pen, look: Look, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         pen.curve([(nose, 0.33), (nose + 0.03 * side, 0.56), (nose + 0.25 * side, 0.5)], 0.045, INK)
         for y in (-0.1, 0.08, 0.26):
-            tip = (1.5 * side + middle, 0.38 + 1.2 * y + rng.uniform(-0.08, 0.08))
+            tip = (1.5 * side + middle, 0.38 + 1.2 * y + pen.rng.uniform(-0.08, 0.08))
             pen.curve([(0.28 * side + middle, 0.38 + 0.4 * y), (0.9 * side, 0.3 + 0.9 * y), tip], 0.022, whisker)
 
 
-def _draw_dog_head(pen: Pen, look: Look, rng: np.random.Generator) -> None:
+def _draw_dog_head(pen: Pen, look: Look) -> None:
     """Draw hanging ears, round pupils, a long muzzle with a big nose and, mostly, the tongue."""
-    middle, drop = 0.2 * look.turn, rng.uniform(0.6, 0.85)
+    middle, drop = 0.2 * look.turn, pen.rng.uniform(0.6, 0.85)
     pen.ellipse(0, -0.02, 0.86, 0.92, look.coat)
-    pen.fur(0, -0.02, 0.84, 0.9, look.coat, rng=rng)
+    pen.fur(0, -0.02, 0.84, 0.9, look.coat)
     if look.marked:
         pen.ellipse(middle + 0.38, -0.2, 0.34, 0.42, look.shade, lean_degrees=15)
     else:
         pen.ellipse(middle, -0.45, 0.14, 0.5, look.light)
     for side in (-1, 1):
-        x, lean = 0.88 * side, -side * rng.uniform(8, 28)
+        x, lean = 0.88 * side, -side * pen.rng.uniform(8, 28)
         pen.ellipse(x, drop - 0.5, 0.33, drop, _lit(look.shade, -14), lean_degrees=lean)
         pen.ellipse(x, drop - 0.52, 0.29, drop - 0.04, look.shade, lean_degrees=lean)
-        pen.fur(x, drop - 0.5, 0.24, drop - 0.15, look.shade, rng=rng)
+        pen.fur(x, drop - 0.5, 0.24, drop - 0.15, look.shade)
     for side in (-1, 1):
         x = 0.36 * side + middle
         pen.ellipse(x, -0.16, 0.17, 0.18, INK)
@@ -270,13 +283,13 @@ def _draw_dog_head(pen: Pen, look: Look, rng: np.random.Generator) -> None:
         pen.ellipse(x, -0.15, 0.095, 0.1, INK)
         pen.ellipse(x + 0.05, -0.21, 0.04, 0.04, WHITE)
         pen.curve([(x - 0.12, -0.42), (x, -0.5), (x + 0.12, -0.42)], 0.06, _lit(look.shade, -10))
-    x, length = 1.9 * middle, rng.uniform(0.46, 0.62)
-    if rng.random() < 0.7:
+    x, length = 1.9 * middle, pen.rng.uniform(0.46, 0.62)
+    if pen.rng.random() < 0.7:
         pen.ellipse(x, 0.5 + length, 0.19, 0.34, (226, 100, 112))
         pen.curve([(x, 0.4 + length), (x, 0.5 + length), (x, 0.68 + length)], 0.03, (186, 70, 84))
     pen.ellipse(x, 0.42, 0.5, length + 0.02, _lit(look.light, -30))
     pen.ellipse(x, 0.4, 0.48, length, look.light)
-    pen.fur(x, 0.4, 0.44, length - 0.06, look.light, rng=rng)
+    pen.fur(x, 0.4, 0.44, length - 0.06, look.light)
     pen.ellipse(x, 0.2, 0.25, 0.18, INK)
     pen.ellipse(x - 0.07, 0.13, 0.08, 0.04, (150, 140, 140))
     pen.curve([(x, 0.36), (x, 0.5), (x, 0.34 + length)], 0.04, INK)

@@ -1,0 +1,57 @@
+"""What the tests share: one Ray session, small drawn photos, one finished train run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog import cluster
+
+cluster.prepare_environment(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A real local Ray of two CPUs, started once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        names = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {name: os.environ[name] for name in names}},
+        )
+    cluster.quiet_datasets(verbose=False)
+    yield
+    ray.shutdown()
+
+
+def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:
+    """A small noisy JPEG of one colour: classes that a few steps can tell apart."""
+    random = np.random.default_rng(seed)
+    noise = random.integers(-40, 41, (48, 64, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 reddish cats, 16 bluish dogs, and three files that cannot be used."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(16):
+        draw_photo(folder / "Cat" / f"{index}.jpg", seed=index, colour=(190, 90, 60))
+        draw_photo(folder / "Dog" / f"{index}.jpg", seed=100 + index, colour=(60, 90, 190))
+    (folder / "Cat" / "666.jpg").write_bytes(b"")
+    (folder / "Dog" / "11702.jpg").write_text("<html>not a photo</html>")
+    (folder / "Dog" / "copy.jpg").write_bytes((folder / "Dog" / "0.jpg").read_bytes())
+    return folder
