@@ -1,7 +1,8 @@
 """Random augmentation with the meaning of Keras's ImageDataGenerator, as one affine warp a view.
 
-A view is a pure function of (seed, digest of the photo, number): the same on any machine and in any order. Keras warps
-each colour channel by itself in SciPy; here rotation, shift, shear, zoom and flip are one matrix and OpenCV warps once.
+A view's transform is a pure function of (seed, digest of the photo, number): the same on any machine and in any order.
+Keras warps each colour channel by itself in SciPy; here rotation, shift, shear, zoom and flip are one matrix and OpenCV
+warps once, with weights rounded as its fixed-point arithmetic does: less than one gray level from Keras on average.
 OpenCV would use every core for it: a process that shares its machine calls `cv2.setNumThreads(1)` first; importing
 this module changes no global setting.
 """
@@ -14,17 +15,7 @@ import hashlib
 import cv2
 import numpy as np
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranges:
-    """How far each transform may go, either way. The defaults are the article's."""
-
-    rotation_degrees: float = 40.0
-    width_shift_fraction: float = 0.2
-    height_shift_fraction: float = 0.2
-    shear_degrees: float = 0.2
-    zoom_fraction: float = 0.2
-    horizontal_flip: bool = True
+from catdog.config import AugmentationConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +41,7 @@ def view_generator(*, seed: int, digest: str, view: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(key))
 
 
-def draw_transform(rng: np.random.Generator, *, ranges: Ranges, height: int, width: int) -> Transform:
+def draw_transform(rng: np.random.Generator, *, ranges: AugmentationConfig, height: int, width: int) -> Transform:
     """Draw a transform for an image of `height` x `width` pixels, uniformly within `ranges`.
 
     Source: ImageDataGenerator.get_random_transform. It draws tx from the height's range, yet apply_transform moves
@@ -100,7 +91,7 @@ def apply_transform(image: np.ndarray, transform: Transform) -> np.ndarray:
     )
 
 
-def augment(image: np.ndarray, *, seed: int, digest: str, view: int, ranges: Ranges) -> np.ndarray:
+def augment(image: np.ndarray, *, seed: int, digest: str, view: int, ranges: AugmentationConfig) -> np.ndarray:
     """Return view number `view` of uint8 (H, W, 3) `image`: 0 is the image itself, others are augmented copies."""
     if view == 0:
         return image

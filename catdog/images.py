@@ -1,8 +1,8 @@
 """From a photo's bytes to pixels: uint8 RGB of a fixed size, or one ImageError that says why not.
 
 The content alone decides what a photo is, never its name. Formats are the ones that Keras's flow_from_directory reads,
-GIF and WebP; Pillow's many others have little use here and parsers that few have tried to break. Of a file with
-several frames the first one counts. Colour profiles are ignored.
+GIF, WebP and AVIF; Pillow's many others have little use here and parsers that few have tried to break. Of a file with
+several frames the first one counts. Colour profiles are ignored. Of a broken TIFF, libtiff itself tells stderr.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catdog.errors import ImageError
 
-# Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+# Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG. A Pillow built without AVIF or WebP
+# identifies no such file: it is not-an-image then.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 # Pillow refuses more than 2 * MAX_IMAGE_PIXELS, 178,956,970, whatever the caller allows.
 MAX_PIXELS = 64_000_000
 
@@ -94,16 +95,35 @@ def _image_error(error: Exception, content: bytes, *, read_to: int) -> ImageErro
     """Translate what Pillow raised; `read_to` is the position it had come to in `content`."""
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return ImageError("too-large", str(error) or "the pixels do not fit into memory")
+    # Of a cut WebP or AVIF Pillow only says that it could not make a decoder, or nothing.
+    if _declared_length(content) > len(content):
+        return ImageError("truncated", f"the file promises more than its {len(content)} bytes")
     if isinstance(error, UnidentifiedImageError):
         if content.startswith(_SIGNATURES) and read_to >= len(content):
             return ImageError("truncated", f"the file ends within its header, after {len(content)} bytes")
         return ImageError("not-an-image", f"the content is none of {', '.join(FORMATS)}")
     reason = " ".join(str(error).split()) or type(error).__name__  # one line: it goes into a table
-    # A WebP (RIFF) says its own length; Pillow only says that it could not make a decoder.
-    cut_webp = content.startswith(b"RIFF") and 8 + int.from_bytes(content[4:8], "little") > len(content)
-    if isinstance(error, EOFError) or cut_webp or "truncated" in reason.lower():
+    if isinstance(error, EOFError) or "truncated" in reason.lower():
         return ImageError("truncated", reason)
     return ImageError("not-an-image", f"broken content: {reason}")
+
+
+def _declared_length(content: bytes) -> int:
+    """Return how many bytes a WebP or AVIF says it has; 0 for other formats.
+
+    Sources: the WebP container specification (RIFF); ISO/IEC 14496-12, 4.2 (boxes).
+    """
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return 8 + int.from_bytes(content[4:8], "little")
+    if content[4:12] not in (b"ftypavif", b"ftypavis"):
+        return 0
+    end = 0
+    while end + 8 <= len(content):
+        box = int.from_bytes(content[end : end + 4])
+        if box < 8:  # 0: to the end of the file; 1: a length of 64 bits, which no photo needs
+            return len(content)
+        end += box
+    return end
 
 
 def _orientation(image: Image.Image) -> int:
@@ -119,6 +139,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB."""
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_to_8_bits(np.asarray(image)).convert("RGB")
+    if image.mode == "La":  # gray of premultiplied alpha, the one mode with a single way out
+        image = image.convert("LA")
     if image.has_transparency_data:
         # Converting straight to RGB would show whatever colour lies under the transparent pixels.
         white = Image.new("RGBA", image.size, "white")

@@ -15,7 +15,6 @@ import pytest
 
 from catdog.augmentation import (
     IDENTITY,
-    Ranges,
     Transform,
     affine_matrix,
     apply_transform,
@@ -116,7 +115,7 @@ def test_draws_are_distributed_as_in_keras(keras_generator: Any) -> None:
     np.random.seed(0)  # Keras draws from the global generator
     theirs = [from_keras(generator.get_random_transform((SIZE, SIZE, 3))) for _ in range(2000)]
     rng = np.random.default_rng(0)
-    ours = [draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE) for _ in range(2000)]
+    ours = [draw_transform(rng, ranges=AugmentationConfig(), height=SIZE, width=SIZE) for _ in range(2000)]
     for name in KERAS_NAMES.values():
         test = ks_2samp([getattr(drawn, name) for drawn in ours], [getattr(drawn, name) for drawn in theirs])
         assert test.pvalue > 0.001, name
@@ -135,7 +134,9 @@ def test_draws_are_distributed_as_in_keras(keras_generator: Any) -> None:
 )
 def test_draws_fill_their_range_and_never_leave_it(name: str, low: float, high: float) -> None:
     rng = np.random.default_rng(1)
-    drawn = [getattr(draw_transform(rng, ranges=Ranges(), height=200, width=100), name) for _ in range(2000)]
+    drawn = [
+        getattr(draw_transform(rng, ranges=AugmentationConfig(), height=200, width=100), name) for _ in range(2000)
+    ]
     margin = 0.01 * (high - low)
     assert low <= min(drawn) < low + margin
     assert high - margin < max(drawn) <= high
@@ -143,13 +144,13 @@ def test_draws_fill_their_range_and_never_leave_it(name: str, low: float, high: 
 
 def test_axes_zoom_independently_and_half_the_copies_are_flipped() -> None:
     rng = np.random.default_rng(2)
-    drawn = [draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE) for _ in range(2000)]
+    drawn = [draw_transform(rng, ranges=AugmentationConfig(), height=SIZE, width=SIZE) for _ in range(2000)]
     assert abs(np.corrcoef([d.zoom_x for d in drawn], [d.zoom_y for d in drawn])[0, 1]) < 0.1
     assert 0.46 < np.mean([d.flip for d in drawn]) < 0.54
 
 
 def test_closed_ranges_draw_the_identity_and_leave_the_picture_as_it_is(photo: np.ndarray) -> None:
-    closed = Ranges(
+    closed = AugmentationConfig(
         rotation_degrees=0,
         width_shift_fraction=0,
         height_shift_fraction=0,
@@ -163,7 +164,7 @@ def test_closed_ranges_draw_the_identity_and_leave_the_picture_as_it_is(photo: n
 
 
 def test_width_is_x_and_height_is_y() -> None:
-    sideways = Ranges(height_shift_fraction=0)
+    sideways = AugmentationConfig(height_shift_fraction=0)
     drawn = draw_transform(np.random.default_rng(0), ranges=sideways, height=SIZE, width=SIZE)
     assert drawn.shift_x != 0
     assert drawn.shift_y == 0
@@ -189,40 +190,40 @@ def test_matrices_turn_about_the_centre_of_a_picture_that_is_not_square(
     np.testing.assert_allclose(affine_matrix(transform, height=2, width=4), matrix, atol=1e-7)
 
 
+def test_a_flip_alone_moves_pixels_and_mixes_none(photo: np.ndarray) -> None:
+    np.testing.assert_array_equal(apply_transform(photo, Transform(flip=True)), photo[:, ::-1])
+
+
 def test_a_view_has_the_parameters_it_always_had() -> None:
     rng = view_generator(seed=0, digest=DIGEST, view=1)
-    drawn = dataclasses.astuple(draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE))
+    drawn = dataclasses.astuple(draw_transform(rng, ranges=AugmentationConfig(), height=SIZE, width=SIZE))
     assert drawn == pytest.approx(PINNED, rel=1e-12)
 
 
 def test_a_view_is_the_same_in_a_fresh_process() -> None:
     program = (
-        "from catdog.augmentation import *\n"
+        "from catdog.augmentation import AugmentationConfig, draw_transform, view_generator\n"
         f"rng = view_generator(seed=0, digest={DIGEST!r}, view=1)\n"
-        f"print(draw_transform(rng, ranges=Ranges(), height={SIZE}, width={SIZE}))"
+        f"print(draw_transform(rng, ranges=AugmentationConfig(), height={SIZE}, width={SIZE}))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "12345"}
     outcome = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
     )
     rng = view_generator(seed=0, digest=DIGEST, view=1)
-    assert outcome.stdout.strip() == repr(draw_transform(rng, ranges=Ranges(), height=SIZE, width=SIZE))
+    assert outcome.stdout.strip() == repr(draw_transform(rng, ranges=AugmentationConfig(), height=SIZE, width=SIZE))
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"digest": DIGEST[::-1]}, {"view": 2}])
 def test_another_seed_photo_or_number_is_another_view(photo: np.ndarray, other: dict[str, Any]) -> None:
     given: dict[str, Any] = {"seed": 0, "digest": DIGEST, "view": 1}
-    first = augment(photo, **given, ranges=Ranges())
-    np.testing.assert_array_equal(first, augment(photo, **given, ranges=Ranges()))
-    assert np.abs(first.astype(int) - augment(photo, **(given | other), ranges=Ranges())).mean() > 3
+    first = augment(photo, **given, ranges=AugmentationConfig())
+    np.testing.assert_array_equal(first, augment(photo, **given, ranges=AugmentationConfig()))
+    assert np.abs(first.astype(int) - augment(photo, **(given | other), ranges=AugmentationConfig())).mean() > 3
 
 
 def test_view_0_is_the_photo_itself_and_the_others_leave_it_untouched(photo: np.ndarray) -> None:
     before = photo.copy()
-    assert augment(photo, seed=0, digest=DIGEST, view=0, ranges=Ranges()) is photo
-    augment(photo, seed=0, digest=DIGEST, view=3, ranges=Ranges())
+    assert augment(photo, seed=0, digest=DIGEST, view=0, ranges=AugmentationConfig()) is photo
+    augment(photo, seed=0, digest=DIGEST, view=3, ranges=AugmentationConfig())
     np.testing.assert_array_equal(photo, before)
-
-
-def test_the_ranges_are_those_of_the_command_line() -> None:
-    assert dataclasses.asdict(Ranges()) == dataclasses.asdict(AugmentationConfig())
