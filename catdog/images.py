@@ -2,7 +2,7 @@
 
 The content alone decides what a photo is, never its name. Formats are the ones that Keras's flow_from_directory reads,
 GIF, WebP and AVIF; Pillow's many others have little use here and parsers that few have tried to break. Of a file with
-several frames the first one counts. Colour profiles are ignored. Of a broken TIFF, libtiff itself tells stderr.
+several frames the first one counts. Colour profiles are ignored. On a broken TIFF, libtiff writes to stderr.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB."""
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_to_8_bits(np.asarray(image)).convert("RGB")
-    if image.mode == "La":  # gray of premultiplied alpha, the one mode with a single way out
+    if image.mode == "La":  # gray with premultiplied alpha, which Pillow converts to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
         # Converting straight to RGB would show whatever colour lies under the transparent pixels.

@@ -35,9 +35,14 @@ def test_a_uri_that_no_file_system_opens_is_refused() -> None:
 
 def test_a_staged_directory_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    with pytest.raises(RuntimeError), artifacts.staged_directory(str(target)) as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with artifacts.staged_directory(str(target)) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -67,7 +67,7 @@ def test_a_wrong_flag_is_one_line_that_says_what_to_do(arguments: list[str], mes
 
 
 def test_an_unknown_knob_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UsageError, match="there is no setting --frozen.epoch; did you mean --frozen.epochs?"):
+    with pytest.raises(UsageError, match=r"there is no setting --frozen\.epoch; did you mean --frozen\.epochs\?"):
         build_config(TrainConfig, {"frozen.epoch": 3})
 
 

@@ -48,8 +48,10 @@ def fill(root: Path, photos: PhotoSet, *, lost: dict[str, list[str]] | None = No
     """Write a cache whose feature of photo i in view v is [i, v]."""
     directory = str(root / EXTRACTION.fingerprint(photos))
     for name, (table, views) in photos.parts().items():
-        rows = [(path, label, view) for view in views for path, label, _ in zip(*table.to_pydict().values())]
-        paths, labels, taken = (np.array(column) for column in zip(*rows))
+        rows = [
+            (path, label, view) for view in views for path, label, _ in zip(*table.to_pydict().values(), strict=True)
+        ]
+        paths, labels, taken = (np.array(column) for column in zip(*rows, strict=True))
         features = np.array([[int(path.split(".")[0]), view] for path, _, view in rows], np.float16)
         columns = {"path": paths.astype(object), "label": labels.astype(np.int32), "view": taken.astype(np.int32)}
         write_part(f"{directory}/{name}", columns, features, lost=(lost or {}).get(name, []))

@@ -96,7 +96,7 @@ def test_a_saved_model_predicts_the_same_and_alone_is_enough(tmp_path: Path, ima
 
 
 def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a model directory: expected card.json and weights.h5"):
+    with pytest.raises(UsageError, match=r"is not a model directory: expected card\.json and weights\.h5"):
         load_classifier(str(tmp_path))
     (tmp_path / "card.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UsageError, match="expected a model card of format 1, found 99"):
@@ -106,5 +106,5 @@ def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_weights_file_is_a_failure_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(json.dumps(spec_to_card(spec_of("efficientnet-lite0"))))
     (tmp_path / "weights.h5").write_bytes(b"not hdf5")
-    with pytest.raises(FailureError, match="weights.h5 cannot be used"):
+    with pytest.raises(FailureError, match=r"weights\.h5 cannot be used"):
         load_classifier(str(tmp_path))

@@ -33,7 +33,7 @@ def classifier():  # type: ignore[no-untyped-def]
             dropout=0.0,
             input_scale=(1 / 255,) * 3,
             input_offset=(0.0,) * 3,
-        )  # fmt: skip
+        )
     )
 
 
@@ -66,6 +66,13 @@ def fit(classifier, settings, *, cut: str = HEAD_CUT, train=None, validation=Non
     )  # fmt: skip
 
 
+def fit_unfrozen(classifier, settings):  # type: ignore[no-untyped-def]
+    shape = (7, 7, 1152)
+    return fit(
+        classifier, settings, cut="block7a_project_conv", train=rows(8, shape=shape), validation=rows(4, shape=shape)
+    )
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_a_stage_does_what_keras_s_own_fit_does(fresh, optimizer: str) -> None:  # type: ignore[no-untyped-def]
     import tf_keras
@@ -96,7 +103,7 @@ def test_a_stage_does_what_keras_s_own_fit_does(fresh, optimizer: str) -> None: 
 
 def test_the_unfrozen_stage_trains_from_its_cut_on_and_nothing_before(fresh) -> None:  # type: ignore[no-untyped-def]
     before = {layer.name: layer.get_weights() for layer in fresh.layers if layer.weights}
-    fit(fresh, UnfrozenStageConfig(epochs=1, learning_rate=1e-2), cut="block7a_project_conv", train=rows(8, shape=(7, 7, 1152)), validation=rows(4, shape=(7, 7, 1152)))  # fmt: skip
+    fit_unfrozen(fresh, UnfrozenStageConfig(epochs=1, learning_rate=1e-2))
     changed = {
         layer.name for layer in fresh.layers if layer.weights
         and not all(np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
@@ -107,7 +114,7 @@ def test_the_unfrozen_stage_trains_from_its_cut_on_and_nothing_before(fresh) -> 
 def test_batch_norm_of_the_tail_is_trained_on_request(fresh) -> None:  # type: ignore[no-untyped-def]
     before = fresh.get_layer("top_bn").get_weights()
     settings = UnfrozenStageConfig(epochs=1, learning_rate=1e-2, train_batch_norm=True)
-    fit(fresh, settings, cut="block7a_project_conv", train=rows(8, shape=(7, 7, 1152)), validation=rows(4, shape=(7, 7, 1152)))  # fmt: skip
+    fit_unfrozen(fresh, settings)
     after = fresh.get_layer("top_bn").get_weights()
     assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
