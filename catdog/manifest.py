@@ -10,14 +10,14 @@ Photo bytes never leave the task that read them: the driver sees one small row a
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 import re
 import time
 import unicodedata
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -28,11 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import ray.exceptions
+from ray.util.annotations import RayDeprecationWarning
 
 from catdog.artifacts import join, read_bytes, write_bytes
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.images import inspect_image
-from catdog.photos import list_photos, read_photo
+from catdog.photos import Photo, list_photos, read_photo
 from catdog.rows import MANIFEST, REJECTED, SPLITS, UNUSED, check_schema
 
 Progress = Callable[[int, int], None]
@@ -45,6 +47,7 @@ LAYOUTS = (
 PHOTOS_PER_BLOCK = 256  # about a second of reading and decoding on one core, so that progress is live
 MAX_BLOCKS = 4096  # more would cost the driver more than they bring
 PROGRESS_SECONDS = 0.5
+MAX_RETRIES = 3
 
 _CARRIES_CLASS = re.compile(r"([^.]+)\.\d+\.[^.]+")
 _PICTURE = re.compile(r".*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|heic)", re.IGNORECASE | re.DOTALL)
@@ -125,35 +128,43 @@ def build_manifest(
     """
     photos = list_photos(source)
     layout, assigned = assign_classes([photo.relative for photo in photos], source=source)
-    label_of = {name: label for label, name in enumerate(layout.classes)}
-    pairs = list(zip([photo.path for photo in photos], assigned, strict=True))
-    paths = [path for path, found in pairs if found]
-    labels = np.array([label_of[found[1]] for found in assigned if found], dtype=np.int32)
-
+    table = _label_photos(photos, assigned, classes=layout.classes)
+    paths, labels = table["path"].to_pylist(), table["label"].to_numpy()
     inspected = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
     copies = reject_copies(paths, labels=labels, digests=inspected["digest"], classes=layout.classes)
     reasons = [copies.get(row, reason) for row, reason in enumerate(inspected["reason"].to_pylist())]
-    keep = np.array([reason is None for reason in reasons], dtype=bool)
     _require_every_class(layout.classes, labels=labels, reasons=reasons, source=source)
-    usable = inspected.append_column("path", pa.array(paths, pa.string())).filter(pa.array(keep))
+    for name in ("digest", "width", "height"):
+        table = table.append_column(name, inspected[name])
+    table = table.filter(pa.array([reason is None for reason in reasons]))
     splits = split_photos(
-        labels[keep],
-        digests=usable["digest"].to_pylist(),
-        hints=[found[0] for found in itertools.compress((found for found in assigned if found), keep)],
+        table["label"].to_numpy(),
+        digests=table["digest"].to_pylist(),
+        hints=table["hint"].to_pylist(),
         classes=layout.classes,
         per_class=dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True)),
         seed=seed,
     )
-    names = np.array(layout.classes, dtype=object)[labels[keep]]
-    columns = {"label": labels[keep], "class": names, "split": splits}
-    columns |= {name: usable[name] for name in ("path", "digest", "width", "height")}
-    rejected = [(path, layout.no_class) for path, found in pairs if not found]
-    rejected = sorted(rejected + [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason])
+    unclassed = [(photo.path, layout.no_class) for photo, found in zip(photos, assigned, strict=True) if not found]
     return Manifest(
-        table=pa.table([columns[name] for name in MANIFEST.names], schema=MANIFEST),
-        rejected=pa.table([[path for path, _ in rejected], [reason for _, reason in rejected]], schema=REJECTED),
+        table=table.append_column("split", pa.array(splits)).select(MANIFEST.names).cast(MANIFEST),
+        rejected=_rejected_table(unclassed + [pair for pair in zip(paths, reasons, strict=True) if pair[1]]),
         classes=layout.classes,
     )
+
+
+def _rejected_table(pairs: Iterable[tuple[str, str | None]]) -> pa.Table:
+    rows = [{"path": path, "reason": reason} for path, reason in sorted(pairs)]
+    return pa.Table.from_pylist(rows, schema=REJECTED)
+
+
+def _label_photos(
+    photos: Sequence[Photo], assigned: Sequence[tuple[str | None, str] | None], *, classes: Sequence[str]
+) -> pa.Table:
+    """Return path, hint, class and label of the photos that have a class."""
+    rows = [(photo.path, *found) for photo, found in zip(photos, assigned, strict=True) if found]
+    paths, hints, names = (pa.array(column, pa.string()) for column in zip(*rows, strict=True))
+    return pa.table({"path": paths, "hint": hints, "class": names, "label": pc.index_in(names, pa.array(classes))})
 
 
 def write_manifest(manifest: Manifest, *, directory: str) -> None:
@@ -310,28 +321,43 @@ def inspect_photos(paths: Sequence[str], *, max_pixels: int, progress: Progress 
 
     Columns: position, digest (sha256, hex), width and height in pixels, reason (null for a usable photo).
     """
-    table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
-    rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
-    blocks = [table.slice(start, rows) for start in range(0, len(paths), rows)]
-    inspected = ray.data.from_arrow(blocks).map_batches(
-        _inspect_block,
-        fn_kwargs={"max_pixels": max_pixels},
-        batch_size=None,  # one task a block
-        batch_format="pyarrow",
-        num_cpus=1,
-        max_retries=3,  # Ray would start for ever a task whose photo kills its process
-    )
     found, done, reported = [_INSPECTED.empty_table()], 0, time.monotonic()
-    for batch in inspected.iter_batches(batch_size=None, batch_format="pyarrow"):
-        found.append(batch)
-        done += batch.num_rows
-        if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
-            progress(done, len(paths))
-            reported = time.monotonic()
+    try:
+        for batch in _inspections(paths, max_pixels=max_pixels):
+            found.append(batch)
+            done += batch.num_rows
+            if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
+                progress(done, len(paths))
+                reported = time.monotonic()
+    except ray.exceptions.WorkerCrashedError as error:
+        raise FailureError(
+            f"a process that checks photos died {MAX_RETRIES + 1} times on the same ones ({done} of {len(paths)} done): "
+            "it ran out of memory, or a photo breaks the decoder; lower --max-pixels or add memory"
+        ) from error
     result = pa.concat_tables(found).sort_by("position")
     if not np.array_equal(result["position"].to_numpy(), np.arange(len(paths))):
         raise FailureError(f"expected a row for each of {len(paths)} photos, got {done}: run the step again")
     return result
+
+
+def _inspections(paths: Sequence[str], *, max_pixels: int) -> Iterator[pa.Table]:
+    """Yield the inspected rows of each block as it is done, in any order."""
+    table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
+    rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
+    blocks = ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(paths), rows)])
+    with warnings.catch_warnings():
+        # Ray Data 2.60 would start for ever a task whose photo kills its process, and bounds that in this way only,
+        # which it will take away in 2.64.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        inspected = blocks.map_batches(
+            _inspect_block,
+            fn_kwargs={"max_pixels": max_pixels},
+            batch_size=None,  # one task a block
+            batch_format="pyarrow",
+            num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_retries": MAX_RETRIES},
+        )
+    yield from inspected.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _rows_per_block(photos: int, *, cpus: float) -> int:

@@ -111,6 +111,8 @@ def _permanent(error: OSError) -> ImageError | None:
         return ImageError("missing", "no such file")
     if isinstance(error, PermissionError) or any(word in text for word in _DENIED):
         return ImageError("permission", text)
+    if "Invalid data stream" in text:  # bz2 raises OSError for damage
+        return ImageError("truncated", "the archive member is damaged: Invalid data stream")
     if error.errno in _NEVER_READABLE or "is a directory" in text:
         return ImageError("io", text)
     return None

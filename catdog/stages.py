@@ -35,6 +35,7 @@ HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", 
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
 _CHECKPOINT_EVERY_SECONDS = 2.0
 _EVALUATION_BATCH = 256
+_NOTE_EVERY_SECONDS = 10.0
 _FAILURE = "failure.json"
 
 
@@ -454,6 +455,7 @@ class _StageWorker:
     def _report(self, state: StageState, checkpoint: bool) -> None:
         import ray.train
 
+        self._shown = time.monotonic()
         if self._rank == 0:
             write_history(self._directory, state.history)
         if not checkpoint:
@@ -479,7 +481,7 @@ class _StageWorker:
     def _show_step(self, epoch: int, step: int, steps: int) -> None:
         """Leave a note of a long epoch's progress for the driver's console."""
         now = time.monotonic()
-        if now - self._shown < 2.0:
+        if now - self._shown < _NOTE_EVERY_SECONDS:
             return
         self._shown = now
         artifacts.write_json(
