@@ -32,7 +32,7 @@ from catdog.features import (
 from catdog.manifest import Manifest, build_manifest, read_manifest, write_manifest
 from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
-from catdog.stages import StageJob, StreamSource, TrainJob, read_history, train_stages
+from catdog.stages import StageJob, StreamSource, TrainJob, import_trainer, read_history, train_stages
 from catdog.trunk import extract_features
 from catdog.weights import Pretrained, load_weights
 
@@ -159,8 +159,10 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             manifest = ingest(config, run_dir=run_dir, say=say)
         watch.save()
         layout = _StageLayout(config, manifest, pretrained, run_dir=run_dir)
+        importing = import_trainer()  # while the actors of the trunk pass start
         with watch.step("trunk"):
             rows = layout.extract(plan, say=say)
+        importing.join()
         if rows:
             watch.add("trunk_rows", rows)
         watch.save()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import io
 import json
 import math
@@ -487,6 +488,13 @@ class _StageWorker:
         artifacts.write_json(
             artifacts.join(self._directory, "progress.json"), {"epoch": epoch + 1, "step": step, "steps": steps}
         )
+
+
+def import_trainer() -> threading.Thread:
+    """Import Ray's TensorflowTrainer in the background: it takes seconds, because it imports TensorFlow."""
+    thread = threading.Thread(target=importlib.import_module, args=("ray.train.tensorflow",), daemon=True)
+    thread.start()
+    return thread
 
 
 def train_stages(

@@ -7,7 +7,7 @@ import pytest
 LAYERS = [
     {"errors", "console"},
     {"config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
-    {"augmentation", "card", "cluster", "photos", "report", "tensors"},
+    {"augmentation", "card", "cluster", "layouts", "photos", "report", "tensors"},
     {"features", "manifest", "weights"},
     {"backbones", "trunk"},
     {"model", "stages"},

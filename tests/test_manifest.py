@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from catdog import manifest as manifest_module
 from catdog.errors import FailureError, UsageError
 from catdog.manifest import (
     Manifest,
     _rows_per_block,
     assign_classes,
     build_manifest,
+    inspect_photos,
     read_manifest,
     reject_copies,
     split_photos,
@@ -305,12 +308,8 @@ def test_an_archive_gives_the_split_of_its_folder(ray_session: None, pets: Path,
 
 
 def test_a_copy_is_in_one_split_only(ray_session: None, tmp_path: Path) -> None:
-    files = {
-        f"{part}/{name}/{index}.jpg": jpeg(hash((part == "val", name == "cat", index)) % 2**32)
-        for part in ("train", "val")
-        for name in ("cat", "dog")
-        for index in range(3)
-    }
+    folders = ("train/cat", "train/dog", "val/cat", "val/dog")
+    files = {f"{folders[seed // 3]}/{seed % 3}.jpg": jpeg(seed) for seed in range(12)}
     write(tmp_path, {**files, "val/cat/copy.jpg": files["train/cat/0.jpg"]})
     manifest = build(tmp_path, test_per_class=0)
     assert manifest.counts() == {
@@ -334,11 +333,21 @@ def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, t
     )
 
 
+def test_photos_that_kill_their_process_end_the_job(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(block: pa.Table, *, max_pixels: int) -> pa.Table:
+        os._exit(1)
+
+    monkeypatch.setattr(manifest_module, "_inspect_block", die)
+    monkeypatch.setattr(manifest_module, "MAX_RETRIES", 0)
+    with pytest.raises(FailureError, match=r"^a process checking photos died 1 times on the same few \(0 of 1 done\)"):
+        inspect_photos(["/1.jpg"], max_pixels=1)
+
+
 # Files
 
 
 def made(*, train: int = 2) -> Manifest:
-    splits = ["train"] * train * 2 + ["validation", "test"] * 2 + ["unused"]
+    splits = ["train"] * train * 2 + ["validation"] * 2 + ["test"] * 2 + ["unused"]
     rows = [
         {"path": f"/p/{row}", "label": row % 2, "class": ("cat", "dog")[row % 2], "split": part, "digest": "d"}
         | {"width": 1, "height": 1}
@@ -357,7 +366,7 @@ def test_the_summary_begins_as_the_articles_console_does() -> None:
     assert made(train=1000).summary_lines() == [
         "Found 2000 images belonging to 2 classes.",
         "Classes: cat, dog.",
-        "Splits: train 2000 (1000 a class), validation 2 (2 a class), test 2 (0 a class).",
+        "Splits: train 2000 (1000 a class), validation 2 (1 a class), test 2 (1 a class).",
         "Of 2008 files 1 are left over and 3 rejected.",
         "  2 duplicate, such as /q/1: same bytes as /p/1",
         "  1 empty, such as /q/0: no bytes",
@@ -383,6 +392,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["x"]}), tmp_path / "rejected.parquet")
     with pytest.raises(FailureError, match="expected the columns path string, reason string, found path string"):
         read_manifest(str(tmp_path))
+    write_manifest(made(), directory=str(tmp_path))
     pq.write_table(made().table, tmp_path / "manifest.parquet")
     with pytest.raises(FailureError, match="names no classes"):
         read_manifest(str(tmp_path))
