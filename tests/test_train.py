@@ -209,6 +209,28 @@ def test_the_article_s_recipe_runs_both_stages_on_b0_with_a_weights_file(
     assert "test" not in report["stages"]["frozen"]
 
 
+def test_the_whole_backbone_is_fine_tuned_on_the_manifest_of_an_earlier_ingest_job(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    counts = {"--train-per-class": "8", "--validation-per-class": "4", "--test-per-class": "4"}
+    flags = [text for pair in counts.items() for text in pair]
+    job = subprocess.run(
+        [sys.executable, "jobs/ingest.py", "--photos", photo_folder, "--run-dir", tmp_path / "run", *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    assert "Found 16 images belonging to 2 classes." in job.stdout
+    manifest = tmp_path / "run" / "manifest" / "manifest.parquet"
+    written = manifest.stat().st_mtime_ns
+    report, _ = run(
+        photo_folder, tmp_path / "run",
+        **{"frozen.epochs": 12, "unfrozen.epochs": 1, "unfrozen.unfreeze_from": "input", "views": 1},
+    )  # fmt: skip
+    assert manifest.stat().st_mtime_ns == written
+    assert report["stages"]["unfrozen"]["test"]["accuracy"] >= 0.75
+
+
 def test_weights_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
     ray_session: None, photo_folder: Path, tmp_path: Path
 ) -> None:
