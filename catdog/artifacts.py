@@ -173,7 +173,9 @@ def completed(directory: str, *, inputs: Mapping[str, Any]) -> dict[str, Any] | 
     return summary
 
 
-def refuse_difference(where: str, *, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_difference(
+    where: str, *, found: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str = "another --run-dir"
+) -> None:
     """Raise UsageError, naming each difference, unless `wanted` agrees with `found` on the keys they share."""
     changed = [
         f"{key} was {json.dumps(found[key])}, is now {json.dumps(wanted[key])}"
@@ -183,7 +185,7 @@ def refuse_difference(where: str, *, found: Mapping[str, Any], wanted: Mapping[s
     if changed:
         raise UsageError(
             f"{where} was made with other settings ({'; '.join(changed)}): "
-            "give the settings it was made with, or another --run-dir"
+            f"give the settings it was made with, or {remedy}"
         )
 
 

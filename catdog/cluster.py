@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from catdog.config import ClusterConfig
+from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import FailureError, UsageError
 
 # Set before Ray is imported, in the driver and through it in every process of the cluster.
@@ -31,17 +31,43 @@ _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _WORKER_GPU = 0.6
 
 
+# An actor of more threads gains little: a batch of 32 small layers does not keep them busy.
+_ACTOR_CORES = 4
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What the cluster has: CPU cores and GPUs over all nodes."""
+class Node:
+    """One machine of the cluster: CPU cores and GPUs that Ray may use."""
 
     cpus: float
-    gpus: float
+    gpus: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster has, node by node: nothing that is asked for may be larger than a node."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores over all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs over all nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def least_cpus(self) -> float:
+        """CPU cores of the smallest node that has any; a head without CPUs runs nothing."""
+        return min((node.cpus for node in self.nodes if node.cpus), default=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a job asks Ray for. CPUs are Ray's bookkeeping; `threads` is what TensorFlow is told."""
+    """What a train job asks Ray for. CPUs are Ray's bookkeeping; `threads` is what TensorFlow is told."""
 
     workers: int
     worker_cpus: float
@@ -56,24 +82,36 @@ class Plan:
         """Return the plan in one line for the console."""
         device = "GPU" if self.worker_gpus else "CPU"
         return (
-            f"Plan: {self.workers} train worker{'s' if self.workers > 1 else ''} on {device}, "
-            f"{self.trunk_actors} trunk actor{'s' if self.trunk_actors > 1 else ''} "
+            f"Plan: {_count(self.workers, 'train worker')} on {device}, {_count(self.trunk_actors, 'trunk actor')} "
             f"({'GPU' if self.trunk_gpus else f'{self.trunk_threads} threads each'})."
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictPlan:
+    """What a predict job asks Ray for; as in Plan."""
+
+    actors: int
+    actor_cpus: float
+    actor_gpus: float
+    threads: int
+    batch_size: int
+    task_cpus: float
+
+    def sentence(self, engine: str) -> str:
+        """Return the plan in one line for the console."""
+        device = "a GPU each" if self.actor_gpus else f"{_count(self.threads, 'thread')} each"
+        return f"Plan: {_count(self.actors, 'model actor')} on {engine} ({device})."
 
 
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     """Decide how many workers and actors to run, and what each reserves.
 
     Train workers, trunk actors and decoding tasks all run at the same time when features are streamed, so a
-    quarter of the CPUs is left to the tasks, and the shares are fractions where the cluster is small.
+    quarter of the CPUs is left to the tasks, and the shares are fractions where nodes are small.
     Raises UsageError when more is asked for than the cluster has.
     """
-    gpus = int(resources.gpus) if config.use_gpu != "no" else 0
-    if config.use_gpu == "yes" and gpus < 1:
-        raise UsageError(
-            "--cluster.use-gpu yes: expected a GPU, the cluster has none; use `auto` or `no`, or add GPU nodes"
-        )
+    gpus = usable_gpus(resources, config.use_gpu)
     workers = config.workers or max(1, gpus)
     if gpus and workers > gpus:
         raise UsageError(
@@ -84,36 +122,80 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
             f"--cluster.workers {workers}: expected at most {int(4 * resources.cpus)}, four for each CPU, "
             f"the cluster has {resources.cpus:g}"
         )
-    worker_cpus = _share(resources.cpus / 4 / workers)
-    actors, trunk_gpus, threads = _trunk_actors(resources, config, gpus=gpus)
+    on_a_node = -(-workers // max(1, sum(node.cpus > 0 for node in resources.nodes)))
+    actors, actor_cpus, threads = _actors(resources, config.trunk_actors, "--cluster.trunk-actors", gpus=gpus)
     return Plan(
         workers=workers,
-        worker_cpus=worker_cpus,
+        worker_cpus=actor_cpus
+        if gpus
+        else _share(min(resources.cpus / 4 / workers, resources.least_cpus / 4 / on_a_node)),
         worker_gpus=_WORKER_GPU if gpus else 0.0,
         trunk_actors=actors,
-        trunk_cpus=_share(resources.cpus / 2 / actors),
-        trunk_gpus=trunk_gpus,
+        trunk_cpus=actor_cpus,
+        trunk_gpus=int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
         trunk_threads=threads,
-        task_cpus=_share(resources.cpus / 4),
+        task_cpus=_task_cpus(resources),
     )
 
 
-def _trunk_actors(resources: Resources, config: ClusterConfig, *, gpus: int) -> tuple[int, float, int]:
-    """Return (actors, GPUs each, threads each): one for each GPU, else one for each four cores."""
-    if gpus:
-        actors = config.trunk_actors or gpus
-        return actors, int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100, 2
-    actors = config.trunk_actors or max(1, int(resources.cpus) // 4)
-    if actors > 8 * resources.cpus:
+def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpus: int) -> PredictPlan:
+    """Decide how many model actors to run and what each reserves; `gpus` as `usable_gpus` counts them.
+
+    Raises UsageError when more is asked for than the cluster has.
+    """
+    actors, actor_cpus, threads = _actors(resources, config.actors, "--cluster.actors", gpus=gpus)
+    return PredictPlan(
+        actors=actors,
+        actor_cpus=actor_cpus,
+        actor_gpus=int(100 * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
+        threads=threads,
+        batch_size=config.batch_size or (256 if gpus else 32),
+        task_cpus=_task_cpus(resources),
+    )
+
+
+def usable_gpus(resources: Resources, use_gpu: str) -> int:
+    """Return how many GPUs a job may take: `auto` all there are, `no` none, `yes` all, and one at least.
+
+    Raises UsageError for `yes` where there is none.
+    """
+    gpus = int(resources.gpus) if use_gpu != "no" else 0
+    if use_gpu == "yes" and gpus < 1:
         raise UsageError(
-            f"--cluster.trunk-actors {actors}: expected at most {int(8 * resources.cpus)}, eight for each CPU"
+            "--cluster.use-gpu yes: expected a GPU, the cluster has none; use `auto` or `no`, or add GPU nodes"
         )
-    return actors, 0.0, max(1, round(resources.cpus / actors))
+    return gpus
+
+
+def _actors(resources: Resources, asked: int, flag: str, *, gpus: int) -> tuple[int, float, int]:
+    """Return (actors, CPUs each, threads each): one for each GPU, else one for each few cores of a node.
+
+    On CPUs the actors book half of the cores: the other half is for the tasks that feed them.
+    """
+    if gpus:
+        # A GPU is fed by a thread or two; the cores of its node are worth more to the decoding tasks.
+        cores = min(node.cpus / node.gpus for node in resources.nodes if node.gpus)
+        return asked or gpus, _share(min(1.0, cores / 4 / max(1.0, asked / gpus))), 2
+    if asked > 8 * resources.cpus:
+        raise UsageError(f"{flag} {asked}: expected at most {int(8 * resources.cpus)}, eight for each CPU")
+    unit = max(1, min(_ACTOR_CORES, int(resources.least_cpus)))
+    actors = asked or max(1, sum(int(node.cpus) // unit for node in resources.nodes))
+    cores = min(resources.cpus / actors, resources.least_cpus)
+    return actors, _share(cores / 2), max(1, round(cores))
+
+
+def _task_cpus(resources: Resources) -> float:
+    """Return what a reading and decoding task books: a core, or a quarter of a small node."""
+    return _share(min(1.0, resources.least_cpus / 4))
 
 
 def _share(cpus: float) -> float:
     """Round a share of the CPUs to what Ray books: whole from 1 on, else in hundredths."""
     return float(int(cpus)) if cpus >= 1 else max(0.01, int(cpus * 100) / 100)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextlib.contextmanager
@@ -180,8 +262,18 @@ def root_cause(error: BaseException) -> str:
     return (causes or lines[-1:] or [type(error).__name__])[0]
 
 
+def unlike(cpus: float, task_cpus: float) -> float:
+    """Return `cpus`, a little less where it equals `task_cpus`.
+
+    Ray Data fuses actors with tasks that book the same, and then decoding waits for the model.
+    """
+    return cpus if cpus != task_cpus else cpus - 0.001
+
+
 def _resources() -> Resources:
     import ray
 
-    total = ray.cluster_resources()
-    return Resources(cpus=float(total.get("CPU", 0)), gpus=float(total.get("GPU", 0)))
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Resources(
+        nodes=tuple(Node(cpus=float(node.get("CPU", 0)), gpus=float(node.get("GPU", 0))) for node in found)
+    )

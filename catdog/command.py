@@ -11,7 +11,8 @@ from catdog.errors import CatdogError
 
 
 def run(main: Callable[[], None]) -> int:
-    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C.
+    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
+    many bad photos, 130 for Ctrl-C.
 
     Unless `--verbose` is given, the log lines of native libraries are kept from stderr.
 

@@ -126,6 +126,39 @@ class TrainConfig(IngestConfig):
     cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictClusterConfig:
+    """What of the cluster a predict job uses."""
+
+    actors: int = knob(0, "processes that run the model; 0: planned", low=0, high=100_000, identity=False)
+    batch_size: int = knob(0, "photos in one call of the model; 0: 32, on GPUs 256", low=0, high=4096, identity=False)
+    use_gpu: str = knob("auto", "GPUs where there are any", choices=("auto", "yes", "no"), identity=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """The predict job: what to label, with which model, and where the rows go."""
+
+    photos: str = knob("", "what to label: a folder, glob, photo, zip, .txt of paths, .parquet of bytes, or URI")
+    model: tuple[str, ...] = knob((), "model directory, as a train job leaves it; given twice, the two are compared")
+    out: str = knob("", "folder or URI of the results [labels/ and the name of the photos' folder]", identity=False)
+    format: str = knob("parquet", "how predictions are written", choices=("parquet", "csv", "json"))
+    threshold: float = knob(0.0, "below this probability the label is `unsure`", low=0, high=1)
+    top_k: int = knob(1, "so many of the most probable classes get columns of their own", low=1, high=1000)
+    evaluate: bool = knob(False, "the class folders are the truth: add accuracy and confusion matrix", identity=False)
+    sort_into: str = knob("", "folder in which the photos are laid out by label afterwards", identity=False)
+    sort: str = knob("copy", "how they get there", choices=("copy", "link", "move"), identity=False)
+    max_errors: float = knob(
+        0.5, "exit code 3 when a greater share of the photos has errors", low=0, high=1, identity=False
+    )
+    max_pixels: int = knob(64_000_000, "a photo of more pixels is an error row (decompression bombs)", low=1)
+    engine: str = knob("auto", "what runs the model", choices=("auto", "tensorflow", "openvino"), identity=False)
+    overwrite: bool = knob(False, "replace results that were made with other settings", identity=False)
+    verify: bool = knob(False, "prove that the rows in --out are the files, each once, and stop", identity=False)
+    verbose: bool = knob(False, "show what Ray and TensorFlow have to say", identity=False)
+    cluster: PredictClusterConfig = dataclasses.field(default_factory=PredictClusterConfig)
+
+
 # A recipe is a table of defaults by flag; what stands on the command line wins over it.
 RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "default": {"views": 3},
@@ -148,7 +181,7 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-ConfigT = TypeVar("ConfigT", bound=IngestConfig)
+ConfigT = TypeVar("ConfigT")
 
 
 def parse_arguments(config_class: type[ConfigT], arguments: Sequence[str], *, description: str) -> ConfigT:
@@ -161,8 +194,11 @@ def parse_arguments(config_class: type[ConfigT], arguments: Sequence[str], *, de
     fields = dict(_fields(config_class))
     for key, field in fields.items():
         _add_flag(parser, key, field)
-    given = {key: value for key, value in vars(parser.parse_args(list(arguments))).items() if value is not None}
-    defaults = RECIPE_DEFAULTS[given.get("recipe", "default")] if "recipe" in fields else {}
+    found = vars(parser.parse_args(list(arguments)))
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if value is not None
+    }
+    defaults = RECIPE_DEFAULTS[str(given.get("recipe", "default"))] if "recipe" in fields else {}
     return build_config(config_class, {**defaults, **given})
 
 
@@ -203,6 +239,8 @@ def command_line(config: Any) -> list[str]:
             continue
         if isinstance(value, bool):
             flags.append(_flag(key) if value else _flag(key).replace("--", "--no-", 1))
+        elif isinstance(value, tuple):
+            flags += [part for item in value for part in (_flag(key), item)]
         else:
             flags += [_flag(key), str(value)]
     return flags
@@ -230,7 +268,7 @@ def _construct(config_class: type[Any], values: Mapping[str, Any], *, prefix: st
 
 
 def _kind(field: dataclasses.Field[Any]) -> type:
-    return {"int": int, "float": float, "bool": bool, "str": str}[str(field.type)]
+    return {"int": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": tuple}[str(field.type)]
 
 
 def _flag(key: str) -> str:
@@ -238,10 +276,12 @@ def _flag(key: str) -> str:
 
 
 def _add_flag(parser: argparse.ArgumentParser, key: str, field: dataclasses.Field[Any]) -> None:
-    shown = "" if field.default == "" else f" [{field.default}]"
+    shown = "" if field.default in ("", ()) else f" [{field.default}]"
     reason = (field.metadata["reason"] + shown).replace("%", "%%")
     if _kind(field) is bool:
         parser.add_argument(_flag(key), dest=key, action=argparse.BooleanOptionalAction, default=None, help=reason)
+    elif _kind(field) is tuple:
+        parser.add_argument(_flag(key), dest=key, action="append", default=None, metavar="STR", help=reason)
     else:
         parser.add_argument(_flag(key), dest=key, type=_kind(field), default=None, metavar=_metavar(field), help=reason)
 

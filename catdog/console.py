@@ -19,7 +19,7 @@ class ProgressLine:
     """One long step: done, total, rate and ETA, redrawn in place on a terminal, a line now and then in a log.
 
     An instance is a callable of (done, total). Work that was done before the first call does not count into
-    the rate.
+    the rate, nor does the start of processes before the first piece of work into the ETA.
     """
 
     def __init__(self, title: str, unit: str, *, stream: TextIO | None = None) -> None:
@@ -27,6 +27,7 @@ class ProgressLine:
         self._stream = stream or sys.stdout
         self._start = self._shown = time.monotonic()
         self._first: int | None = None
+        self._moved: tuple[float, int] | None = None
         self._ended = False
 
     def __call__(self, done: int, total: int) -> None:
@@ -35,13 +36,14 @@ class ProgressLine:
         if self._first is None:
             self._first, self._start = done, now
         last = done >= total
+        if self._moved is None and done > self._first:
+            self._moved = (now, done)
         every = 0.2 if self._stream.isatty() else _LINE_EVERY_SECONDS
         if self._ended or (not last and now - self._shown < every):
             return
         self._shown, self._ended = now, last
-        text = progress_text(
-            self._title, self._unit, done=done, total=total, new=done - self._first, seconds=now - self._start
-        )
+        since, base = (self._start, self._first) if last else self._moved or (self._start, self._first)
+        text = progress_text(self._title, self._unit, done=done, total=total, new=done - base, seconds=now - since)
         if self._stream.isatty():
             print(f"\r{text}\x1b[K", end="\n" if last else "", file=self._stream, flush=True)
         else:

@@ -3,6 +3,7 @@
 CatdogError
 ├── UsageError      the user's mistake: exit code 2
 ├── FailureError    the world's fault (network, disk, a lost cluster): exit code 1
+├── BadPhotosError  done, but more photos had errors than --max-errors allows: exit code 3
 └── ImageError      one photo that cannot be used; carries a code, never stops a job
 """
 
@@ -25,6 +26,12 @@ class FailureError(CatdogError):
     exit_code = 1
 
 
+class BadPhotosError(CatdogError):
+    """The job is done and its results stand, but too great a share of the photos had errors."""
+
+    exit_code = 3
+
+
 class ImageError(CatdogError):
     """One photo that cannot be used.
 
@@ -43,5 +50,6 @@ IMAGE_ERROR_CODES = (
     "too-large",
     "missing",
     "permission",
-    "io",
+    "io",  # a fault of disk or network that outlasted the retries
+    "crash",  # decoding it killed its process, more than once
 )

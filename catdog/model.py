@@ -123,13 +123,25 @@ def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
 
     Raises FailureError when they do not fit.
     """
+    try:
+        content = artifacts.read_bytes(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE))
+    except OSError as error:
+        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {artifacts.one_line(error)}") from error
+    set_weights(network, content, where=model_dir)
+
+
+def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
+    """Set all weights of `network` from the `content` of a weights.h5.
+
+    Raises FailureError, naming `where`, when they do not fit.
+    """
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         local = Path(folder) / WEIGHTS_FILE
         try:
-            local.write_bytes(artifacts.read_bytes(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE)))
+            local.write_bytes(content)
             network.load_weights(str(local))
         except (OSError, ValueError) as error:
-            raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
+            raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
 
 
 def load_classifier(model_dir: str) -> Classifier:

@@ -16,7 +16,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -75,8 +75,14 @@ def list_photos(source: str) -> list[Photo]:
     return sorted(photos)
 
 
-def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
-    """Return the bytes of the photo at `path`, a key from `list_photos`.
+def source_exists(source: str) -> bool:
+    """Tell whether a file or folder stands at `source`, whatever characters its name has."""
+    system, inside = _open(absolute(source))
+    return bool(system.get_file_info(inside).type != fs.FileType.NotFound)
+
+
+def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:
+    """Return the bytes of the photo at `path`, a key from `list_photos`; `on_retry` is called before each retry.
 
     Raises ImageError: missing, permission, too-large (more than `max_bytes`), truncated (a damaged archive member),
     io (still failing after the retries).
@@ -88,10 +94,12 @@ def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES) -> bytes:
         except UsageError as error:  # a scheme that this machine's pyarrow does not open
             raise ImageError("io", str(error)) from error
         except OSError as error:
-            failure, pause_seconds = _permanent(error), next(pauses_seconds, None)
+            failure, pause_seconds = permanent_error(error), next(pauses_seconds, None)
             if failure or pause_seconds is None:
                 raise failure or ImageError("io", one_line(error)) from error
         _open_archive.cache_clear()  # its connection may be what broke
+        if on_retry:
+            on_retry()
         time.sleep(pause_seconds)
 
 
@@ -104,7 +112,7 @@ def _read(path: str, *, max_bytes: int) -> bytes:
         return bytes(stream.read(_checked_size(stream.size(), max_bytes)))
 
 
-def _permanent(error: OSError) -> ImageError | None:
+def permanent_error(error: OSError) -> ImageError | None:
     """Return the ImageError for `error`, or None when trying again may help."""
     text = one_line(error)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):

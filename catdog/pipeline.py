@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-import catdog
 from catdog import artifacts, cluster
 from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
@@ -34,12 +31,12 @@ from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
 from catdog.stages import StageJob, StreamSource, TrainJob, import_trainer, read_history, train_stages
 from catdog.trunk import extract_features
+from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
 
 # What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
 _IMAGE_SIZE = 224
 _KNOWN_SHAPES = {HEAD_CUT: (1280,), "block7a_project_conv": (7, 7, 1152), INPUT_CUT: (_IMAGE_SIZE, _IMAGE_SIZE, 3)}
-_PACKAGES = ("ray", "tensorflow", "tf-keras", "efficientnet", "numpy", "pillow", "pyarrow", "opencv-python-headless")
 
 Say = Callable[[str], None]
 
@@ -394,16 +391,8 @@ def _card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None
             "checksum": pretrained.checksum if pretrained else None,
             "license": pretrained.license if pretrained else None,
         },
-        "versions": _versions(),
+        "versions": versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "catdog": catdog.__version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 
 
@@ -437,7 +426,7 @@ def _finish(
         },
         "model": best,
         "seconds": {"total": round(math.fsum(steps.values()), 3), **steps},
-        "versions": _versions(),
+        "versions": versions(),
     }
     artifacts.write_json(artifacts.join(run_dir, "report.json"), report)
     return report

@@ -17,7 +17,7 @@ import pyarrow as pa
 from catdog.artifacts import join
 from catdog.augmentation import augment
 from catdog.card import INPUT_CUT, ClassifierSpec
-from catdog.cluster import Plan, root_cause
+from catdog.cluster import Plan, root_cause, unlike
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import (
     PHOTOS_A_PART,
@@ -117,7 +117,7 @@ def _run(
         batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(plan.trunk_actors, len(jobs))),
-        num_cpus=_unlike(plan.trunk_cpus, plan.task_cpus),
+        num_cpus=unlike(plan.trunk_cpus, plan.task_cpus),
         num_gpus=plan.trunk_gpus or None,
     )
     done, total = 0, sum(job.rows for job in jobs)
@@ -163,7 +163,7 @@ def stream_features(
             batch_size=None,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=_unlike(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
+            num_cpus=unlike(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
             num_gpus=int(100 * plan.trunk_gpus * share) / 100 or None,
         )
     # A stream of its own settings: order tells which epoch a block belongs to.
@@ -352,14 +352,6 @@ class Trunk:
             for cut, output in zip(self._cuts, outputs, strict=True):
                 found[cut].append(output.numpy())
         return {cut: np.concatenate(arrays) for cut, arrays in found.items()}
-
-
-def _unlike(cpus: float, task_cpus: float) -> float:
-    """Return `cpus`, a little less where it equals `task_cpus`.
-
-    Ray Data fuses actors with tasks that book the same, and then decoding waits for the trunk.
-    """
-    return cpus if cpus != task_cpus else cpus - 0.001
 
 
 def tf_keras_seed(seed: int) -> None:
