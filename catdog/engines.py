@@ -129,10 +129,13 @@ def convert_to_openvino(model: ModelBytes) -> tuple[bytes, bytes]:
     set_weights(network, model.weights, where="the model")
     size = model.spec.image_size
     run = tf.function(
-        lambda image: network(image, training=False),
+        lambda image: tf.identity(network(image, training=False), name="probabilities"),
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
     )
     converted = openvino.convert_model(run.get_concrete_function(), input=[("image", [-1, size, size, 3])])
+    # B0's activations have gradients of their own, whose inputs the converter takes for outputs of the model.
+    (output,) = (output for output in converted.outputs if "probabilities:0" in output.names)
+    converted = openvino.Model([output.node.input_value(0)], converted.get_parameters(), "classifier")
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         graph = Path(folder) / "model.xml"
         openvino.save_model(converted, str(graph), compress_to_fp16=False)

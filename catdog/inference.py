@@ -80,6 +80,8 @@ def verify(out: str, *, say: Say = print) -> None:
 
     Raises UsageError where no predict job left anything, FailureError with what is wrong.
     """
+    if not out:
+        raise UsageError("--verify: expected --out, the folder of a predict job's results")
     out = artifacts.absolute(out)
     job = _read_job(out)
     if not job:

@@ -103,7 +103,7 @@ def label_alone(photos: str, model_dir: str, target: str) -> None:
 
 
 def watch(command: Sequence[str], count_rows: Callable[[str], int | None], *, verbose: bool) -> Watched:
-    """Run `command` and watch it; `count_rows` is called with each line of its output, or "" every 50 ms.
+    """Run `command` and watch it; `count_rows` is called with each line of its output, or "" ten times a second.
 
     Raises RuntimeError when it fails.
     """
@@ -118,11 +118,11 @@ def watch(command: Sequence[str], count_rows: Callable[[str], int | None], *, ve
             seen.append((time.monotonic() - start, rows))
 
     def poll() -> None:
-        while not ended.wait(0.05):
+        while not ended.wait(0.1):
             note("")
 
     def measure() -> None:
-        while not ended.wait(0.5):
+        while not ended.wait(5.0):  # adding up the pages of a process tree takes it a while
             peak[0] = max(peak[0], tree_bytes(process.pid))
 
     threads = [threading.Thread(target=target, daemon=True) for target in (poll, measure)]

@@ -55,3 +55,35 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "Dog" / "11702.jpg").write_text("<html>not a photo</html>")
     (folder / "Dog" / "copy.jpg").write_bytes((folder / "Dog" / "0.jpg").read_bytes())
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved Lite0 of ImageNet weights whose head tells nothing: good for all but the labels themselves."""
+    return save_classifier(tmp_path_factory.mktemp("model"), seed=0)
+
+
+def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """Save a Lite0 classifier with a random head drawn from `seed`."""
+    import tf_keras
+
+    from catdog import backbones, model
+    from catdog.card import ClassifierSpec, spec_to_card
+    from catdog.weights import load_weights
+
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    assert pretrained is not None
+    tf_keras.utils.set_random_seed(seed)
+    spec = ClassifierSpec(
+        backbone="efficientnet-lite0",
+        image_size=224,
+        classes=classes,
+        pooling="avg",
+        dropout=0.2,
+        input_scale=pretrained.scale,
+        input_offset=pretrained.offset,
+    )
+    classifier = model.build_classifier(spec)
+    backbones.load_pretrained(classifier, pretrained)
+    model.save_model(directory, classifier, spec_to_card(spec))
+    return directory

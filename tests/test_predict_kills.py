@@ -1,0 +1,142 @@
+"""Twenty kills at random moments, and not a row more or less: the driver, a model actor, a whole node."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import draw_photo
+
+KILLS = 20
+PHOTOS = 2600
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and two nodes of one CPU: three raylets."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hard links of forty small photos, and a few that cannot be read."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(40):
+        draw_photo(folder / f"{index:04d}.jpg", seed=index, colour=(5 * index, 90, 200 - 5 * index))
+    for index in range(40, PHOTOS):
+        os.link(folder / f"{index % 40:04d}.jpg", folder / f"{index:04d}.jpg")
+    for index in (100, 1500):
+        (folder / f"{index:04d}.jpg").unlink()
+        (folder / f"{index:04d}.jpg").write_text("not a photo")
+    return folder
+
+
+class Job:
+    """The predict command as a process of its own, killed and started again."""
+
+    def __init__(self, photos: Path, model: Path, out: Path, *, address: str) -> None:
+        self._out = out
+        self._command = [
+            sys.executable, "jobs/predict.py", "--photos", str(photos), "--model", str(model), "--out", str(out),
+        ]  # fmt: skip
+        self._environment = {**os.environ, "RAY_ADDRESS": address}
+        self.output = ""
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
+        )
+
+    def parts(self) -> int:
+        return len(list((self._out / "parts").glob("*.parquet")))
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self.finish()
+
+    def finish(self) -> int:
+        self.output += self._process.communicate(timeout=300)[0]
+        return self._process.returncode
+
+
+def kill_an_actor() -> bool:
+    """Kill a process that runs the model; tell whether there was one."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"MapWorker(MapBatches(PartWriter))" in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+                return True
+        except OSError:
+            continue  # it has ended by itself
+    return False
+
+
+def test_the_rows_of_a_job_killed_twenty_times_are_those_of_one_that_was_not(
+    cluster: Any, many_photos: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    calm = Job(many_photos, model_dir, tmp_path / "calm", address=cluster.address)
+    assert calm.finish() == 0, calm.output
+    wanted = pq.read_table(tmp_path / "calm/predictions")
+    assert wanted.num_rows == PHOTOS
+    kills: Counter[str] = Counter()
+    for seed in SEEDS:
+        out = tmp_path / f"killed-{seed}"
+        kills += killed_run(cluster, Job(many_photos, model_dir, out, address=cluster.address), random.Random(seed))
+        found = pq.read_table(out / "predictions")
+        assert found.equals(wanted)  # the order too: a part has its place
+        if kills.total() >= KILLS:
+            break
+    assert kills.total() >= KILLS
+    assert min(kills[what] for what in ("driver", "actor", "node")) >= 3
+
+
+def killed_run(cluster: Any, job: Job, chance: random.Random) -> Counter[str]:
+    """Let `job` end, and kill something whenever a few more parts stand; return what was killed how often."""
+    kills: Counter[str] = Counter()
+    next_kill = job.parts() + chance.randint(1, 3)
+    while not job.ended():
+        time.sleep(chance.uniform(0.05, 0.3))
+        if job.parts() < next_kill:
+            continue
+        what = chance.choice(["driver", "actor", "node"])
+        if what == "node":
+            cluster.remove_node(chance.choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        elif what == "driver":
+            before = job.parts()
+            job.kill()
+            job.output = ""
+            job.start()
+        elif not kill_an_actor():
+            continue
+        kills[what] += 1
+        next_kill = job.parts() + chance.randint(1, 3)
+        if what == "driver":
+            # What stood when the driver was killed is not done again.
+            assert job.parts() >= before
+    assert job.finish() == 0, job.output
+    if kills["driver"]:
+        assert "photos were labelled before." in job.output
+    return kills
