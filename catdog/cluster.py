@@ -259,7 +259,9 @@ def root_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
-    return (causes or lines[-1:] or [type(error).__name__])[0]
+    line = (causes or lines[-1:] or [type(error).__name__])[0]
+    # Of a dead process Ray goes on to list what may have been the cause.
+    return line.partition(" Worker exit type:")[0]
 
 
 def unlike(cpus: float, task_cpus: float) -> float:

@@ -141,7 +141,7 @@ class PredictConfig:
 
     photos: str = knob("", "what to label: a folder, glob, photo, zip, .txt of paths, .parquet of bytes, or URI")
     model: tuple[str, ...] = knob((), "model directory, as a train job leaves it; given twice, the two are compared")
-    out: str = knob("", "folder or URI of the results [labels/ and the name of the photos' folder]", identity=False)
+    out: str = knob("", "folder or URI of the results [labels/ and the name of the photos]", identity=False)
     format: str = knob("parquet", "how predictions are written", choices=("parquet", "csv", "json"))
     threshold: float = knob(0.0, "below this probability the label is `unsure`", low=0, high=1)
     top_k: int = knob(1, "so many of the most probable classes get columns of their own", low=1, high=1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,6 +76,12 @@ def is_one_photo(config: PredictConfig) -> bool:
     return not config.out and bool(config.model) and not config.sort_into and path.is_file() and not listing
 
 
+def default_out(photos: str) -> str:
+    """Return where the results go of a job that names no --out: the same command finds them again."""
+    name = re.sub(r"[^\w.-]+", "-", Path(photos.rstrip("/")).stem).strip("-.")
+    return f"labels/{name or 'photos'}"
+
+
 def verify(out: str, *, say: Say = print) -> None:
     """Prove that the committed rows below `out` are the files of their source, each once.
 
@@ -123,7 +130,7 @@ class _Job:
             raise UsageError(
                 f"expected --model once, or twice to compare two models, found it {len(config.model)} times"
             )
-        self.out = artifacts.absolute(config.out or f"labels/{Path(config.photos.rstrip('/')).stem}")
+        self.out = artifacts.absolute(config.out or default_out(config.photos))
         self.where = artifacts.join(self.out, "predictions")
         self._models = [read_model(directory) for directory in config.model]
         self._spec = _common_spec(self._models, config)

@@ -16,7 +16,7 @@ import ray
 from conftest import draw_photo
 from PIL import Image
 
-from catdog import labelling, predictions
+from catdog import labelling, photos, predictions
 from catdog.cluster import PredictPlan
 from catdog.errors import FailureError
 from catdog.images import decode_image
@@ -177,6 +177,38 @@ def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypat
     folder = draw_folder(tmp_path / "photos", count=2)
     with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
+
+
+def test_a_photo_that_vanishes_after_the_listing_is_an_error_row(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "photos", count=3)
+    inputs = list_inputs(str(folder))
+    (folder / "001.jpg").unlink()
+    found = [one.image for one in labelling._load(inputs, Decoding(image_size=32, max_pixels=10_000))]
+    assert [str(image) if isinstance(image, Exception) else image.shape for image in found] == [
+        (32, 32, 3), "missing: no such file", (32, 32, 3),
+    ]  # fmt: skip
+
+
+def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = draw_folder(tmp_path / "photos", count=3)
+    faults = {"000.jpg": 1, "002.jpg": 99}
+    read = photos._read
+
+    def read_badly(path: str, *, max_bytes: int) -> bytes:
+        name = Path(path).name
+        faults[name] = faults.get(name, 0) - 1
+        if faults[name] >= 0:
+            raise OSError(5, "Input/output error")
+        return read(path, max_bytes=max_bytes)
+
+    monkeypatch.setattr(photos, "_read", read_badly)
+    monkeypatch.setattr(photos, "RETRY_PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    found = list(labelling._load(list_inputs(str(folder)), Decoding(image_size=32, max_pixels=10_000)))
+    assert [one.retried for one in found] == [True, False, False]
+    assert str(found[2].image) == "io: [Errno 5] Input/output error"
+    assert isinstance(found[0].image, np.ndarray)
 
 
 def test_parts_are_small_where_photos_are_few_and_never_large() -> None:

@@ -238,6 +238,11 @@ def test_photos_are_moved_into_folders_once_their_rows_are_safe(folder: Path, mo
     assert f"Nothing to sort: {target} is laid out already." in SAID
 
 
+def test_results_without_a_place_go_below_labels() -> None:
+    found = [inference.default_out(photos) for photos in ("a/Pets.zip", "s3://b/pets/", "x/*.jpg", "/")]
+    assert found == ["labels/Pets", "labels/pets", "labels/photos", "labels/photos"]
+
+
 # Refusals and exit codes
 
 
