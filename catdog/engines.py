@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,11 +121,11 @@ def _checksum(graph: bytes, weights: bytes) -> bytes:
 
 def convert_to_openvino(model: ModelBytes) -> tuple[bytes, bytes]:
     """Convert `model` by OpenVINO's own converter, in float32; return the content of its .xml and .bin files."""
-    import openvino
     import tensorflow as tf
 
     from catdog.model import build_classifier, set_weights
 
+    openvino = _import_openvino()
     network = build_classifier(model.spec)
     set_weights(network, model.weights, where="the model")
     size = model.spec.image_size
@@ -140,6 +141,14 @@ def convert_to_openvino(model: ModelBytes) -> tuple[bytes, bytes]:
         graph = Path(folder) / "model.xml"
         openvino.save_model(converted, str(graph), compress_to_fp16=False)
         return graph.read_bytes(), graph.with_suffix(".bin").read_bytes()
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which reports each conversion over the network unless one opts out."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 class TensorflowEngine:
@@ -170,8 +179,7 @@ class OpenvinoEngine:
     """The model in OpenVINO on CPU threads, float32 throughout."""
 
     def __init__(self, graph: bytes, weights: bytes, *, classes: int, threads: int) -> None:
-        import openvino
-
+        openvino = _import_openvino()
         core = openvino.Core()
         model = core.read_model(model=graph, weights=weights)
         size = model.input(0).partial_shape[1].get_length()

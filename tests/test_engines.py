@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,11 +89,26 @@ def test_a_model_is_converted_once_and_then_runs_without_tensorflow(
         "from catdog.engines import *\n"
         f"spec = prepare_engine(read_model({str(model_dir)!r}), 'openvino', convert=None)\n"
         "found = spec.load(batch_size=1, threads=1)(np.zeros((1, 224, 224, 3), np.uint8))\n"
-        "print(json.dumps([found.tolist(), 'tensorflow' in sys.modules]))"
+        "loaded = [name for name in ('tensorflow', 'openvino_telemetry') if sys.modules.get(name)]\n"
+        "print(json.dumps([found.tolist(), loaded]))"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    (probabilities,), imported = json.loads(ended.stdout)
-    assert (sum(probabilities), imported, ended.stderr) == (pytest.approx(1), False, "")
+    (probabilities,), loaded = json.loads(ended.stdout)
+    assert (sum(probabilities), loaded, ended.stderr) == (pytest.approx(1), [], "")
+
+
+def test_a_conversion_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = (
+        "import sys\n"
+        "from catdog.engines import *\n"
+        f"convert_to_openvino(read_model({str(model_dir)!r}))\n"
+        "assert not sys.modules.get('openvino_telemetry')\n"
+        "assert 'openvino' in sys.modules\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
+    assert list(tmp_path.iterdir()) == []  # OpenVINO's telemetry keeps a file of consent in the home directory
 
 
 def test_a_conversion_that_was_cut_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
