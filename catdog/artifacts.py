@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,13 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
     """Return 16 hex digits that name `inputs` (anything JSON can hold), whatever the order of its keys."""
     text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cache_directory() -> Path:
+    """Return the directory of this machine that keeps what runs share: downloads, converted models."""
+    if own := os.environ.get("CATDOG_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog"
 
 
 def is_uri(path: str) -> bool:

@@ -7,12 +7,13 @@ tf-keras's own layers only.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+from catdog.keras_environment import set_keras_environment
+
+set_keras_environment()
 
 import tf_keras
 from efficientnet import model as efficientnet

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import FailureError, UsageError
+from catdog.keras_environment import keras_environment
 
 # Set before Ray is imported, in the driver and through it in every process of the cluster.
 _ENVIRONMENT = {
-    "TF_USE_LEGACY_KERAS": "1",  # Ray's TensorFlow workers set it too: one Keras everywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
@@ -216,7 +216,11 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={
-                "env_vars": {name: os.environ[name] for name in (*_ENVIRONMENT, *_QUIET) if name in os.environ}
+                "env_vars": {
+                    name: os.environ[name]
+                    for name in (*_ENVIRONMENT, *keras_environment(), *_QUIET)
+                    if name in os.environ
+                }
             },
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -229,7 +233,7 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
 
 def prepare_environment(*, verbose: bool) -> None:
     """Set the variables that Ray and TensorFlow read when they are imported; quiet unless `verbose`."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in {**_ENVIRONMENT, **keras_environment()}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user asks for it
     if not verbose:

@@ -215,6 +215,35 @@ def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> Conf
     return typing.cast(ConfigT, _construct(config_class, values, prefix=""))
 
 
+def check_knob(config_class: type[Any], key: str, *, flag: str) -> type:
+    """Return the type of the knob `key` of `config_class`.
+
+    Raises UsageError, naming `flag` and the nearest knob, where there is none.
+    """
+    fields = dict(_fields(config_class))
+    if key not in fields:
+        near = _nearest(key, fields).replace("--", "--space.")
+        raise UsageError(f"{flag}: there is no setting {_flag(key).lstrip('-')}{near}")
+    return _kind(fields[key])
+
+
+def convert_knob(config_class: type[Any], key: str, text: str, *, flag: str) -> Any:
+    """Return the value that `text` is for the knob `key`, as the command line reads it, checked.
+
+    Raises UsageError, naming `flag`, for a text of another type or a value out of range.
+    """
+    field = dict(_fields(config_class))[key]
+    kind = _kind(field)
+    try:
+        value = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"{flag}: expected {'true or false' if kind is bool else kind.__name__}, found {text!r}"
+        ) from error
+    _check_range(key, value, field)
+    return value
+
+
 def flatten_config(config: Any, *, identity_only: bool = False) -> dict[str, Any]:
     """Return the knobs of `config` as one flat table, `{"frozen.epochs": 12, …}`."""
     flat = {}

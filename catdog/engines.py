@@ -1,7 +1,7 @@
 """What runs a saved model: uint8 images in, probabilities out. TensorFlow always; OpenVINO where it is installed.
 
 OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. The
-model is converted once and kept in `openvino/` of the cache directory (weights.cache_directory) under its fingerprint.
+model is converted once and kept in `openvino/` of artifacts.cache_directory under its fingerprint.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from catdog import artifacts
+from catdog.artifacts import cache_directory
 from catdog.card import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
 from catdog.errors import FailureError, UsageError
-from catdog.weights import cache_directory
+from catdog.keras_environment import set_keras_environment
 
 
 class Engine(Protocol):
@@ -121,6 +122,7 @@ def _checksum(graph: bytes, weights: bytes) -> bytes:
 
 def convert_to_openvino(model: ModelBytes) -> tuple[bytes, bytes]:
     """Convert `model` by OpenVINO's own converter, in float32; return the content of its .xml and .bin files."""
+    set_keras_environment()
     import tensorflow as tf
 
     from catdog.model import build_classifier, set_weights
@@ -155,6 +157,7 @@ class TensorflowEngine:
     """The model in TensorFlow, on the GPU where the process has one."""
 
     def __init__(self, model: ModelBytes, *, batch_size: int, threads: int) -> None:
+        set_keras_environment()
         import tensorflow as tf
 
         from catdog.model import build_classifier, configure_tensorflow, set_weights

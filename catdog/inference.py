@@ -19,7 +19,7 @@ from catdog.card import ClassifierSpec
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
 from catdog.engines import ModelBytes, choose_engine, convert_to_openvino, prepare_engine, read_model
-from catdog.errors import BadPhotosError, FailureError, UsageError
+from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation import Comparison, Evaluation, compare, evaluate
 from catdog.images import decode_image
 from catdog.labelling import Decoding, label_photos, photos_a_part
@@ -45,6 +45,7 @@ def predict(config: PredictConfig, *, say: Say = print, started: float | None = 
     job = _Job(config, say=say, started=started if started is not None else time.monotonic())
     job.open()
     if predictions.is_committed(job.out):
+        artifacts.delete(predictions.parts_directory(job.out))  # where a kill came between mark and tidying
         say(f"Nothing to label: {job.where} is finished. --overwrite labels anew.")
         summary = artifacts.read_json(artifacts.join(job.out, SUMMARY_FILE))
     else:
@@ -57,12 +58,18 @@ def predict(config: PredictConfig, *, say: Say = print, started: float | None = 
 
 
 def predict_one(config: PredictConfig, *, say: Say = print) -> None:
-    """Label one photo in this process, without Ray, and print (class name, probability) for each model."""
+    """Label one photo in this process, without Ray, and print (class name, probability) for each model.
+
+    Raises UsageError as read_model does, FailureError when the photo cannot be read.
+    """
     engine = choose_engine(config.engine, gpus=False)
-    content = read_photo(artifacts.absolute(config.photos))
     for directory in config.model:
         model = read_model(directory)
-        image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
+        try:
+            content = read_photo(artifacts.absolute(config.photos))
+            image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
+        except ImageError as error:
+            raise FailureError(f"{config.photos}: {error}") from error
         run = prepare_engine(model, engine, convert=convert_to_openvino).load(batch_size=1, threads=1)
         (probabilities,) = run(image[np.newaxis])
         label = int(np.argmax(probabilities))
@@ -103,11 +110,13 @@ def verify(out: str, *, say: Say = print) -> None:
         raise FailureError(
             f"the {len(rows)} rows are not those of the {job['inputs']} that were found when the job began"
         )
+    checked = f"{len(rows)} rows, each of another photo; the checksums of all {len(manifest['files'])} files agree."
+    say(f"Verified: {checked}")
+    if job.get("moved"):
+        say(f"The photos themselves were moved out of {job['photos']} afterwards.")
+        return
     files = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
     gone, new = rows.keys() - files, files - rows.keys()
-    say(
-        f"Verified: {len(rows)} rows, each of another photo; the checksums of all {len(manifest['files'])} files agree."
-    )
     if gone or new:
         example = min(new or gone)
         raise FailureError(
@@ -138,6 +147,9 @@ class _Job:
             classes=self._spec.classes, threshold=config.threshold, top_k=config.top_k, models=len(self._models)
         )
         self._inputs: pa.Table | None = None
+        # What this job and earlier ones write may lie inside the folder of the photos.
+        into = {artifacts.absolute(config.sort_into)} if config.sort_into else set()
+        self._exclude = sorted(into.union(_read_job(self.out).get("exclude", [])))
 
     def open(self) -> None:
         """Compare with what an earlier command left in the output folder.
@@ -160,19 +172,19 @@ class _Job:
             self._check_sorting()
             self._check_truth()
             wanted["inputs"] = f"{self.inputs.num_rows} files {_digest(self.inputs['path'].to_pylist())}"
-            artifacts.write_json(artifacts.join(self.out, JOB_FILE), {**wanted, "exclude": self._exclude()})
+            artifacts.write_json(artifacts.join(self.out, JOB_FILE), {**wanted, "exclude": self._exclude})
 
     @property
     def inputs(self) -> pa.Table:
         """The photos to label, listed once."""
         if self._inputs is None:
-            self._inputs = list_inputs(self._config.photos, exclude=[self.out, *self._exclude()])
+            self._inputs = list_inputs(self._config.photos, exclude=[self.out, *self._exclude])
             self._say(f"Found {self._inputs.num_rows} files in {self._config.photos}.")
         return self._inputs
 
     def label(self) -> dict[str, Any]:
         """Label what has no part yet, commit, and return the summary."""
-        config, begin = self._config, time.monotonic()
+        config = self._config
         bounds = part_bounds(self.inputs, photos_a_part=photos_a_part(self.inputs.num_rows))
         with cluster.connected(verbose=config.verbose) as resources:
             cluster.quiet_datasets(verbose=config.verbose)
@@ -192,7 +204,7 @@ class _Job:
                 progress=progress,
             )
             manifest = self._commit([stop - start for start, stop in bounds], num_cpus=plan.task_cpus)
-        seconds = time.monotonic() - begin
+        seconds = time.monotonic() - self._started
         summary = self._summarize(manifest, engine=engine, labelled=progress.labelled, seconds=seconds)
         artifacts.write_json(artifacts.join(self.out, SUMMARY_FILE), summary)
         predictions.finish_commit(self.out, manifest)
@@ -317,9 +329,8 @@ class _Job:
         if artifacts.exists(mark) and wanted.items() <= artifacts.read_json(mark).items():
             self._say(f"Nothing to sort: {wanted['directory']} is laid out already.")
             return
-        if config.sort == "move":
-            job = _read_job(self.out)
-            artifacts.write_json(artifacts.join(self.out, JOB_FILE), {**job, "moved": True})
+        job = {**_read_job(self.out), "exclude": self._exclude, **({"moved": True} if config.sort == "move" else {})}
+        artifacts.write_json(artifacts.join(self.out, JOB_FILE), job)
         paths: list[str] = []
         folders: list[str] = []
         for table in predictions.read_rows(self.out, rule=self._rule):
@@ -357,9 +368,6 @@ class _Job:
     def _check_truth(self) -> None:
         if self._config.evaluate:
             self._truth(required=True)
-
-    def _exclude(self) -> list[str]:
-        return [artifacts.absolute(self._config.sort_into)] if self._config.sort_into else []
 
     def _identity(self) -> dict[str, Any]:
         """Return what decides the rows."""

@@ -7,13 +7,14 @@ loaded is code: a stranger's model cannot run anything.
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+from catdog.keras_environment import set_keras_environment
+
+set_keras_environment()
 
 import numpy as np
 import tensorflow as tf

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog import artifacts
+from catdog.artifacts import cache_directory
 from catdog.download import download, has_checksum
 from catdog.errors import FailureError, UsageError
 from catdog.tensors import Channels, Tensors, parse_tensors
@@ -95,13 +96,6 @@ def load_weights(
         offset=scaling.offset,
         license=_PUBLISHED_LICENSE if published else "unknown",
     )
-
-
-def cache_directory() -> Path:
-    """Return the directory that downloads are kept in."""
-    if own := os.environ.get("CATDOG_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog"
 
 
 def published_sources() -> tuple[Source, ...]:

@@ -23,7 +23,7 @@ def ray_session() -> Iterator[None]:
         warnings.simplefilter("ignore")
         import ray
 
-        names = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
+        names = ("TF_USE_LEGACY_KERAS", "KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
         ray.init(
             address="local",
             num_cpus=2,

@@ -106,9 +106,11 @@ def test_a_conversion_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
         "assert not sys.modules.get('openvino_telemetry')\n"
         "assert 'openvino' in sys.modules\n"
     )
-    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment = {**os.environ, "HOME": str(tmp_path), "CATDOG_CACHE": str(tmp_path / "cache")}
+    environment.pop("KERAS_HOME", None)
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
-    assert list(tmp_path.iterdir()) == []  # OpenVINO's telemetry keeps a file of consent in the home directory
+    # OpenVINO's telemetry would keep a file of consent in the home directory, Keras one of settings.
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_conversion_that_was_cut_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

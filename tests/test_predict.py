@@ -236,6 +236,21 @@ def test_photos_are_moved_into_folders_once_their_rows_are_safe(folder: Path, mo
     assert counts == {name: labels.count(name) for name in counts}
     predict(folder, out, model_dir, threshold=0.5001, sort_into=str(target), sort="move")
     assert f"Nothing to sort: {target} is laid out already." in SAID
+    inference.verify(str(out), say=SAID.append)
+    assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_copies_laid_out_among_the_photos_later_are_no_new_photos(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
+    predict(folder, out, model_dir)
+    predict(folder, out, model_dir, sort_into=str(folder / "sorted"))
+    assert len([path for path in (folder / "sorted").rglob("*") if path.is_file()]) == 13
+    predict(folder, out, model_dir)
+    assert SAID[0] == f"Found 13 files in {folder}."
+    inference.verify(str(out), say=SAID.append)
 
 
 def test_results_without_a_place_go_below_labels() -> None:
@@ -286,7 +301,7 @@ def test_one_photo_prints_its_label_as_the_article_does(folder: Path, model_dir:
     (folder / "broken.jpg").write_bytes((folder / "cat/0.jpg").read_bytes()[:300])
     ended = run_command("--photos", str(folder / "broken.jpg"), "--model", str(model_dir))
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("catdog: truncated: ")
+    assert ended.stderr.startswith(f"catdog: {folder}/broken.jpg: truncated: ")
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -15,9 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
+from catdog.artifacts import cache_directory
 from catdog.errors import FailureError, UsageError
 from catdog.tensors import DEFAULT_SCALINGS
-from catdog.weights import Pretrained, Source, cache_directory, load_weights, published_sources
+from catdog.weights import Pretrained, Source, load_weights, published_sources
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 KERNEL = np.random.default_rng(0).random((3, 3, 3, 32), np.float32)
