@@ -127,6 +127,16 @@ class TrainConfig(IngestConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """The tune job: a train job's settings, and which of them vary over which values."""
+
+    trials: int = knob(16, "trials in all, those of an earlier command included", low=1, high=100_000, identity=False)
+    space: tuple[str, ...] = knob((), "what varies: --space.KNOB DOMAIN, such as --space.dropout uniform:0,0.5")
+    scheduler: str = knob("asha", "how poor trials are stopped early", choices=("asha", "median", "none"))
+    features: str = knob("", "folder of cached features, of a train job too [RUN_DIR/features]", identity=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictClusterConfig:
     """What of the cluster a predict job uses."""
 
@@ -194,12 +204,24 @@ def parse_arguments(config_class: type[ConfigT], arguments: Sequence[str], *, de
     fields = dict(_fields(config_class))
     for key, field in fields.items():
         _add_flag(parser, key, field)
-    found = vars(parser.parse_args(list(arguments)))
+    found = vars(parser.parse_args(_join_space(arguments) if "space" in fields else list(arguments)))
     given = {
         key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if value is not None
     }
     defaults = RECIPE_DEFAULTS[str(given.get("recipe", "default"))] if "recipe" in fields else {}
     return build_config(config_class, {**defaults, **given})
+
+
+def _join_space(arguments: Sequence[str]) -> list[str]:
+    """Turn `--space.KNOB DOMAIN`, whatever the knob, into `--space KNOB=DOMAIN`."""
+    joined, rest = [], iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--space."):
+            joined.append(argument)
+            continue
+        name, equals, domain = argument.removeprefix("--space.").partition("=")
+        joined += ["--space", f"{name.replace('-', '_')}={domain if equals else next(rest, '')}"]
+    return joined
 
 
 def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:

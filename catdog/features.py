@@ -25,7 +25,7 @@ PLAIN_VIEW = 0
 PHOTOS_A_PART = 64
 VIEWS_A_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block of Ray Data
 _CHUNK_BYTES = 512 * 2**20
-_MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
 
 
 class RowSource(Protocol):
@@ -130,13 +130,20 @@ class CachedRows:
     """
 
     def __init__(
-        self, cache: FeatureCache, *, rank: int = 0, workers: int = 1, seed: int | None = None, equal: bool = False
+        self,
+        cache: FeatureCache,
+        *,
+        rank: int = 0,
+        workers: int = 1,
+        seed: int | None = None,
+        equal: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         total = sum(cache.row_counts)
         share = total // workers if equal else math.ceil(total / workers)
         first = min(total, rank * share)
         self.rows = min(share, total - first)
-        self._cache, self._seed = cache, seed
+        self._cache, self._seed, self._memory_bytes = cache, seed, memory_bytes
         self._slices = _block_slices(cache.row_counts, first, first + self.rows)
         self._memory: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -160,7 +167,7 @@ class CachedRows:
         held = self._memory.get((view, block))
         if held is None:
             held = self._cache.read(view, block)
-            if (len(self._memory) + 1) * self._cache.row_bytes * PHOTOS_A_PART <= _MEMORY_BYTES:
+            if (len(self._memory) + 1) * self._cache.row_bytes * PHOTOS_A_PART <= self._memory_bytes:
                 self._memory[view, block] = held
         return held[0][start:stop], held[1][start:stop]
 

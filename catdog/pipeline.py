@@ -95,7 +95,10 @@ def _recorded(run_dir: str) -> dict[str, Any]:
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
     photos = artifacts.absolute(config.photos) if config.photos else ""
-    return {**flatten_config(config, identity_only=True), "photos": photos}
+    settings = {**flatten_config(config, identity_only=True), "photos": photos}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+    }  # as JSON has it
 
 
 def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
@@ -146,7 +149,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     watch = Stopwatch(run_dir)
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
-    _check_cut(config)
+    check_cut(config)
     with cluster.connected(verbose=config.verbose) as resources:
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
@@ -155,7 +158,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir, say=say)
         watch.save()
-        layout = _StageLayout(config, manifest, pretrained, run_dir=run_dir)
+        layout = StageLayout(config, manifest, pretrained, root=artifacts.join(run_dir, "features"))
         importing = import_trainer()  # while the actors of the trunk pass start
         with watch.step("trunk"):
             rows = layout.extract(plan, say=say)
@@ -168,7 +171,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             spec=layout.spec,
             seed=config.seed,
             stages=layout.stages(),
-            card=_card(config, manifest, pretrained),
+            card=model_card(config, manifest, pretrained),
             plan=plan,
         )
         with watch.step("train"):
@@ -187,12 +190,11 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     return report
 
 
-class _StageLayout:
+class StageLayout:
     """What each stage reads: which photos in which views, cut where, cached or streamed."""
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, run_dir: str) -> None:
-        self._config, self._pretrained = config, pretrained
-        self._root = artifacts.join(run_dir, "features")
+    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, root: str) -> None:
+        self._config, self._pretrained, self._root = config, pretrained, root
         scale, offset = _input_scaling(config, pretrained)
         self.spec = ClassifierSpec(
             backbone=config.backbone,
@@ -323,7 +325,7 @@ def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
     return _KNOWN_SHAPES[cut]
 
 
-def _check_cut(config: TrainConfig) -> None:
+def check_cut(config: TrainConfig) -> None:
     """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
     plain = ClassifierSpec(
         backbone=config.backbone,
@@ -382,7 +384,8 @@ class _EpochFollower:
         return artifacts.join(self._job.run_dir, stage)
 
 
-def _card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
+def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
+    """Return what a model card says besides how to build the model."""
     return {
         "config": flatten_config(config, identity_only=True),
         "counts": manifest.counts(),
@@ -401,9 +404,9 @@ def _finish(
 ) -> dict[str, Any]:
     """Choose the model, draw the plots, write report.json last."""
     start = time.monotonic()
-    marks = {stage.name: _stage_mark(run_dir, stage.name) for stage in job.stages}
+    marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
     best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
-    _copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
+    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
     for leftover in ("checkpoints", *(f"{name}/progress.json" for name in marks)):
         artifacts.delete(artifacts.join(run_dir, leftover))
@@ -432,14 +435,19 @@ def _finish(
     return report
 
 
-def _stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
+def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
+    """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
+
+    Raises FailureError when it did not finish.
+    """
     summary = artifacts.completed(artifacts.join(run_dir, stage), inputs={})
     if summary is None:
         raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
     return summary
 
 
-def _copy_model(source: str, destination: str) -> None:
+def copy_model(source: str, destination: str) -> None:
+    """Copy a model directory, whole or not at all."""
     with artifacts.staged_directory(destination) as folder:
         for name in (CARD_FILE, WEIGHTS_FILE):
             (folder / name).write_bytes(artifacts.read_bytes(artifacts.join(source, name)))

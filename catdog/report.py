@@ -81,3 +81,57 @@ def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         rows.append((name, str(stage["epochs"]), *scores, duration(stage["seconds"])))
     return table_text(rows)
+
+
+def draw_sweep(records: Sequence[Mapping[str, Any]], knobs: Sequence[str], *, run_dir: str) -> None:
+    """Write sweep.png: validation accuracy against a learning rate, coloured by dropout, and the best one so far.
+
+    `records` are trial.json files; without a learning rate or dropout among `knobs`, others stand in.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rated = sorted((record for record in records if "validation" in record), key=lambda record: record["ended"])
+    numeric = [key for key in knobs if all(_is_number(record["values"][key]) for record in rated)]
+    across = next((key for key in numeric if "learning_rate" in key), numeric[0] if numeric else None)
+    colour = next((key for key in numeric if key == "dropout"), next((key for key in numeric if key != across), None))
+    figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    accuracies = [record["validation"]["accuracy"] for record in rated]
+    places = [record["values"][across] for record in rated] if across else list(range(len(rated)))
+    colours = [record["values"][colour] for record in rated] if colour else "#1f5fa8"
+    for status, marker in (("finished", "o"), ("stopped", "x")):
+        chosen = [index for index, record in enumerate(rated) if record["status"] == status]
+        if chosen:
+            dots = left.scatter(
+                [places[index] for index in chosen],
+                [accuracies[index] for index in chosen],
+                c=[colours[index] for index in chosen] if colour else colours,
+                marker=marker,
+                label=status,
+                **({"vmin": min(colours), "vmax": max(colours), "cmap": "viridis"} if colour else {}),
+            )
+            if colour and status == "finished":
+                figure.colorbar(dots, ax=left, label=colour)
+    if across and "learning_rate" in across:
+        left.set_xscale("log")
+    left.set_xlabel(across or "trial")
+    left.set_ylabel("validation accuracy")
+    left.legend(frameon=False, loc="best")
+    best = [max(accuracies[: index + 1]) for index in range(len(accuracies))]
+    minutes = [(record["ended"] - rated[0]["ended"] + rated[0]["seconds"]) / 60 for record in rated]
+    right.step(minutes, best, where="post", color="#1f5fa8", linewidth=2)
+    right.plot(minutes, accuracies, "o", color="#e07a1f", markersize=4, alpha=0.7)
+    right.set_xlabel("minutes since the first trial began")
+    right.set_ylabel("best validation accuracy so far")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    artifacts.write_bytes(artifacts.join(run_dir, "sweep.png"), content.getvalue())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ import pytest
 from conftest import draw_photo
 
 KILLS = 20
-PHOTOS = 2600
+PHOTOS = 1600
 SEEDS = (1, 2, 3)
 
 

@@ -1,0 +1,120 @@
+"""The search space of a sweep: which knobs vary, over what, and the values of trial number i.
+
+A domain is written `uniform:0,0.5`, `loguniform:1e-5,1e-2`, `choice:adam,rmsprop` or `grid:16,32,64`. The values of a
+trial depend on the seed and its number alone: a sweep that goes on, or is asked for more trials, keeps those it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from catdog.config import check_knob, convert_knob
+from catdog.errors import UsageError
+
+KINDS = ("uniform", "loguniform", "choice", "grid")
+DEFAULT_SPACE = {
+    "frozen.learning_rate": "loguniform:3e-4,3e-2",
+    "unfrozen.learning_rate": "loguniform:1e-5,1e-3",
+    "dropout": "uniform:0,0.5",
+}
+# What all trials share: their photos, the weights they start from, where they run.
+_FIXED = (
+    "backbone",
+    "weights",
+    "photos",
+    "run_dir",
+    "train_per_class",
+    "validation_per_class",
+    "test_per_class",
+    "max_pixels",
+    "verbose",
+    "recipe",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Domain:
+    """What one knob may be: a range from `low` to `high`, or one of `values`."""
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    values: tuple[Any, ...] = ()
+    whole: bool = False  # an integer knob: ranges are rounded
+
+    def draw(self, random: np.random.Generator) -> Any:
+        """Return one value by chance; a grid is not drawn from."""
+        if self.kind == "choice":
+            return self.values[int(random.integers(len(self.values)))]
+        share = float(random.random())
+        if self.kind == "loguniform":
+            found = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        else:
+            found = self.low + share * (self.high - self.low)
+        # Four digits tell trials apart, and a person can type them again.
+        return round(found) if self.whole else float(f"{found:.4g}")
+
+
+Space = Mapping[str, Domain]
+
+
+def parse_space(config_class: type[Any], texts: Mapping[str, str]) -> dict[str, Domain]:
+    """Read domains by knob, such as `{"dropout": "uniform:0,0.5"}`; the knobs are those of `config_class`.
+
+    Raises UsageError, in one line, for a knob that does not exist (the nearest is offered) or cannot be swept, for
+    a domain that is none, and for values that the knob does not take.
+    """
+    return {key: _parse_domain(config_class, key, text) for key, text in texts.items()}
+
+
+def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
+    flag = "--space." + key.replace("_", "-")
+    whole = check_knob(config_class, key, flag=flag) is int
+    if key in _FIXED or key.startswith("cluster."):
+        raise UsageError(f"{flag}: all trials of a sweep share it; sweep what is trained with")
+    kind, colon, rest = text.partition(":")
+    words = [word.strip() for word in rest.split(",") if word.strip()]
+    if not colon or kind not in KINDS or not words:
+        raise UsageError(
+            f"{flag}: expected uniform:LOW,HIGH, loguniform:LOW,HIGH, choice:A,B,… or grid:A,B,…, found {text!r}"
+        )
+    values = tuple(convert_knob(config_class, key, word, flag=flag) for word in words)
+    if kind in ("choice", "grid"):
+        if len(set(values)) < len(values):
+            raise UsageError(f"{flag}: expected different values, found {text!r}")
+        return Domain(kind=kind, values=values)
+    if len(values) != 2 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise UsageError(f"{flag}: expected two numbers, LOW,HIGH, found {text!r}")
+    low, high = values
+    if not low < high or (kind == "loguniform" and low <= 0):
+        raise UsageError(
+            f"{flag}: expected LOW below HIGH{', both over 0' if kind == 'loguniform' else ''}, found {text!r}"
+        )
+    return Domain(kind=kind, low=float(low), high=float(high), whole=whole)
+
+
+def grid_points(space: Space) -> list[dict[str, Any]]:
+    """Return every combination of the grids in `space`; one empty one where there is no grid."""
+    grids = {key: domain.values for key, domain in space.items() if domain.kind == "grid"}
+    return [dict(zip(grids, point, strict=True)) for point in itertools.product(*grids.values())]
+
+
+def draw_trial(space: Space, number: int, *, seed: int) -> dict[str, Any]:
+    """Return the values of trial `number`, from 0 on: grids in turn, all else by chance."""
+    points = grid_points(space)
+    random = np.random.default_rng([seed, number])
+    drawn = {key: domain.draw(random) for key, domain in sorted(space.items()) if domain.kind != "grid"}
+    return {key: {**drawn, **points[number % len(points)]}[key] for key in space}
+
+
+def check_trials(space: Space, trials: int) -> None:
+    """Raise UsageError when so few `trials` leave out points of the grid."""
+    points = len(grid_points(space))
+    if trials < points:
+        raise UsageError(f"--trials {trials}: expected at least {points}, the points of the grid")
