@@ -17,6 +17,7 @@ from catdog.keras_environment import keras_environment
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
 }
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",

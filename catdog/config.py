@@ -132,6 +132,7 @@ class TuneConfig(TrainConfig):
 
     trials: int = knob(16, "trials in all, those of an earlier command included", low=1, high=100_000, identity=False)
     space: tuple[str, ...] = knob((), "what varies: --space.KNOB DOMAIN, such as --space.dropout uniform:0,0.5")
+    search: str = knob("random", "how values are found; optuna learns from the trials", choices=("random", "optuna"))
     scheduler: str = knob("asha", "how poor trials are stopped early", choices=("asha", "median", "none"))
     features: str = knob("", "folder of cached features, of a train job too [RUN_DIR/features]", identity=False)
 

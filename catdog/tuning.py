@@ -30,6 +30,7 @@ from catdog.features import CachedRows, FeatureCache
 from catdog.manifest import Manifest
 from catdog.pipeline import StageLayout, check_cut, copy_model, ingest, model_card, open_run, stage_mark
 from catdog.report import draw_sweep
+from catdog.search import make_searcher, require_optuna
 from catdog.space import DEFAULT_SPACE, Space, check_trials, draw_trial, parse_space
 from catdog.stages import (
     DivergedError,
@@ -264,8 +265,11 @@ class _DistributedTrial:
 
 
 def _effort(epoch: int, *, last: bool, ended: bool) -> int:
-    """Return what schedulers count: the epochs of the last stage, which cost, and 1 for all that comes before."""
-    return 1 + epoch if last else int(ended)
+    """Return what schedulers count: the epochs of the last stage, which cost, and 1 for all that comes before.
+
+    The very last epoch does not count: a trial that has come so far is not to be stopped before it leaves its model.
+    """
+    return 1 + epoch - int(ended) if last else int(ended)
 
 
 @lru_cache(maxsize=1)
@@ -306,7 +310,10 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     begin = started if started is not None else time.monotonic()
     texts = dict(item.split("=", 1) for item in config.space) or DEFAULT_SPACE
     space = parse_space(TrainConfig, texts)
-    check_trials(space, config.trials)
+    if config.search == "optuna":
+        require_optuna()
+    else:
+        check_trials(space, config.trials)
     check_layouts(space)
     run_dir = open_run(config)
     if artifacts.exists(artifacts.join(run_dir, "report.json")):
@@ -399,14 +406,22 @@ def _run(
     storage = artifacts.join(sweep.run_dir, "tune")
     artifacts.delete(storage)  # Ray Tune's own notes of a sweep that was killed; ours are the records
     follower = _make_follower(sweep, config, done=done, say=say)
-    trials = [{"number": number, **draw_trial(sweep.space, number, seed=config.seed)} for number in waiting]
+    if config.search == "optuna":
+        chosen: dict[str, Any] = {}
+        search = {"search_alg": make_searcher(sweep.space, done=done, seed=config.seed), "num_samples": len(waiting)}
+    else:
+        drawn = [{"number": number, **draw_trial(sweep.space, number, seed=config.seed)} for number in waiting]
+        chosen, search = {"chosen": ray_tune.grid_search(drawn)}, {}
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(run_chosen, sweep=sweep, pretrained=shared), {"cpu": trial_cpus}
         ),
-        param_space={"chosen": ray_tune.grid_search(trials)},
+        param_space=chosen,
         tune_config=ray_tune.TuneConfig(
-            scheduler=_scheduler(config), max_concurrent_trials=parallel, reuse_actors=not config.cluster.workers
+            scheduler=_scheduler(config),
+            **search,
+            max_concurrent_trials=parallel,
+            reuse_actors=not config.cluster.workers,
         ),
         run_config=ray_tune.RunConfig(
             name="tune",
@@ -438,9 +453,9 @@ def _scheduler(config: TuneConfig) -> Any:
             time_attr="effort",
             metric="val_loss",
             mode="min",
-            max_t=last.epochs + 2,  # beyond the last epoch: Tune would stop a trial there before it has left its model
+            max_t=last.epochs + 2,  # never reached: ASHA would stop a trial there before it leaves its model
             grace_period=1,
-            reduction_factor=3,
+            reduction_factor=4,
         )
     if config.scheduler == "median":
         return schedulers.MedianStoppingRule(

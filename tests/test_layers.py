@@ -20,7 +20,7 @@ LAYERS = [
         "tensors",
     },
     {"cluster", "features", "manifest", "sorting", "sources", "weights"},
-    {"backbones", "engines", "trunk"},
+    {"backbones", "engines", "search", "trunk"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},

@@ -23,6 +23,7 @@ from catdog import tuning
 from catdog.card import read_card
 from catdog.config import TrainConfig, TuneConfig, build_config, parse_arguments
 from catdog.errors import UsageError
+from catdog.stages import DivergedError
 
 SAID: list[str] = []
 SMALL = {
@@ -112,6 +113,32 @@ def test_features_of_a_train_job_are_not_computed_again(finished: Path, photo_fo
     assert {record["epochs"] for record in records(tmp_path / "other").values()} == {4, 5}
 
 
+def test_optuna_s_search_runs_and_goes_on_from_what_it_learnt(
+    finished: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    settings = {"features": str(finished / "features"), "search": "optuna", "unfrozen.epochs": 0}
+    space = ("dropout=uniform:0,0.5", "frozen.learning_rate=loguniform:1e-4,1e-1", "frozen.optimizer=choice:adam,sgd")
+    sweep(photo_folder, tmp_path, trials=3, space=space, **settings)
+    first = records(tmp_path)
+    sweep(photo_folder, tmp_path, trials=5, space=space, **settings)
+    found = records(tmp_path)
+    assert set(found) == set(range(5))
+    assert {number: found[number] for number in first} == first
+    assert len({record["values"]["dropout"] for record in found.values()}) == 5
+    assert all(0 <= record["values"]["dropout"] <= 0.5 for record in found.values())
+
+
+def test_a_distributed_trial_is_a_trainer_of_its_own(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+    sweep(
+        photo_folder, tmp_path, trials=1, features=str(finished / "features"), **{"cluster.workers": 2},
+    )  # fmt: skip
+    (record,) = records(tmp_path).values()
+    assert (record["status"], record["epochs"]) == ("finished", 6)
+    assert sorted(path.name for path in (tmp_path / "trials/00000").iterdir()) == ["model", "trial.json"]
+    assert read_card(str(tmp_path / "model"))["dropout"] == record["values"]["dropout"]
+
+
 def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
     killed = threading.Event()
 
@@ -155,6 +182,26 @@ def test_a_sweep_whose_driver_is_killed_goes_on(finished: Path, photo_folder: Pa
     after = records(tmp_path)
     assert set(after) == set(range(6))
     assert {number: after[number] for number in before} == before
+
+
+def test_a_loss_that_is_no_number_is_a_failed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise DivergedError("the loss is not a number after epoch 1")
+
+    monkeypatch.setattr(tuning, "_Trial", diverge)
+    whole: Any = tuning.Sweep(
+        base=TrainConfig(),
+        space={},
+        card={},
+        layouts={},
+        run_dir=str(tmp_path),
+        memory_bytes=0,
+        plan=None,  # type: ignore[arg-type]
+    )
+    tuning.run_trial({"number": 3, "dropout": 0.1}, sweep=whole, pretrained=None)  # type: ignore[arg-type]
+    record = records(tmp_path)[3]
+    assert (record["status"], record["reason"]) == ("failed", "the loss is not a number after epoch 1")
+    assert tuning.trial_text(record) == "trial 3 failed, the loss is not a number after epoch 1 in 0s (dropout 0.1)"
 
 
 @pytest.mark.parametrize(
