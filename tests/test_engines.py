@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,6 +17,9 @@ from catdog.engines import EngineSpec, choose_engine, convert_to_openvino, prepa
 from catdog.errors import UsageError
 from catdog.images import decode_image
 from catdog.sample import draw_sample
+
+# Not pytest.importorskip: it would import OpenVINO with its telemetry.
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +59,11 @@ def random_b0(directory: Path) -> Path:
     return directory
 
 
+@needs_openvino
 @pytest.mark.parametrize("backbone", ["lite0", "b0"])
 def test_openvino_agrees_with_tensorflow(
     backbone: str, model_dir: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
     model = read_model(str(model_dir if backbone == "lite0" else random_b0(tmp_path)))
     wanted = EngineSpec(model=model).load(batch_size=32, threads=2)(images)
@@ -70,10 +74,10 @@ def test_openvino_agrees_with_tensorflow(
     assert spec.load(batch_size=1, threads=1)(images[:0]).shape == (0, len(model.spec.classes))
 
 
+@needs_openvino
 def test_a_model_is_converted_once_and_then_runs_without_tensorflow(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
     model, calls = read_model(str(model_dir)), list[int]()
 
@@ -97,8 +101,8 @@ def test_a_model_is_converted_once_and_then_runs_without_tensorflow(
     assert (sum(probabilities), loaded, ended.stderr) == (pytest.approx(1), [], "")
 
 
+@needs_openvino
 def test_a_conversion_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     program = (
         "import sys\n"
         "from catdog.engines import *\n"
@@ -113,8 +117,8 @@ def test_a_conversion_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
+@needs_openvino
 def test_a_conversion_that_was_cut_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
     model = engines.ModelBytes(spec=None, weights=b"", fingerprint="f" * 16)  # type: ignore[arg-type]
     prepare_engine(model, "openvino", convert=lambda _: (b"graph", b"weights"))
@@ -124,8 +128,8 @@ def test_a_conversion_that_was_cut_is_made_again(tmp_path: Path, monkeypatch: py
     assert stored.read_bytes() == b"w"
 
 
+@needs_openvino
 def test_a_cache_that_cannot_be_written_does_not_stop_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
     (tmp_path / "file").touch()
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "file"))
     model = engines.ModelBytes(spec=None, weights=b"", fingerprint="f" * 16)  # type: ignore[arg-type]
