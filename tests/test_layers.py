@@ -19,7 +19,7 @@ LAYERS = [
         "space",
         "tensors",
     },
-    {"cluster", "features", "manifest", "sorting", "sources", "weights"},
+    {"cluster", "features", "manifest", "openvino_graph", "sorting", "sources", "weights"},
     {"backbones", "engines", "search", "trunk"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
