@@ -16,6 +16,7 @@ LAYERS = [
         "photos",
         "predictions",
         "report",
+        "schedulers",
         "space",
         "tensors",
     },
