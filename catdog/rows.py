@@ -52,6 +52,20 @@ def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1
     return pa.schema([*fields, pa.field("error", pa.string())])
 
 
+def outcome_schema(classes: Sequence[str]) -> pa.Schema:
+    """Return the columns of an outcome: the prediction of a photo whose class is known, of a train run."""
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),  # validation or test
+            pa.field("true", pa.string(), nullable=False),  # class name
+            pa.field("label", pa.string(), nullable=False),  # class name, the most probable one
+            pa.field("probability", pa.float32(), nullable=False),  # of `label`
+            *(pa.field(f"p_{name}", pa.float32(), nullable=False) for name in classes),
+        ]
+    )
+
+
 def check_schema(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
     """Return `table` with its columns in the order of `schema`.
 

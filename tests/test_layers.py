@@ -13,6 +13,7 @@ LAYERS = [
         "evaluation",
         "keras_environment",
         "layouts",
+        "outcomes",
         "photos",
         "predictions",
         "report",
