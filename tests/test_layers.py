@@ -20,7 +20,7 @@ LAYERS = [
         "space",
         "tensors",
     },
-    {"cluster", "features", "manifest", "sorting", "sources", "weights"},
+    {"calibration", "cluster", "features", "manifest", "sorting", "sources", "weights"},
     {"backbones", "engines", "search", "thumbnails", "trunk"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
