@@ -10,6 +10,7 @@ LAYERS = [
     {
         "augmentation",
         "card",
+        "duplicates",
         "evaluation",
         "keras_environment",
         "layouts",
