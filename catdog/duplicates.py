@@ -50,7 +50,8 @@ class NearDuplicates:
 def find_near_duplicates(hashes: np.ndarray, splits: np.ndarray, *, limit: int) -> NearDuplicates:
     """Find pairs of different `splits` (N,) whose `hashes` (N,) uint64 differ in at most 4 bits.
 
-    Of photos of one split whose hashes are equal the first one stands for all. Not all pairs are compared: of 5 bands of bits, one at least is equal in such a pair, by the pigeonhole principle.
+    Of photos of one split whose hashes are equal the first one stands for all. Not all pairs are compared: of 5 bands
+    of bits, one at least is equal in such a pair, by the pigeonhole principle.
     """
     _, kinds = np.unique(splits, return_inverse=True)
     # Photos of one split that look exactly the same are one: a thousand blank pages would make a million pairs.

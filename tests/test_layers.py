@@ -13,6 +13,7 @@ LAYERS = [
         "duplicates",
         "evaluation",
         "keras_environment",
+        "label_errors",
         "layouts",
         "outcomes",
         "photos",
