@@ -55,6 +55,31 @@ def decode_image(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS) -> 
         return np.array(square.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else square)
 
 
+def make_thumbnail(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS, quality: int = 80) -> bytes:
+    """Return the photo as a small JPEG: upright, its aspect kept, the longer side `size` pixels or what it has.
+
+    Raises ImageError as `decode_image` does.
+    """
+    with _opened(content, max_pixels=max_pixels) as image:
+        scale = min(1.0, size / max(image.size))
+        sides = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        draft = image.draft("RGB", sides)
+        image.load()
+        orientation = _orientation(image)
+        small = _to_rgb(image).resize(sides, Image.Resampling.BILINEAR, box=draft[1] if draft else None)
+        if orientation in _UPRIGHT:
+            small = small.transpose(_UPRIGHT[orientation])
+        return encode_jpeg(small, quality=quality)
+
+
+def encode_jpeg(image: Image.Image | np.ndarray, *, quality: int = 80) -> bytes:
+    """Return an RGB image, or uint8 (H, W, 3), as a JPEG without any metadata of the photo it comes from."""
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=quality, exif=b"")
+    return sink.getvalue()
+
+
 def inspect_image(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return (width, height) in pixels of the upright photo, after proof that all its pixels decode.
 

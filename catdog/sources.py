@@ -5,6 +5,7 @@ Every input has a key, its `path`, as in photos.py; a photo inside a Parquet fil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog import artifacts
-from catdog.errors import ImageError, UsageError
+from catdog.errors import CatdogError, ImageError, UsageError
 from catdog.photos import RETRY_PAUSES_SECONDS, Photo, list_photos, permanent_error, read_photo, source_exists
 
 INPUTS = pa.schema(
@@ -31,6 +33,7 @@ INPUTS = pa.schema(
 )
 # A column of names in a Parquet file, in the order of preference.
 _NAME_COLUMNS = ("path", "file_name", "filename", "file", "name", "id")
+_ROW = re.compile(r"\.parquet!", re.IGNORECASE)
 
 Retry = Callable[[], None]
 
@@ -64,6 +67,28 @@ def list_inputs(source: str, *, exclude: Sequence[str] = ()) -> pa.Table:
     numbers = pa.nulls(len(photos), pa.int32())
     columns = [pa.array([photo[column] for photo in photos], pa.string()) for column in (0, 1)]
     return pa.table([*columns, nothing, numbers, numbers], schema=INPUTS)
+
+
+def find_inputs(paths: Sequence[str]) -> pa.Table:
+    """Return rows of the schema INPUTS for `paths`, keys as `list_inputs` gives them, in their order.
+
+    A key inside a Parquet file is left out when the file cannot be read or has no such row any more.
+    """
+    tables = {path: _split_table(path) for path in paths}
+    listed: dict[str, dict[str, Any]] = {}
+    for table in sorted({table for table in tables.values() if table}):
+        with contextlib.suppress(CatdogError):
+            rows = _list_table(table)
+            listed |= {row["path"]: row for row in rows.filter(pc.is_in(rows["path"], pa.array(paths))).to_pylist()}
+    alone = dict.fromkeys(("table", "row_group", "row"))
+    found = [listed.get(path) if tables[path] else {"path": path, "relative": path, **alone} for path in paths]
+    return pa.Table.from_pylist([row for row in found if row], schema=INPUTS)
+
+
+def _split_table(path: str) -> str | None:
+    """Return the Parquet file in the key of one of its rows; None for a photo by itself."""
+    candidates = (path[: mark.end() - 1] for mark in _ROW.finditer(path))
+    return next((table for table in candidates if source_exists(table)), None)
 
 
 def part_bounds(inputs: pa.Table, *, photos_a_part: int) -> list[tuple[int, int]]:

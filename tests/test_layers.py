@@ -20,7 +20,7 @@ LAYERS = [
         "tensors",
     },
     {"cluster", "features", "manifest", "sorting", "sources", "weights"},
-    {"backbones", "engines", "search", "trunk"},
+    {"backbones", "engines", "search", "thumbnails", "trunk"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},
