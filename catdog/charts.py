@@ -152,9 +152,7 @@ def curve(histories: Mapping[str, History], score: str, *, title: str) -> Html:
         for place, row in zip(places, rows, strict=True):
             if math.isfinite(row[score]):
                 dots.append(tag("circle", cx=place, cy=y.place(row[score]), r=3, class_="dot s1"))
-            tip = (
-                f"{name}, epoch {int(row['epoch'])}\ntraining {row[score]:.4f}\nvalidation {row[f'val_{score}']:.4f}"
-            )
+            tip = f"{name}, epoch {int(row['epoch'])}\ntraining {row[score]:.4f}\nvalidation {row[f'val_{score}']:.4f}"
             width = (x.end - x.start) / total
             bands.append(
                 tag("rect", x=place - width / 2, y=_TOP, width=width, height=bottom - _TOP, class_="hit", data_tip=tip)
@@ -183,7 +181,9 @@ def histogram(counts: Sequence[int], *, low: float, high: float, title: str, x_l
         place = x.start + index * width
         if count:
             top = y.place(count)
-            bars.append(tag("rect", x=place + 0.5, y=top, width=width - 1, height=bottom - top, class_=f"bar s{series}"))
+            bars.append(
+                tag("rect", x=place + 0.5, y=top, width=width - 1, height=bottom - top, class_=f"bar s{series}")
+            )
         bars.append(tag("rect", x=place, y=_TOP, width=width, height=bottom - _TOP, class_="hit", data_tip=tip))
     return _frame(x, y, *bars, title=title, x_label=x_label, y_label="photos (logarithmic)" if log else "photos")
 
@@ -304,9 +304,7 @@ def share_bar(share: float, *, series: int = 0) -> Html:
     """Return a bar as long as `share` of its cell."""
     bar = tag("rect", width=100.0 * min(1.0, max(0.0, share)), height=8, rx=1, class_=f"bar s{series}")
     back = tag("rect", width=100, height=8, rx=1, class_="track")
-    return tag(
-        "svg", back, bar, viewBox="0 0 100 8", preserveAspectRatio="none", class_="share", aria_hidden="true"
-    )
+    return tag("svg", back, bar, viewBox="0 0 100 8", preserveAspectRatio="none", class_="share", aria_hidden="true")
 
 
 def legend(*entries: tuple[str, str]) -> Html:

@@ -174,7 +174,9 @@ def common_prefix(paths: Sequence[str]) -> str:
     if not paths:
         return ""
     first, last = min(paths), max(paths)
-    same = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(map(len, (first, last))))
+    same = next(
+        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(map(len, (first, last)))
+    )
     return first[: first.rfind("/", 0, same) + 1]
 
 

@@ -21,7 +21,7 @@ class Html(str):
 Child = str | int | float | None | Iterable[Any]
 
 
-def tag(name: str, *children: Child, **attributes: str | float | bool | None) -> Html:
+def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Html:
     """Return the element `name` with `children` (escaped, nested as they come, None left out).
 
     An attribute's underscores become hyphens and one at its end goes (`class_`, `data_tip`); True stands for an

@@ -76,7 +76,7 @@ def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
         (
             one["name"],
             f"{one['photos']:,}",
-            *("–" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall", "f1")),
+            *("-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall", "f1")),
         )
         for one in scores
     ]
