@@ -109,17 +109,27 @@ def tiles(*entries: tuple[str, str, str] | None) -> Html:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[Child]], *, caption: str | None = None, sortable: bool = False
+    head: Sequence[str],
+    rows: Sequence[Sequence[Child]],
+    *,
+    caption: str | None = None,
+    sortable: bool = False,
+    texts: int = 1,
 ) -> Html:
-    """Return a table whose first column is text and whose others are numbers.
+    """Return a table whose first `texts` columns are text and whose others are numbers.
 
     A cell that is a tuple of (value, text) is sorted by the one and shows the other. A wide table scrolls in itself.
     """
     titles = (
-        tag("th", tag("button", name, type="button") if sortable else name, scope="col", class_="text" * (not index))
+        tag(
+            "th",
+            tag("button", name, type="button") if sortable else name,
+            scope="col",
+            class_="text" if index < texts else None,
+        )
         for index, name in enumerate(head)
     )
-    lines = (tag("tr", join(_cell(cell, first=not index) for index, cell in enumerate(row))) for row in rows)
+    lines = (tag("tr", join(_cell(cell, place, texts) for place, cell in enumerate(row))) for row in rows)
     inside = tag(
         "table",
         tag("caption", caption) if caption else None,
@@ -130,13 +140,14 @@ def table(
     return tag("div", inside, class_="scroll", tabindex="0", role="region", aria_label=caption or "Table")
 
 
-def _cell(cell: Child, *, first: bool) -> Html:
+def _cell(cell: Child, place: int, texts: int) -> Html:
     value = None
     if isinstance(cell, tuple):
         value, cell = cell
-    if first:
-        return tag("th", cell, scope="row", class_="text", data_value=value)
-    return tag("td", cell, data_value=value)
+    kind = "text" if place < texts else None
+    if place == 0:
+        return tag("th", cell, scope="row", class_=kind, data_value=value)
+    return tag("td", cell, class_=kind, data_value=value)
 
 
 def figure(caption: Child, *body: Child, wide: bool = False) -> Html:
@@ -151,7 +162,7 @@ def details(title: str, *body: Child) -> Html:
 
 def settings_table(settings: Mapping[str, Any], *, head: tuple[str, str]) -> Html:
     """Return names and values, whatever they are, as text."""
-    return table(head, [(name, tag("span", str(value), class_="name")) for name, value in settings.items()])
+    return table(head, [(name, tag("span", str(value), class_="name")) for name, value in settings.items()], texts=2)
 
 
 def share_table(counts: Mapping[str, int], *, head: tuple[str, str]) -> Html:

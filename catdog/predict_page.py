@@ -209,21 +209,20 @@ def _errors(shown: Shown) -> Section | None:
         code, _, message = error["error"].partition(": ")
         rows.append((tag("span", error["path"], class_="name"), code, tag("span", message, class_="name")))
     more = total - len(rows)
+    listing = table(("file", "code", "reason"), rows, sortable=True, texts=3)
     said = ", ".join(f"{count:,} {code}" for code, count in shown.error_counts.items())
     body = join(
         [
-            tag("p", f"{total:,} files have no label: {said}."),
+            tag("p", f"{total:,} {'files have' if total > 1 else 'file has'} no label: {said}."),
             tag("p", f"Listed are {len(rows):,} of them, 100 of a kind at most.", class_="soft") if more else None,
-            details(f"{len(rows):,} files", table(("file", "code", "reason"), rows, sortable=True))
-            if len(rows) > 12
-            else table(("file", "code", "reason"), rows, sortable=True),
+            details(f"{len(rows):,} files", listing) if len(rows) > 12 else listing,
         ]
     )
     return Section(name="errors", title="Files that could not be read", body=body)
 
 
 def _making(out: str, summary: Mapping[str, Any]) -> Html:
-    models = [(tag("span", one["path"], class_="name"), one["fingerprint"]) for one in summary["models"]]
+    models = [(tag("span", one["path"], class_="name"), tag("code", one["fingerprint"])) for one in summary["models"]]
     return join(
         [
             tag("p", "Rows: ", tag("code", artifacts.join(out, "predictions")), f"; engine {summary['engine']}."),

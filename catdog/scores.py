@@ -13,9 +13,14 @@ from catdog.rows import UNSURE
 Evaluation = Mapping[str, Any]  # as Evaluation.to_json has it
 
 
+def accuracy_interval(accuracy: float, photos: int) -> tuple[float, float]:
+    """Return the 95 % interval (Wilson) of an accuracy on so many photos."""
+    return wilson_interval(round(accuracy * photos), photos)
+
+
 def accuracy_cell(accuracy: float, photos: int) -> Html:
     """Return an accuracy with its 95 % interval below it."""
-    low, high = wilson_interval(round(accuracy * photos), photos)
+    low, high = accuracy_interval(accuracy, photos)
     return join([f"{accuracy:.4f}", tag("small", f"{low:.3f} to {high:.3f}")])
 
 
