@@ -308,9 +308,20 @@ def share_bar(share: float, *, series: int = 0) -> Html:
 
 
 def legend(*entries: tuple[str, str]) -> Html:
-    """Return a line of (class of the mark, text)."""
+    """Return a line of (class of the mark, text): a dot or a line."""
     marks = (
-        tag("li", tag("svg", tag("circle", cx=6, cy=6, r=4.5, class_=kind), viewBox="0 0 12 12"), text)
+        tag(
+            "li",
+            tag(
+                "svg",
+                tag("path", d="M0 6L18 6", class_=kind)
+                if kind.startswith("line")
+                else tag("circle", cx=9, cy=6, r=4.5, class_=kind),
+                viewBox="0 0 18 12",
+                aria_hidden="true",
+            ),
+            text,
+        )
         for kind, text in entries
     )
     return tag("ul", join(marks), class_="legend")

@@ -96,6 +96,11 @@ def leave_page(directory: str, build: Callable[[], str], *, say: Say) -> None:
 # Pieces that pages share
 
 
+def count_text(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural where it is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def tiles(*entries: tuple[str, str, str] | None) -> Html:
     """Return headline numbers: (what, the number, what it means)."""
     return tag(

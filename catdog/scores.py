@@ -88,15 +88,15 @@ def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
     return table(("class", "photos", "precision", "recall", "F1"), rows)
 
 
-def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: str) -> str:
-    """Return in words how two models differ, with McNemar's test."""
+def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: str, where: str = "photos") -> str:
+    """Return in words how two models differ, with McNemar's test; `where` names the photos."""
     photos, agree = comparison["photos"], comparison["agree"]
-    text = f"They say the same on {agree:,} of {photos:,} photos ({agree / photos:.1%})."
+    text = f"On the {photos:,} {where} they say the same {agree:,} times ({agree / photos:.1%})."
     if comparison.get("p_value") is None:
         return text
     p = comparison["p_value"]
-    meaning = "no more than chance explains" if p >= 0.05 else "more than chance explains"
+    meaning = "too large for chance alone" if p < 0.05 else "that chance alone may explain"
     return (
         f"{text} Only {first} is right on {comparison['only_first_correct']:,}, only {second} on "
-        f"{comparison['only_second_correct']:,}: a difference of {meaning} (McNemar's exact test, p = {p:.3g})."
+        f"{comparison['only_second_correct']:,}: a difference {meaning} (McNemar's exact test, p = {p:.3g})."
     )

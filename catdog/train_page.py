@@ -13,7 +13,18 @@ from catdog.card import CARD_FILE
 from catdog.charts import History, curve, legend, reliability
 from catdog.console import duration
 from catdog.markup import Child, Html, join, tag
-from catdog.page import Section, build_page, details, figure, image, seconds_table, settings_table, table, tiles
+from catdog.page import (
+    Section,
+    build_page,
+    count_text,
+    details,
+    figure,
+    image,
+    seconds_table,
+    settings_table,
+    table,
+    tiles,
+)
 from catdog.scores import accuracy_cell, accuracy_interval, comparison_sentence, score_sentence, score_tables
 
 DIAGNOSIS_FILE = "diagnosis.json"
@@ -72,7 +83,7 @@ def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     right = round(scores["accuracy"] * photos)
     before = diagnosis.get("calibration", {}).get("before")
     return tiles(
-        (f"accuracy on {split} photos", f"{scores['accuracy']:.4f}", _interval(scores["accuracy"], photos)),
+        (f"{split} accuracy", f"{scores['accuracy']:.4f}", _interval(scores["accuracy"], photos)),
         ("wrong", f"{photos - right:,} of {photos:,}", f"{split} photos"),
         ("log loss", f"{scores['loss']:.4f}", f"on {split} photos"),
         ("calibration error", f"{before['error']:.4f}", "0 is perfect") if before else None,
@@ -88,7 +99,7 @@ def _judge(report: Mapping[str, Any]) -> str:
 
 def _interval(accuracy: float, photos: int) -> str:
     low, high = accuracy_interval(accuracy, photos)
-    return f"95 % interval {low:.4f} to {high:.4f}"
+    return f"95 %: {low:.4f} to {high:.4f}"
 
 
 def _curves(histories: Mapping[str, History]) -> Section | None:
@@ -128,7 +139,7 @@ def _stages(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
         rows.append((title, *cells, duration(stage["seconds"])))
     head = [text for split in splits for text in (f"{split} accuracy", f"{split} loss")]
     sentences = [
-        tag("p", f"On the {comparison['photos']:,} {split} photos: ", _compare(comparison))
+        tag("p", _compare(comparison, where=f"{split} photos"))
         for split, comparison in diagnosis.get("comparison", {}).items()
         if comparison
     ]
@@ -138,8 +149,8 @@ def _stages(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     )
 
 
-def _compare(comparison: Mapping[str, Any]) -> str:
-    return comparison_sentence(comparison, first="the frozen stage", second="the unfrozen stage")
+def _compare(comparison: Mapping[str, Any], *, where: str) -> str:
+    return comparison_sentence(comparison, first="the frozen stage", second="the unfrozen stage", where=where)
 
 
 def _confusion(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Section | None:
@@ -169,7 +180,7 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
     if after:
         text += (
             f"; with the temperature {temperature:.3g}, by which the logits are divided, it is {after['error']:.4f}. "
-            "The model card holds the temperature, and the model's probabilities are after it."
+            "The saved model divides by it already, and its card says so."
         )
     else:
         text += ". The probabilities are as the network says them: no temperature made them better."
@@ -177,7 +188,7 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
     key = legend(*((f"dot s{index}", name) for index, name in enumerate(series)))
     chart = reliability(series, title="Reliability: share right against probability said")
     note = "A mark is one of 15 bins, as large as it has photos; on the broken line probabilities mean what they say."
-    body = join([tag("p", text), tag("div", figure(note, key, chart), class_="columns")])
+    body = tag("div", figure(note, key, chart), tag("p", text), class_="columns")
     return Section(name="calibration", title="What a probability means", body=body)
 
 
@@ -267,7 +278,7 @@ def _counts(counts: Mapping[str, Any]) -> Html:
     classes = list(next(iter(splits.values()), {}))
     rows: list[Sequence[Child]] = [(name, *(f"{splits[split].get(name, 0):,}" for split in splits)) for name in classes]
     rows.append(("in all", *(f"{sum(found.values()):,}" for found in splits.values())))
-    text = f"{counts.get('rejected', 0):,} files were rejected; manifest/rejected.parquet says why."
+    text = f"Rejected: {count_text(counts.get('rejected', 0), 'file')}; manifest/rejected.parquet says why."
     return join([table(("class", *splits), rows), tag("p", text, class_="soft")])
 
 
