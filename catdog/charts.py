@@ -15,7 +15,7 @@ from catdog.markup import Html, join, tag
 History = Sequence[Mapping[str, float]]
 
 _WIDTH, _HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 16, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 16, 40
 _LOG_RATIO = 30  # values that spread over more than this are shown on a logarithmic axis
 
 
@@ -261,7 +261,7 @@ def parallel(columns: Sequence[tuple[str, Sequence[Any]]], *, tips: Sequence[str
 
     `ranks` in [0, 1] colours the rows, 0 the best, which is drawn last. Texts and truth values stand in their order.
     """
-    width, height, top, bottom = 150 * max(len(columns), 4), 330, 46, 300
+    width, height, top, bottom = 150 * max(len(columns), 4), 312, 46, 300
     places = [70 + index * (width - 140) / max(1, len(columns) - 1) for index in range(len(columns))]
     axes, heights = [], []
     for index, ((name, values), place) in enumerate(zip(columns, places, strict=True)):

@@ -58,8 +58,8 @@ def choose_rows(
     labels = [*classes, *([UNSURE] if unsure else [])]
     groups = min(_A_GROUP, max(1, PICTURES // (2 * len(labels) + 2)))
     chooser = _Chooser(labels, classes=classes, most=groups, true=true)
-    for number, table in enumerate(tables):
-        chooser.add(table, number=number)
+    for table in tables:
+        chooser.add(table)
     return chooser.shown()
 
 
@@ -93,13 +93,14 @@ class _Chooser:
         self._error_counts: Counter[str] = Counter()
         self._start = 0
 
-    def add(self, table: pa.Table, *, number: int) -> None:
-        """Take note of the rows of `table`, the `number`-th."""
+    def add(self, table: pa.Table) -> None:
+        """Take note of the rows of `table`, which follow those of the last one."""
         places = np.arange(self._start, self._start + table.num_rows)
         label_ids = pc.index_in(table["label"], value_set=pa.array(self._labels, pa.string()))
         found = label_ids.fill_null(-1).to_numpy().astype(np.int64)
         probability = table["probability"].fill_null(0.0).to_numpy().astype(np.float64)
-        chance = np.random.default_rng([_SEED, number]).random(table.num_rows)
+        # By its place alone a row has its chance, however the rows are cut into files.
+        chance = np.random.Generator(np.random.PCG64(_SEED).advance(self._start)).random(table.num_rows)
         for label_id, label in enumerate(self._labels):
             these = np.flatnonzero(found == label_id)
             self._counts[label] += len(these)

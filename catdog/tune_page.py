@@ -92,7 +92,7 @@ def _parallel(drawn: Sequence[Record], knobs: Sequence[str], *, total: int) -> H
     # A score that all trials share tells nothing.
     columns = [(name, values) for name, values in columns if name in knobs or len(set(values)) > 1]
     ranks = [place / max(1, len(drawn) - 1) for place in range(len(drawn))]
-    text = "Each line is a trial; the darker, the better its validation accuracy, and of equals its loss."
+    text = "Each line is a trial; the stronger its blue, the better its validation accuracy, and of equals its loss."
     if total > len(drawn):
         text += f" Drawn are the best {len(drawn):,} of {total:,}."
     chart = parallel(columns, tips=[_tip(record) for record in drawn], ranks=ranks)
@@ -100,31 +100,25 @@ def _parallel(drawn: Sequence[Record], knobs: Sequence[str], *, total: int) -> H
 
 
 def _scatters(drawn: Sequence[Record], knobs: Sequence[str]) -> Html:
-    charts = []
-    for key in knobs:
-        for score, title, _ in _SCORES:
-            charts.append(
-                tag(
-                    "div",
-                    _scatter(drawn, key, score, title),
-                    data_knob=key,
-                    data_score=score,
-                    hidden=not (key == knobs[0] and score == "accuracy"),
-                )
-            )
     states = [state for state in _STATES if any(record["status"] == state for record in drawn)]
-    choices = tag(
-        "div",
-        tag("label", "Knob", tag("select", join(tag("option", key) for key in knobs), id="knob")),
+    parts: list[Child] = [
         tag(
-            "label",
-            "Score",
-            tag("select", join(tag("option", title, value=key) for key, title, _ in _SCORES), id="score"),
-        ),
-        class_="tools",
-    )
-    note = "A stopped trial has the best score that it had come to."
-    return figure(note, choices, _state_legend(states), join(charts))
+            "div",
+            tag("label", "Knob", tag("select", join(tag("option", key) for key in knobs), id="knob")),
+            class_="tools",
+        )
+    ]
+    for key in knobs:
+        charts = (
+            figure(
+                f"{title.capitalize()} against {key}; a stopped trial has the best that it had come to.",
+                _state_legend(states),
+                _scatter(drawn, key, score, title),
+            )
+            for score, title, _ in _SCORES
+        )
+        parts.append(tag("div", join(charts), class_="columns", data_knob=key, hidden=key != knobs[0]))
+    return tag("div", join(parts), class_="stack")
 
 
 def _scatter(drawn: Sequence[Record], key: str, score: str, title: str) -> Html:
@@ -199,7 +193,8 @@ def _trials(records: Sequence[Record], knobs: Sequence[str], rated: Sequence[Rec
             (
                 str(record["number"]),
                 record["status"],
-                *((scores[key], number_text(float(scores[key]))) if scores else "" for key, _, _ in _SCORES),
+                f"{scores['accuracy']:.4f}" if scores else "",
+                (scores["loss"], f"{scores['loss']:.4g}") if scores else "",
                 str(record.get("epochs", 0)),
                 (record["seconds"], duration(record["seconds"])),
                 *((record["values"].get(key), number_text(record["values"].get(key))) for key in knobs),

@@ -5,21 +5,23 @@ import pytest
 
 # A module imports only from layers below its own.
 LAYERS = [
-    {"errors", "console", "versions"},
-    {"config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
+    {"errors", "console", "markup", "versions"},
+    {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
     {
         "augmentation",
         "card",
         "evaluation",
+        "gallery",
         "keras_environment",
         "layouts",
+        "page",
         "photos",
         "predictions",
         "report",
         "space",
         "tensors",
     },
-    {"cluster", "features", "manifest", "sorting", "sources", "weights"},
+    {"cluster", "features", "manifest", "scores", "sorting", "sources", "weights"},
     {"backbones", "engines", "search", "thumbnails", "trunk"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
