@@ -16,6 +16,7 @@ CARD_FORMAT = 1
 # Cuts that are no layer's name: before the whole backbone, and between the pooling and the head.
 INPUT_CUT = "input"
 HEAD_CUT = "head"
+OUTPUT = "fc_out"  # the output layer's name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -121,12 +121,25 @@ class FeatureCache:
         features = _from_binary(table["feature"], self.row_bytes).view(self.dtype).reshape(-1, *self.shape)
         return features, table["label"].to_numpy()
 
+    def read_paths(self) -> list[str]:
+        """Return the path of each photo, in the order of the rows: as it was when the features were computed."""
+        system, root = artifacts.open_filesystem(self.directory)
+
+        def read(block: int) -> list[str]:
+            with system.open_input_file(f"{root}/{part_name(block, 0)}") as file:
+                paths: list[str] = pq.ParquetFile(file).read_row_group(0, columns=["path"])["path"].to_pylist()
+                return paths
+
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(read, (block for block, count in enumerate(self.row_counts) if count))
+            return [path for paths in found for path in paths]
+
 
 class CachedRows:
     """One worker's share of a cache: a run of photos, each epoch in the next view and another order.
 
     With `equal`, all workers get the same number of photos, so their steps match; at most workers - 1 photos
-    are left out then. Without, the shares cover every photo.
+    are left out then. Without, the shares cover every photo. Of `total` photos the share has `rows` from `first` on.
     """
 
     def __init__(
@@ -143,6 +156,7 @@ class CachedRows:
         share = total // workers if equal else math.ceil(total / workers)
         first = min(total, rank * share)
         self.rows = min(share, total - first)
+        self.first, self.total = first, total
         self._cache, self._seed, self._memory_bytes = cache, seed, memory_bytes
         self._slices = _block_slices(cache.row_counts, first, first + self.rows)
         self._memory: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}

@@ -11,6 +11,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -22,6 +23,7 @@ from catdog.errors import ImageError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 # Pillow refuses more than 2 * MAX_IMAGE_PIXELS, 178,956,970, whatever the caller allows.
 MAX_PIXELS = 64_000_000
+_GRAY_SIZE = 32
 
 # What must be done to the stored picture to see it upright (EXIF 2.32, tag 0x0112); 1 is upright already.
 _UPRIGHT = {
@@ -80,17 +82,33 @@ def encode_jpeg(image: Image.Image | np.ndarray, *, quality: int = 80) -> bytes:
     return sink.getvalue()
 
 
-def inspect_image(content: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) in pixels of the upright photo, after proof that all its pixels decode.
+class Inspection(NamedTuple):
+    """What a photo is found to be: its sides in pixels, upright, and (32, 32) uint8 gray levels of what it shows."""
+
+    width: int
+    height: int
+    gray: np.ndarray
+
+
+def inspect_image(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Inspection:
+    """Return the size of the upright photo and a tiny gray picture, after proof that all its pixels decode.
 
     A JPEG is decoded in gray at 1/8: that reads every coded bit and skips most of the arithmetic after it.
     Raises ImageError as `decode_image` does.
     """
     with _opened(content, max_pixels=max_pixels) as image:
         width, height = image.size
-        image.draft("L", (1, 1))
+        draft = image.draft("L", (1, 1))
         image.load()
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+        orientation = _orientation(image)
+        # Of its gray levels nothing but the coarse picture counts, so no mode but the transparent ones needs care.
+        plain = image.mode in ("L", "RGB", "P", "1", "CMYK", "YCbCr") and not image.has_transparency_data
+        gray = (image if plain else _to_rgb(image)).convert("L")
+        small = gray.resize((_GRAY_SIZE, _GRAY_SIZE), Image.Resampling.BILINEAR, draft[1] if draft else None, 3.0)
+        if orientation in _UPRIGHT:
+            small = small.transpose(_UPRIGHT[orientation])
+        sides = (height, width) if orientation in _SIDEWAYS else (width, height)
+        return Inspection(*sides, np.asarray(small))
 
 
 @contextlib.contextmanager

@@ -22,14 +22,13 @@ import tf_keras
 
 from catdog import artifacts
 from catdog.backbones import build_backbone
-from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
+from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, OUTPUT, WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
 from catdog.errors import FailureError, UsageError
 from catdog.images import decode_image
 from catdog.photos import read_photo
 
 GAP = "gap"
 DROPOUT = "dropout_out"
-OUTPUT = "fc_out"
 
 
 def build_classifier(spec: ClassifierSpec) -> tf_keras.Model:

@@ -21,6 +21,8 @@ MANIFEST = pa.schema(
         pa.field("digest", pa.string(), nullable=False),  # sha256 of the file's bytes, hex
         pa.field("width", pa.int32(), nullable=False),  # pixels, after EXIF orientation
         pa.field("height", pa.int32(), nullable=False),
+        # Perceptual hash, as in duplicates.py; null where there is hardly any contrast, and in manifests of old.
+        pa.field("look", pa.uint64()),
     ]
 )
 
@@ -50,6 +52,20 @@ def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1
             fields.append(pa.field(f"{prefix}top{rank}_label", pa.string()))
             fields.append(pa.field(f"{prefix}top{rank}_probability", pa.float32()))
     return pa.schema([*fields, pa.field("error", pa.string())])
+
+
+def outcome_schema(classes: Sequence[str]) -> pa.Schema:
+    """Return the columns of an outcome: the prediction of a photo whose class is known, of a train run."""
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),  # validation or test
+            pa.field("true", pa.string(), nullable=False),  # class name
+            pa.field("label", pa.string(), nullable=False),  # class name, the most probable one
+            pa.field("probability", pa.float32(), nullable=False),  # of `label`
+            *(pa.field(f"p_{name}", pa.float32(), nullable=False) for name in classes),
+        ]
+    )
 
 
 def check_schema(table: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:

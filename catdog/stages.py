@@ -30,6 +30,7 @@ from catdog.cluster import Plan, root_cause
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
+from catdog.outcomes import build_outcomes, write_outcomes
 from catdog.trunk import Shared, share, stream_features
 
 HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")
@@ -143,6 +144,40 @@ def evaluate(classifier: Any, *, cut: str, rows: RowSource, strategy: Any) -> di
     return {"accuracy": scores["acc"], "loss": scores["loss"]}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a classifier made of one split: its scores, and for each photo its probabilities.
+
+    `labels` (N,) and `probabilities` (N, classes) are in the order of the cache, the same on every worker.
+    """
+
+    scores: dict[str, float]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def score_splits(classifier: Any, *, cut: str, splits: Mapping[str, CachedRows], strategy: Any) -> dict[str, Scored]:
+    """Run `classifier` over each split once; every worker calls this with its shares and gets the whole."""
+    tail = _Tail(classifier, StageConfig(), cut=cut, strategy=strategy, batch=1)
+    found = {}
+    for split, rows in splits.items():
+        kept: list[np.ndarray] = []
+        sums = tail.evaluate(rows, kept)
+        # A share is entered at its place among zeros, so that the sum over the workers is the whole.
+        whole = np.zeros((rows.total, 1 + tail.classes))
+        if kept:
+            whole[rows.first : rows.first + rows.rows] = np.concatenate(kept)
+        columns = tail.total(np.concatenate([sums, whole.ravel()]))
+        scores = _scores(columns[:3], prefix="")
+        probabilities = columns[3:].reshape(whole.shape)
+        found[split] = Scored(
+            scores={"accuracy": scores["acc"], "loss": scores["loss"]},
+            labels=probabilities[:, 0].astype(np.int32),
+            probabilities=probabilities[:, 1:].astype(np.float32),
+        )
+    return found
+
+
 class _Tail:
     """The trained part of a classifier with its optimizer: steps on batches, sums over workers."""
 
@@ -160,6 +195,7 @@ class _Tail:
             kind = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}[settings.optimizer]
             self.optimizer = getattr(tf_keras.optimizers, kind)(settings.learning_rate)
             self.optimizer.build(self.model.trainable_variables)
+        self.classes = int(self.model.output.shape[-1])
         self._train, self._evaluate = self._compile(batch)
 
     def _compile(self, batch: int) -> tuple[Any, Any]:
@@ -188,7 +224,10 @@ class _Tail:
 
         def measure(features: Any, labels: Any) -> Any:
             inputs = features if image_like else tf.cast(features, network.input.dtype)
-            return scores(labels, network(inputs, training=False))[1]
+            probabilities = network(inputs, training=False)
+            # The label is a column of it: what comes back of all workers is one matrix.
+            labelled = tf.concat([tf.cast(labels, tf.float32)[:, tf.newaxis], probabilities], axis=1)
+            return scores(labels, probabilities)[1], labelled
 
         return (
             tf.function(lambda x, y: strategy.run(step, args=(x, y)), reduce_retracing=True),
@@ -199,13 +238,19 @@ class _Tail:
         """Take one step; return this worker's [sum of losses, right answers, rows]."""
         return np.asarray(self._train(features, labels), np.float64)
 
-    def evaluate(self, rows: RowSource) -> np.ndarray:
-        """Return this worker's [sum of losses, right answers, rows] over one epoch of `rows`."""
+    def evaluate(self, rows: RowSource, kept: list[np.ndarray] | None = None) -> np.ndarray:
+        """Return this worker's [sum of losses, right answers, rows] over one epoch of `rows`.
+
+        What it said is appended to `kept`: arrays (N, 1 + classes) of label and probabilities.
+        """
         sums = np.zeros(3)
         for features, labels in rows.epoch(0):
             for start in range(0, len(labels), _EVALUATION_BATCH):
                 stop = start + _EVALUATION_BATCH
-                sums += np.asarray(self._evaluate(features[start:stop], labels[start:stop]), np.float64)
+                found, labelled = self._evaluate(features[start:stop], labels[start:stop])
+                sums += np.asarray(found, np.float64)
+                if kept is not None:
+                    kept.append(np.asarray(labelled))
         return sums
 
     def total(self, values: np.ndarray) -> np.ndarray:
@@ -397,7 +442,9 @@ class _StageWorker:
         else:
             self._train = CachedRows(stage.train, rank=rank, workers=workers, seed=job.seed, equal=True)
         self._validation = CachedRows(stage.validation, rank=rank, workers=workers)
-        self._test = CachedRows(stage.test, rank=rank, workers=workers) if stage.test else None
+        self._splits = {"validation": self._validation}
+        if stage.test:
+            self._splits["test"] = CachedRows(stage.test, rank=rank, workers=workers)
 
     def fit(self, classifier: Any, strategy: Any, state: StageState | None) -> None:
         """Train the stage, measure its best epoch, and leave model, history and mark in its directory."""
@@ -414,12 +461,10 @@ class _StageWorker:
             on_epoch=self._report,
             on_step=self._show_step if self._rank == 0 else None,
         )
-        scores = {"validation": evaluate(classifier, cut=stage.cut, rows=self._validation, strategy=strategy)}
-        if self._test is not None:
-            scores["test"] = evaluate(classifier, cut=stage.cut, rows=self._test, strategy=strategy)
+        scored = score_splits(classifier, cut=stage.cut, splits=self._splits, strategy=strategy)
         weights = classifier.get_weights()  # every worker: some variables are gathered when they are read
         if self._rank == 0:
-            self._leave(classifier, weights, state, scores, distributed=strategy.num_replicas_in_sync > 1)
+            self._leave(classifier, weights, state, scored, distributed=strategy.num_replicas_in_sync > 1)
         self._barrier()
 
     def _leave(
@@ -427,7 +472,7 @@ class _StageWorker:
         classifier: Any,
         weights: list[np.ndarray],
         state: StageState,
-        scores: dict[str, Any],
+        scored: dict[str, Scored],
         *,
         distributed: bool,
     ) -> None:
@@ -445,13 +490,32 @@ class _StageWorker:
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
             "train_seconds": round(sum(row["seconds"] for row in state.history), 3),
-            **scores,
+            **{split: found.scores for split, found in scored.items()},
         }
         card = {**spec_to_card(self._job.spec), **self._job.card, "stage": stage}
         with artifacts.staged_directory(artifacts.join(self._directory, "model")) as folder:
             model.save_model(folder, classifier, card)
         write_history(self._directory, state.history)
+        write_outcomes(self._directory, self._outcomes(scored))
         artifacts.mark_complete(self._directory, inputs={}, summary=stage)
+
+    def _outcomes(self, scored: dict[str, Scored]) -> pa.Table:
+        """Return the prediction rows of every split, one after the other."""
+        caches = {"validation": self._stage.validation, "test": self._stage.test}
+        tables = []
+        for split, found in scored.items():
+            cache = caches[split]
+            assert cache is not None
+            tables.append(
+                build_outcomes(
+                    cache.read_paths(),
+                    split=split,
+                    labels=found.labels,
+                    probabilities=found.probabilities,
+                    classes=self._job.spec.classes,
+                )
+            )
+        return pa.concat_tables(tables)
 
     def _report(self, state: StageState, checkpoint: bool) -> None:
         import ray.train

@@ -139,14 +139,14 @@ def test_a_16_bit_ramp_is_scaled_and_not_clipped() -> None:
 def test_of_an_animation_the_first_frame_counts() -> None:
     content = encode(plain("RGB", RED), "GIF", save_all=True, append_images=[plain("RGB", BLUE)])
     assert decode_image(content, size=1).tolist() == [[list(RED)]]
-    assert inspect_image(content) == (5, 4)
+    assert inspect_image(content)[:2] == (5, 4)
 
 
 def test_a_jpeg_of_two_pictures_is_read() -> None:
     first = plain("RGB", (80, 80, 80), (900, 600))  # large enough for draft
     content = encode(first, "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
     assert decode_image(content, size=1).tolist() == [[[80, 80, 80]]]
-    assert inspect_image(content) == (900, 600)
+    assert inspect_image(content)[:2] == (900, 600)
 
 
 def test_the_resize_is_bilinear_and_keeps_no_aspect() -> None:
@@ -176,7 +176,7 @@ def test_photos_are_turned_upright(orientation: int, image_format: str) -> None:
     content = encode(QUARTERS, image_format, exif=exif, quality=95)
     quarters = decode_image(content, size=16)[4::8, 4::8].astype(int)
     assert np.abs(quarters - UPRIGHT[orientation]).max() <= 8
-    assert inspect_image(content) == ((32, 64) if orientation >= 5 else (64, 32))
+    assert inspect_image(content)[:2] == ((32, 64) if orientation >= 5 else (64, 32))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_photos_are_turned_upright(orientation: int, image_format: str) -> None:
 )
 def test_broken_exif_is_ignored(exif: bytes) -> None:
     content = encode(QUARTERS, "JPEG", exif=exif)
-    assert inspect_image(content) == (64, 32)
+    assert inspect_image(content)[:2] == (64, 32)
     assert decode_image(content, size=16)[2, 2].tolist() == pytest.approx(RED, abs=12)
 
 
@@ -253,7 +253,7 @@ def test_a_truncated_file_is_found_wherever_it_ends(read: Callable[..., Any], op
 
 def test_the_limit_is_of_pixels_and_the_callers() -> None:
     content = encode(landscape(40, 25), "PNG")
-    assert inspect_image(content, max_pixels=1000) == (40, 25)
+    assert inspect_image(content, max_pixels=1000)[:2] == (40, 25)
     assert code_of(inspect_image, content, max_pixels=999) == "too-large"
     assert code_of(decode_image, content, size=8, max_pixels=999) == "too-large"
 
@@ -293,4 +293,4 @@ def test_no_bytes_whatever_raise_anything_else(image_format: str) -> None:
             with contextlib.suppress(ImageError):
                 assert decode_image(bytes(content), size=8, max_pixels=1_000_000).shape == (8, 8, 3)
             with contextlib.suppress(ImageError):
-                assert min(inspect_image(bytes(content), max_pixels=1_000_000)) > 0
+                assert min(inspect_image(bytes(content), max_pixels=1_000_000)[:2]) > 0

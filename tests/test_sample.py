@@ -51,14 +51,14 @@ def test_another_seed_draws_other_pictures(sample: Path, tmp_path: Path) -> None
 def test_pictures_are_photos_like_any_other(sample: Path) -> None:
     for content in list(contents(sample).values())[::8]:
         assert content.startswith(b"\xff\xd8\xff")
-        assert inspect_image(content) == (320, 240)
+        assert inspect_image(content)[:2] == (320, 240)
         # A blank or broken picture would be flat.
         assert decode_image(content, size=64).std() > 15
 
 
 def test_the_size_is_width_and_height(tmp_path: Path) -> None:
     draw_sample(tmp_path / "small", per_class=1, size=(120, 160))
-    assert [inspect_image(content) for content in contents(tmp_path / "small").values()] == [(120, 160)] * 2
+    assert [inspect_image(content)[:2] for content in contents(tmp_path / "small").values()] == [(120, 160)] * 2
 
 
 def test_the_classes_share_their_colours(sample: Path) -> None:

@@ -165,3 +165,22 @@ def test_history_survives_the_round_trip(tmp_path: Path) -> None:
     assert stages.read_history(str(tmp_path)) == [row]
     header = (tmp_path / "history.csv").read_text().splitlines()[0]
     assert header == "epoch,steps,seconds,learning_rate,loss,acc,val_loss,val_acc"
+
+
+class ShareOfRows(ArrayRows):
+    """All rows, as the one worker of a run has them."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+        super().__init__(features, labels)
+        self.first, self.total = 0, self.rows
+
+
+def test_the_probabilities_of_a_split_are_the_model_s_own_in_the_order_of_its_rows(fresh) -> None:  # type: ignore[no-untyped-def]
+    made = rows(20, seed=1)
+    split = ShareOfRows(made._features, made._labels)
+    found = stages.score_splits(fresh, cut=HEAD_CUT, splits={"validation": split}, strategy=strategy())["validation"]  # type: ignore[dict-item]
+    _, tail = model.split_at(fresh, HEAD_CUT)
+    np.testing.assert_allclose(found.probabilities, tail.predict(made._features, verbose=0), atol=1e-6)
+    assert found.labels.tolist() == made._labels.tolist()
+    assert found.scores == pytest.approx(stages.evaluate(fresh, cut=HEAD_CUT, rows=made, strategy=strategy()))
+    assert found.scores["accuracy"] == (found.probabilities.argmax(axis=1) == made._labels).mean()

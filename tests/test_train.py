@@ -57,6 +57,23 @@ def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, dict, list]) ->
     assert json.loads((run_dir / "report.json").read_text()) == report
 
 
+def check_outcomes(run_dir: Path, report: dict) -> None:
+    """Every validation and test photo has one row, and the rows give the scores of report.json."""
+    manifest = pq.read_table(run_dir / "manifest" / "manifest.parquet").to_pylist()
+    known = {row["path"]: (row["split"], row["class"]) for row in manifest if row["split"] in ("validation", "test")}
+    for stage in ("frozen", "unfrozen"):
+        rows = pq.read_table(run_dir / stage / "predictions.parquet").to_pylist()
+        assert {row["path"]: (row["split"], row["true"]) for row in rows} == known
+        assert len(rows) == len(known)
+        for split in ("validation", "test"):
+            chances = [row[f"p_{row['true']}"] for row in rows if row["split"] == split]
+            assert -np.log(chances).mean() == pytest.approx(report["stages"][stage][split]["loss"], abs=1e-4)
+
+
+def test_each_stage_leaves_a_row_for_every_validation_and_test_photo(finished: tuple[Path, dict, list]) -> None:
+    check_outcomes(*finished[:2])
+
+
 def test_the_report_has_the_numbers_of_both_stages(finished: tuple[Path, dict, list]) -> None:
     _, report, _ = finished
     assert report["classes"] == ["cat", "dog"]
@@ -170,6 +187,7 @@ def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
     )  # fmt: skip
     assert "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each)." in lines
     assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
+    check_outcomes(tmp_path / "two", two)
     for stage in ("frozen", "unfrozen"):
         assert two["stages"][stage]["epochs"] == one["stages"][stage]["epochs"]
         assert two["stages"][stage]["test"]["accuracy"] == 1.0
