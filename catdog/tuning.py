@@ -28,6 +28,7 @@ from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
 from catdog.features import CachedRows, FeatureCache
 from catdog.manifest import Manifest
+from catdog.page import leave_page
 from catdog.pipeline import StageLayout, check_cut, copy_model, ingest, model_card, open_run, stage_mark
 from catdog.report import draw_sweep
 from catdog.schedulers import make_scheduler
@@ -44,6 +45,7 @@ from catdog.stages import (
     train_stages,
 )
 from catdog.trunk import Shared, share
+from catdog.tune_page import build_tune_page
 from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
 
@@ -576,6 +578,11 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
     }
     artifacts.write_json(artifacts.join(sweep.run_dir, "best.json"), result)
     _say_result(records, result, sweep, say=say)
+    leave_page(
+        sweep.run_dir,
+        lambda: build_tune_page(list(records.values()), list(sweep.space), result=result, run_dir=sweep.run_dir),
+        say=say,
+    )
     return result
 
 

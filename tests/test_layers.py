@@ -5,17 +5,19 @@ import pytest
 
 # A module imports only from layers below its own.
 LAYERS = [
-    {"errors", "console", "versions"},
-    {"config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
+    {"errors", "console", "markup", "versions"},
+    {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
     {
         "augmentation",
         "card",
         "duplicates",
         "evaluation",
+        "gallery",
         "keras_environment",
         "label_errors",
         "layouts",
         "outcomes",
+        "page",
         "photos",
         "predictions",
         "report",
@@ -23,8 +25,8 @@ LAYERS = [
         "space",
         "tensors",
     },
-    {"calibration", "cluster", "features", "manifest", "openvino_graph", "sorting", "sources", "weights"},
-    {"backbones", "engines", "search", "thumbnails", "trunk"},
+    {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
+    {"backbones", "engines", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
     {"labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def predict(photos: Path | str, out: Path, *models: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
-    values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), **settings}
+    values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), "report": False, **settings}
     return inference.predict(build_config(PredictConfig, values), say=SAID.append)
 
 
