@@ -208,6 +208,7 @@ class _Job:
         bounds = part_bounds(self.inputs, photos_a_part=photos_a_part(self.inputs.num_rows))
         plan, gpus = self._plan()
         engine = choose_engine(config.engine, gpus=gpus > 0)
+        cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
         self._say(plan.sentence(engine))
         progress = _Progress(self._say)
         label_photos(

@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from catdog import artifacts
 from catdog.card import ClassifierSpec, spec_to_card
-from catdog.cluster import Plan, root_cause
-from catdog.config import StageConfig, UnfrozenStageConfig
+from catdog.cluster import Plan, log_directory, root_cause
+from catdog.config import ClusterConfig, StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
 from catdog.outcomes import build_outcomes, write_outcomes
@@ -39,6 +39,7 @@ _CHECKPOINT_EVERY_SECONDS = 2.0
 _EVALUATION_BATCH = 256
 _NOTE_EVERY_SECONDS = 10.0
 _FAILURE = "failure.json"
+LOSSES_FILE = "lost.json"
 
 
 class DivergedError(FailureError):
@@ -386,6 +387,7 @@ class TrainJob:
     stages: tuple[StageJob, ...]
     card: Mapping[str, Any]
     plan: Plan
+    precision: str = "auto"
 
 
 def run_stages(job: TrainJob, pretrained: Shared) -> None:
@@ -402,8 +404,11 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     # Before anything else of TensorFlow's: collectives must be set up first.
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
     tf_keras.utils.set_random_seed(job.seed)
+    precision = model.choose_precision(job.precision, model.gpu_capabilities())
     with strategy.scope():
-        classifier = model.build_classifier(job.spec)
+        classifier = model.build_classifier(job.spec, precision=precision)
+        # What is reported is what the saved model says, and that computes in float32.
+        exact = classifier if precision == "float32" else model.build_classifier(job.spec)
         weights = pretrained.get()
         if weights is not None:
             backbones.load_pretrained(classifier, weights)
@@ -416,7 +421,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
         worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
         state = resumed[1] if resumed and resumed[0] == stage.name else None
         try:
-            worker.fit(classifier, strategy, state)
+            worker.fit(classifier, exact, strategy, state)
         except DivergedError as error:
             # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
             artifacts.write_json(artifacts.join(job.run_dir, _FAILURE), {"message": str(error)})
@@ -447,8 +452,11 @@ class _StageWorker:
         if stage.test:
             self._splits["test"] = CachedRows(stage.test, rank=rank, workers=workers)
 
-    def fit(self, classifier: Any, strategy: Any, state: StageState | None) -> None:
-        """Train the stage, measure its best epoch, and leave model, history and mark in its directory."""
+    def fit(self, classifier: Any, exact: Any, strategy: Any, state: StageState | None) -> None:
+        """Train the stage, measure its best epoch, and leave model, history and mark in its directory.
+
+        `exact` is the classifier in float32: itself, or its twin where it computes in less.
+        """
         stage = self._stage
         state = fit_stage(
             classifier,
@@ -462,10 +470,12 @@ class _StageWorker:
             on_epoch=self._report,
             on_step=self._show_step if self._rank == 0 else None,
         )
-        scored = score_splits(classifier, cut=stage.cut, splits=self._splits, strategy=strategy)
         weights = classifier.get_weights()  # every worker: some variables are gathered when they are read
+        if exact is not classifier:
+            exact.set_weights(weights)
+        scored = score_splits(exact, cut=stage.cut, splits=self._splits, strategy=strategy)
         if self._rank == 0:
-            self._leave(classifier, weights, state, scored, distributed=strategy.num_replicas_in_sync > 1)
+            self._leave(exact, weights, state, scored, distributed=strategy.num_replicas_in_sync > 1)
         self._barrier()
 
     def _leave(
@@ -562,18 +572,16 @@ def import_trainer() -> threading.Thread:
     return thread
 
 
-def train_stages(
-    job: TrainJob, *, pretrained: Any, start_timeout_seconds: int, max_failures: int, follow: Callable[[], None]
-) -> None:
+def train_stages(job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, follow: Callable[[], None]) -> None:
     """Run `job` on a TensorflowTrainer; `follow` is called a few times a second while it runs.
 
     The same call again, in another process too, goes on where the last one was stopped.
-    Raises FailureError with the one line that matters when the workers fail more than `max_failures` times.
+    Raises FailureError with the one line that matters when the workers fail more often than `cluster` allows.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_timeout_seconds)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
     plan = job.plan
     resources = {"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})}
     shared = share(pretrained)
@@ -586,7 +594,12 @@ def train_stages(
             name="checkpoints",
             storage_path=job.run_dir,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=cluster.max_failures,
+                max_preemption_failures=cluster.max_preemptions,
+            ),
+            callbacks=[_make_loss_note(job.run_dir)],
         ),
     )
     outcome: list[BaseException | None] = []
@@ -607,12 +620,28 @@ def train_stages(
     if isinstance(error, CatdogError):
         raise error
     if error is not None:
-        raise FailureError(f"training failed: {root_cause(error)}") from error
+        raise FailureError(f"training failed: {root_cause(error)} (logs: {log_directory()}/train)") from error
     note = artifacts.join(job.run_dir, _FAILURE)
     if artifacts.exists(note):
         message = artifacts.read_json(note)["message"]
         artifacts.delete(note)
         raise DivergedError(message)
+
+
+def _make_loss_note(run_dir: str) -> Any:
+    """Return a callback of Ray Train's controller that notes each loss of workers for the driver's console."""
+    from ray.train import UserCallback
+
+    class LossNote(UserCallback):  # type: ignore[misc]
+        """Writes lost.json: how often workers were lost, and the cause of the last time."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            path = artifacts.join(run_dir, LOSSES_FILE)
+            count = artifacts.read_json(path)["count"] if artifacts.exists(path) else 0
+            rank, error = min(worker_exceptions.items(), default=(0, RuntimeError("the workers are gone")))
+            artifacts.write_json(path, {"count": count + 1, "cause": f"worker {rank}: {root_cause(error)}"})
+
+    return LossNote()
 
 
 def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:
