@@ -638,10 +638,18 @@ def _make_loss_note(run_dir: str) -> Any:
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             path = artifacts.join(run_dir, LOSSES_FILE)
             count = artifacts.read_json(path)["count"] if artifacts.exists(path) else 0
-            rank, error = min(worker_exceptions.items(), default=(0, RuntimeError("the workers are gone")))
-            artifacts.write_json(path, {"count": count + 1, "cause": f"worker {rank}: {root_cause(error)}"})
+            artifacts.write_json(path, {"count": count + 1, "cause": _first_loss(worker_exceptions)})
 
     return LossNote()
+
+
+def _first_loss(errors: Mapping[int, Exception]) -> str:
+    """Return in a line which worker went first: the others fail because it no longer answers."""
+    causes = {rank: root_cause(error) for rank, error in sorted(errors.items())}
+    own = {rank: cause for rank, cause in causes.items() if "Collective" not in cause}
+    for rank, cause in own.items():
+        return f"worker {rank}: {cause.partition('. ')[0]}"
+    return f"worker {', '.join(map(str, causes))} lost the connection to the others"
 
 
 def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:

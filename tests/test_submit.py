@@ -102,10 +102,11 @@ def test_without_the_token_nothing_is_submitted(environment: dict[str, str], tmp
 
 
 def test_what_is_shipped_is_the_code(tmp_path: Path) -> None:
+    from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
     shipped = tmp_path / "shipped.zip"
-    create_package(".", shipped, include_gitignore=True)
+    create_package(".", shipped, include_gitignore=True, excludes=get_runtime_env_default_excludes())
     names = zipfile.ZipFile(shipped).namelist()
     assert {"catdog/config.py", "jobs/train.py", "pyproject.toml"} <= set(names)
     assert not [name for name in names if name.startswith((".git/", "runs/", ".venv/", "labels/"))]
