@@ -19,6 +19,7 @@ from catdog.page import (
     count_text,
     details,
     figure,
+    folded,
     image,
     seconds_table,
     settings_table,
@@ -81,7 +82,7 @@ def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     stage, split = report["model"], _judge(report)
     scores, photos = report["stages"][stage][split], sum(report["counts"][split].values())
     right = round(scores["accuracy"] * photos)
-    before = diagnosis.get("calibration", {}).get("before")
+    before = (diagnosis.get("calibration") or {}).get("before")
     return tiles(
         (f"{split} accuracy", f"{scores['accuracy']:.4f}", _interval(scores["accuracy"], photos)),
         ("wrong", f"{photos - right:,} of {photos:,}", f"{split} photos"),
@@ -140,7 +141,7 @@ def _stages(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     head = [text for split in splits for text in (f"{split} accuracy", f"{split} loss")]
     sentences = [
         tag("p", _compare(comparison, where=f"{split} photos"))
-        for split, comparison in diagnosis.get("comparison", {}).items()
+        for split, comparison in (diagnosis.get("comparison") or {}).items()
         if comparison
     ]
     note = "Below an accuracy stands its 95 % interval (Wilson): where the truth may lie, with so few photos as these."
@@ -154,7 +155,7 @@ def _compare(comparison: Mapping[str, Any], *, where: str) -> str:
 
 
 def _confusion(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Section | None:
-    evaluations = diagnosis.get("evaluations", {}).get(report["model"], {})
+    evaluations = (diagnosis.get("evaluations") or {}).get(report["model"]) or {}
     parts: list[Child] = []
     for split in ("test", "validation"):
         if evaluation := evaluations.get(split):
@@ -183,7 +184,8 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
             "The saved model divides by it already, and its card says so."
         )
     else:
-        text += ". The probabilities are as the network says them: no temperature made them better."
+        text += ". The probabilities are as the network says them, with no temperature"
+        text += f": {found['reason']}." if found.get("reason") else "."
     series = {"as trained": before["bins"], **({"with temperature": after["bins"]} if after and after["bins"] else {})}
     key = legend(*((f"dot s{index}", name) for index, name in enumerate(series)))
     chart = reliability(series, title="Reliability: share right against probability said")
@@ -279,7 +281,7 @@ def _counts(counts: Mapping[str, Any]) -> Html:
     rows: list[Sequence[Child]] = [(name, *(f"{splits[split].get(name, 0):,}" for split in splits)) for name in classes]
     rows.append(("in all", *(f"{sum(found.values()):,}" for found in splits.values())))
     text = f"Rejected: {count_text(counts.get('rejected', 0), 'file')}; manifest/rejected.parquet says why."
-    return join([table(("class", *splits), rows), tag("p", text, class_="soft")])
+    return join([folded(len(rows), "row", table(("class", *splits), rows)), tag("p", text, class_="soft")])
 
 
 def _making(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str, Any]) -> Html:
