@@ -24,7 +24,7 @@ LAYERS = [
     },
     {"calibration", "cluster", "features", "manifest", "sorting", "sources", "weights"},
     {"backbones", "engines", "search", "thumbnails", "trunk"},
-    {"labelling", "model", "stages"},
+    {"diagnosis", "labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},
 ]
