@@ -13,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from catdog import artifacts, cluster
+from catdog.calibration import Temperature, fold_temperature
 from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
+from catdog.diagnosis import choose_run_temperature, diagnose
 from catdog.errors import FailureError, UsageError
 from catdog.features import (
     PLAIN_VIEW,
@@ -30,7 +32,17 @@ from catdog.manifest import Manifest, build_manifest, read_manifest, write_manif
 from catdog.page import PAGE_FILE, leave_page
 from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
-from catdog.stages import StageJob, StreamSource, TrainJob, import_trainer, read_history, train_stages
+from catdog.stages import (
+    HEAT_FAILURE,
+    HEAT_FILE,
+    StageJob,
+    StreamSource,
+    TrainJob,
+    best_stage,
+    import_trainer,
+    read_history,
+    train_stages,
+)
 from catdog.train_page import build_train_page
 from catdog.trunk import extract_features
 from catdog.versions import versions
@@ -177,6 +189,8 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             stages=layout.stages(),
             card=model_card(config, manifest, pretrained),
             plan=plan,
+            explain=True,
+            max_pixels=config.max_pixels,
         )
         with watch.step("train"):
             follower = _EpochFollower(job, say)
@@ -189,7 +203,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             )
             follower()
         watch.save()
-    report = _finish(config, manifest, job, watch, run_dir=run_dir, begin=begin)
+        report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
     _leave_page(report, run_dir=run_dir, say=say)
     return report
@@ -405,15 +419,19 @@ def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained |
 
 
 def _finish(
-    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, begin: float
+    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, say: Say
 ) -> dict[str, Any]:
-    """Choose the model, draw the plots, write report.json last."""
+    """Choose the model and calibrate it, diagnose the run, draw the plots, write report.json last."""
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
-    best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
-    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
+    best = best_stage(marks)
+    temperature = Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
+    if not config.augment_validation:
+        temperature = choose_run_temperature(artifacts.join(run_dir, best), classes=manifest.classes)
+    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"), temperature=temperature.value)
+    _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
-    for leftover in ("checkpoints", *(f"{name}/progress.json" for name in marks)):
+    for leftover in ("checkpoints", HEAT_FILE, HEAT_FAILURE, *(f"{name}/progress.json" for name in marks)):
         artifacts.delete(artifacts.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
     rows = watch.seconds.pop("trunk_rows", 0)
@@ -440,6 +458,39 @@ def _finish(
     return report
 
 
+def _diagnose(
+    config: TrainConfig,
+    manifest: Manifest,
+    job: TrainJob,
+    *,
+    run_dir: str,
+    best: str,
+    temperature: Temperature,
+    say: Say,
+) -> None:
+    """Write diagnosis.json and its pictures, and say what a person should look at; a failure costs a line, no more."""
+    cached = [stage.train for stage in job.stages if stage.cut == HEAD_CUT and isinstance(stage.train, FeatureCache)]
+    try:
+        lines = diagnose(
+            run_dir,
+            manifest,
+            stages=[stage.name for stage in job.stages],
+            best=best,
+            temperature=temperature,
+            train_features=cached[0] if cached else None,
+            heat=artifacts.join(run_dir, HEAT_FILE),
+            max_pixels=config.max_pixels,
+            task_cpus=job.plan.task_cpus,
+        )
+        failure = artifacts.join(run_dir, HEAT_FAILURE)
+        if artifacts.exists(failure):
+            lines.append(f"Warning: no pictures of where the model looked: {artifacts.read_json(failure)['message']}")
+    except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
+        lines = [f"Warning: the run could not be diagnosed: {artifacts.one_line(error)}"]
+    for line in lines:
+        say(line)
+
+
 def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
 
@@ -451,11 +502,21 @@ def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     return summary
 
 
-def copy_model(source: str, destination: str) -> None:
-    """Copy a model directory, whole or not at all."""
+def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:
+    """Copy a model directory, whole or not at all.
+
+    With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
+    calibrated, those of the source stay as they were trained.
+    """
     with artifacts.staged_directory(destination) as folder:
         for name in (CARD_FILE, WEIGHTS_FILE):
             (folder / name).write_bytes(artifacts.read_bytes(artifacts.join(source, name)))
+        if temperature is not None:
+            card = {**artifacts.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
+            artifacts.write_json(str(folder / CARD_FILE), card)
+            if temperature != 1.0:
+                weights = folder / WEIGHTS_FILE
+                weights.write_bytes(fold_temperature(weights.read_bytes(), temperature))
 
 
 def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:

@@ -82,12 +82,15 @@ def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     stage, split = report["model"], _judge(report)
     scores, photos = report["stages"][stage][split], sum(report["counts"][split].values())
     right = round(scores["accuracy"] * photos)
-    before = (diagnosis.get("calibration") or {}).get("before")
+    calibration = diagnosis.get("calibration") or {}
+    final = calibration.get("after") or calibration.get("before")
     return tiles(
         (f"{split} accuracy", f"{scores['accuracy']:.4f}", _interval(scores["accuracy"], photos)),
         ("wrong", f"{photos - right:,} of {photos:,}", f"{split} photos"),
         ("log loss", f"{scores['loss']:.4f}", f"on {split} photos"),
-        ("calibration error", f"{before['error']:.4f}", "0 is perfect") if before else None,
+        ("calibration error", f"{final['error']:.4f}", f"on {calibration['split']} photos; 0 is perfect")
+        if final
+        else None,
         ("model", stage, "the stage that is better on validation"),
         ("time", duration(report["seconds"]["total"]), f"{sum(report['counts']['train'].values()):,} training photos"),
     )
@@ -181,7 +184,7 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
     if after:
         text += (
             f"; with the temperature {temperature:.3g}, by which the logits are divided, it is {after['error']:.4f}. "
-            "The saved model divides by it already, and its card says so."
+            "The saved model has it built in."
         )
     else:
         text += ". The probabilities are as the network says them, with no temperature"

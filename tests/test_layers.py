@@ -26,7 +26,7 @@ LAYERS = [
     },
     {"calibration", "cluster", "features", "manifest", "scores", "sorting", "sources", "weights"},
     {"backbones", "engines", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
-    {"labelling", "model", "stages"},
+    {"diagnosis", "labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},
 ]

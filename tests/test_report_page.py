@@ -241,8 +241,10 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
     (chart,) = find(browser, "svg[aria-label='Accuracy']")
     ActionChains(browser).move_to_element(chart.find_elements("css selector", ".hit")[2]).perform()
     assert texts(browser, "#tip") == ["unfrozen, epoch 1\ntraining 0.7500\nvalidation 0.8125"]
+    ActionChains(browser).move_to_element(find(browser, "h1")[0]).perform()
+    assert texts(browser, "#tip") == []
     browser.execute_script("arguments[0].focus()", chart)
-    chart.send_keys(Keys.ARROW_RIGHT)
+    chart.send_keys(Keys.ARROW_LEFT)
     assert texts(browser, "#tip")[0].startswith("unfrozen, epoch 2")
     chart.send_keys(Keys.ESCAPE)
     assert texts(browser, "#tip") == []
