@@ -114,6 +114,8 @@ def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: st
     text = f"On the {photos:,} {where} they say the same {agree:,} times ({agree / photos:.1%})."
     if comparison.get("p_value") is None:
         return text
+    if not comparison["only_first_correct"] and not comparison["only_second_correct"]:
+        return f"{text} They are right and wrong on the same photos."
     p = comparison["p_value"]
     meaning = "too large for chance alone" if p < 0.05 else "that chance alone may explain"
     return (

@@ -200,7 +200,7 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
 _KINDS = {
     "worst": (
         "Worst errors",
-        "Wrong, the most confident first. Beside each photo, where the model looked (Grad-CAM): warm regions speak for "
+        "Wrong, the most confident first; beside a photo, where the model looked (Grad-CAM): warm regions speak for "
         "what it said.",
     ),
     "least_sure": ("Least sure", "The photos whose greatest probability is the least."),
@@ -218,8 +218,9 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     if not rows:
         return None
     title, text = _KINDS[kind]
-    cards = [_card(row, pictures) for row in rows]
-    style = "cards pairs" if any((row["path"], "heat") in pictures for row in rows) else "cards"
+    looked = kind == "worst" and any((row["path"], "heat") in pictures for row in rows)
+    cards = [_card(row, pictures, looked=looked) for row in rows]
+    style = "cards pairs" if looked else "cards"
     rest = tag("ul", join(cards[_SHOWN_FIRST:]), class_=style)
     body = join(
         [
@@ -231,10 +232,11 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     return Section(name=kind.replace("_", "-"), title=title, body=body)
 
 
-def _card(row: Mapping[str, Any], pictures: Pictures) -> Html:
+def _card(row: Mapping[str, Any], pictures: Pictures, *, looked: bool) -> Html:
+    """Return one photo; with the picture of where the model `looked` beside it, where there is one."""
     path, true, label = row["path"], row["true"], row["label"]
     name = "/".join(path.replace("!", "/").rsplit("/", 2)[-2:])
-    heat = pictures.get((path, "heat"))
+    heat = pictures.get((path, "heat")) if looked else None
     views = [image(pictures.get((path, "photo")), text=f"{name}, of class {true}, called {label}")]
     if heat:
         views.append(image(heat, text=f"where the model looked in {name}"))

@@ -34,3 +34,7 @@ def test_two_models_are_compared_in_words() -> None:
         "On the 20 cats they say the same 8 times (40.0%). Only A is right on 12, only B on 0: a difference too large "
         "for chance alone (McNemar's exact test, p = 0.000488)."
     )
+    same = comparison_sentence(compare(first, first, true=true).to_json(), first="A", second="B")
+    assert same == "On the 20 photos they say the same 20 times (100.0%). They are right and wrong on the same photos."
+    unknown = comparison_sentence(compare(first, second).to_json(), first="A", second="B")
+    assert unknown == "On the 20 photos they say the same 8 times (40.0%)."
