@@ -192,7 +192,10 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
     series = {"as trained": before["bins"], **({"with temperature": after["bins"]} if after and after["bins"] else {})}
     key = legend(*((f"dot s{index}", name) for index, name in enumerate(series)))
     chart = reliability(series, title="Reliability: share right against probability said")
-    note = "A mark is one of 15 bins, as large as it has photos; on the broken line probabilities mean what they say."
+    note = (
+        "A mark is one of 15 bins; small ones, of few photos, tell little. On the broken line probabilities mean what "
+        "they say."
+    )
     body = tag("div", figure(note, key, chart), tag("p", text), class_="columns")
     return Section(name="calibration", title="What a probability means", body=body)
 
