@@ -425,9 +425,7 @@ def _finish(
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
     best = best_stage(marks)
-    temperature = Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
-    if not config.augment_validation:
-        temperature = choose_run_temperature(artifacts.join(run_dir, best), classes=manifest.classes)
+    temperature = _temperature(config, manifest, artifacts.join(run_dir, best), say=say)
     copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
@@ -456,6 +454,17 @@ def _finish(
     }
     artifacts.write_json(artifacts.join(run_dir, "report.json"), report)
     return report
+
+
+def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str, *, say: Say) -> Temperature:
+    """Return the temperature for the run's model, 1.0 where its predictions cannot tell."""
+    if config.augment_validation:
+        return Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
+    try:
+        return choose_run_temperature(stage_dir, classes=manifest.classes)
+    except FailureError as error:
+        say(f"Warning: the model is not calibrated: {error}")
+        return Temperature(value=1.0, reason="the predictions cannot be read")
 
 
 def _diagnose(
