@@ -157,6 +157,7 @@ class PredictConfig:
     threshold: float = knob(0.0, "below this probability the label is `unsure`", low=0, high=1)
     top_k: int = knob(1, "so many of the most probable classes get columns of their own", low=1, high=1000)
     evaluate: bool = knob(False, "the class folders are the truth: add accuracy and confusion matrix", identity=False)
+    report: bool = knob(True, "write report.html, a page to look at and to correct labels in", identity=False)
     sort_into: str = knob("", "folder in which the photos are laid out by label afterwards", identity=False)
     sort: str = knob("copy", "how they get there", choices=("copy", "link", "move"), identity=False)
     max_errors: float = knob(

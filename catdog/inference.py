@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ from catdog import artifacts, cluster, predictions
 from catdog.card import ClassifierSpec
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
-from catdog.engines import ModelBytes, choose_engine, convert_to_openvino, prepare_engine, read_model
+from catdog.engines import EngineSpec, ModelBytes, choose_engine, read_model
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation import Comparison, Evaluation, compare, evaluate
 from catdog.images import decode_image
 from catdog.labelling import Decoding, label_photos, photos_a_part
 from catdog.layouts import assign_classes
+from catdog.page import PAGE_FILE, leave_page
 from catdog.photos import read_photo
+from catdog.predict_page import build_predict_page
 from catdog.rows import UNSURE
 from catdog.sorting import UNREADABLE, check_sorting, place_photos, plan_sorting
 from catdog.sources import list_inputs, part_bounds
+from catdog.thumbnails import make_thumbnails
 from catdog.versions import versions
 
 Say = Callable[[str], None]
@@ -42,17 +47,19 @@ def predict(config: PredictConfig, *, say: Say = print, started: float | None = 
     `started` is the time.monotonic() at which the command began, where its imports should count.
     Raises UsageError and FailureError as its steps do, BadPhotosError after results with too many error rows.
     """
-    job = _Job(config, say=say, started=started if started is not None else time.monotonic())
-    job.open()
-    if predictions.is_committed(job.out):
-        artifacts.delete(predictions.parts_directory(job.out))  # where a kill came between mark and tidying
-        say(f"Nothing to label: {job.where} is finished. --overwrite labels anew.")
-        summary = artifacts.read_json(artifacts.join(job.out, SUMMARY_FILE))
-    else:
-        summary = job.label()
-    _say_summary(summary, where=job.where, say=say)
-    job.evaluate()
-    job.sort()
+    with contextlib.ExitStack() as stack:
+        job = _Job(config, say=say, started=started if started is not None else time.monotonic(), stack=stack)
+        job.open()
+        if predictions.is_committed(job.out):
+            artifacts.delete(predictions.parts_directory(job.out))  # where a kill came between mark and tidying
+            say(f"Nothing to label: {job.where} is finished. --overwrite labels anew.")
+            summary = artifacts.read_json(artifacts.join(job.out, SUMMARY_FILE))
+        else:
+            summary = job.label()
+        _say_summary(summary, where=job.where, say=say)
+        job.evaluate()
+        job.report(summary)  # before the photos are moved away
+        job.sort()
     _refuse_bad_photos(summary, config)
     return summary
 
@@ -70,7 +77,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
             image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
-        run = prepare_engine(model, engine, convert=convert_to_openvino).load(batch_size=1, threads=1)
+        run = EngineSpec(model=model, engine=engine).load(batch_size=1, threads=1)
         (probabilities,) = run(image[np.newaxis])
         label = int(np.argmax(probabilities))
         say(str((model.spec.classes[label], float(probabilities[label]))))
@@ -129,8 +136,9 @@ def verify(out: str, *, say: Say = print) -> None:
 class _Job:
     """One predict job: what is asked for, checked against what stands in the output folder."""
 
-    def __init__(self, config: PredictConfig, *, say: Say, started: float) -> None:
+    def __init__(self, config: PredictConfig, *, say: Say, started: float, stack: contextlib.ExitStack) -> None:
         self._config, self._say, self._started = config, say, started
+        self._stack = stack  # of what is open until the job ends
         if not config.photos:
             raise UsageError(
                 "expected --photos, what to label: a folder, glob, photo, zip, .txt of paths, .parquet, or URI"
@@ -174,6 +182,18 @@ class _Job:
             wanted["inputs"] = f"{self.inputs.num_rows} files {_digest(self.inputs['path'].to_pylist())}"
             artifacts.write_json(artifacts.join(self.out, JOB_FILE), {**wanted, "exclude": self._exclude})
 
+    @cached_property
+    def _cluster(self) -> cluster.Resources:
+        """Ray, started or joined by the first step that needs it, for all steps."""
+        resources = self._stack.enter_context(cluster.connected(verbose=self._config.verbose))
+        cluster.quiet_datasets(verbose=self._config.verbose)
+        return resources
+
+    def _plan(self) -> tuple[cluster.PredictPlan, int]:
+        """Return what the job asks of the cluster, and how many GPUs there are for it."""
+        gpus = cluster.usable_gpus(self._cluster, self._config.cluster.use_gpu)
+        return cluster.make_predict_plan(self._cluster, self._config.cluster, gpus=gpus), gpus
+
     @property
     def inputs(self) -> pa.Table:
         """The photos to label, listed once."""
@@ -186,24 +206,21 @@ class _Job:
         """Label what has no part yet, commit, and return the summary."""
         config = self._config
         bounds = part_bounds(self.inputs, photos_a_part=photos_a_part(self.inputs.num_rows))
-        with cluster.connected(verbose=config.verbose) as resources:
-            cluster.quiet_datasets(verbose=config.verbose)
-            gpus = cluster.usable_gpus(resources, config.cluster.use_gpu)
-            plan = cluster.make_predict_plan(resources, config.cluster, gpus=gpus)
-            engine = choose_engine(config.engine, gpus=gpus > 0)
-            self._say(plan.sentence(engine))
-            progress = _Progress(self._say)
-            label_photos(
-                self.inputs,
-                bounds,
-                out=self.out,
-                rule=self._rule,
-                engines=[prepare_engine(model, engine, convert=_convert_apart) for model in self._models],
-                decoding=Decoding(image_size=self._spec.image_size, max_pixels=config.max_pixels),
-                plan=plan,
-                progress=progress,
-            )
-            manifest = self._commit([stop - start for start, stop in bounds], num_cpus=plan.task_cpus)
+        plan, gpus = self._plan()
+        engine = choose_engine(config.engine, gpus=gpus > 0)
+        self._say(plan.sentence(engine))
+        progress = _Progress(self._say)
+        label_photos(
+            self.inputs,
+            bounds,
+            out=self.out,
+            rule=self._rule,
+            engines=[EngineSpec(model=model, engine=engine) for model in self._models],
+            decoding=Decoding(image_size=self._spec.image_size, max_pixels=config.max_pixels),
+            plan=plan,
+            progress=progress,
+        )
+        manifest = self._commit([stop - start for start, stop in bounds], num_cpus=plan.task_cpus)
         seconds = time.monotonic() - self._started
         summary = self._summarize(manifest, engine=engine, labelled=progress.labelled, seconds=seconds)
         artifacts.write_json(artifacts.join(self.out, SUMMARY_FILE), summary)
@@ -318,6 +335,29 @@ class _Job:
         label_of = {name: label for label, name in enumerate(self._spec.classes)}
         return np.array([label_of[found[1]] if found else -1 for found in assigned], np.int32)
 
+    def report(self, summary: Mapping[str, Any]) -> None:
+        """Write report.html, unless it stands and nothing came to it."""
+        config, page = self._config, artifacts.join(self.out, PAGE_FILE)
+        asked = config.evaluate or len(self._models) == 2
+        if not config.report or (artifacts.exists(page) and not asked):
+            return
+
+        def make(photos: Sequence[str]) -> Mapping[str, bytes]:
+            plan, _ = self._plan()
+            return make_thumbnails(photos, max_pixels=config.max_pixels, task_cpus=plan.task_cpus)
+
+        def build() -> str:
+            return build_predict_page(
+                self.out,
+                rule=self._rule,
+                summary=summary,
+                photos=artifacts.absolute(config.photos),
+                thumbnails=make,
+                true=self._truth(required=True) if config.evaluate else None,
+            )
+
+        leave_page(self.out, build, say=self._say)
+
     def sort(self) -> None:
         """Lay the photos out by label, where that is asked for."""
         config = self._config
@@ -336,18 +376,15 @@ class _Job:
         for table in predictions.read_rows(self.out, rule=self._rule):
             paths += table["path"].to_pylist()
             folders += [label or UNREADABLE for label in table["label"].to_pylist()]
-        with cluster.connected(verbose=config.verbose) as resources:
-            cluster.quiet_datasets(verbose=config.verbose)
-            gpus = cluster.usable_gpus(resources, config.cluster.use_gpu)
-            plan = cluster.make_predict_plan(resources, config.cluster, gpus=gpus)
-            result = place_photos(
-                paths,
-                plan_sorting(paths, folders),
-                directory=wanted["directory"],
-                mode=config.sort,
-                num_cpus=plan.task_cpus,
-                progress=ProgressLine("Sorting", "photos"),
-            )
+        plan, _ = self._plan()
+        result = place_photos(
+            paths,
+            plan_sorting(paths, folders),
+            directory=wanted["directory"],
+            mode=config.sort,
+            num_cpus=plan.task_cpus,
+            progress=ProgressLine("Sorting", "photos"),
+        )
         verb = {"copy": "copied", "link": "linked", "move": "moved"}[config.sort]
         self._say(f"{result.placed} photos {verb} into {wanted['directory']}, {result.already} were there already.")
         for line in result.failed[:10]:
@@ -384,23 +421,11 @@ class _Job:
             "parts",
             "evaluation.json",
             "sorted.json",
+            PAGE_FILE,
             SUMMARY_FILE,
             JOB_FILE,
         ):
             artifacts.delete(artifacts.join(self.out, name))
-
-
-def _convert_apart(model: ModelBytes) -> tuple[bytes, bytes]:
-    """Convert in a process of its own: TensorFlow stays out of this one."""
-    import ray
-
-    try:
-        found: tuple[bytes, bytes] = ray.get(ray.remote(num_cpus=0)(convert_to_openvino).remote(model))
-    except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(
-            f"the model cannot be converted to OpenVINO: {cluster.root_cause(error)}; --engine tensorflow does without"
-        ) from error
-    return found
 
 
 class _Progress:

@@ -29,6 +29,7 @@ from catdog.features import (
     find_cache,
 )
 from catdog.manifest import Manifest, build_manifest, read_manifest, write_manifest
+from catdog.page import PAGE_FILE, leave_page
 from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
 from catdog.stages import (
@@ -42,6 +43,7 @@ from catdog.stages import (
     read_history,
     train_stages,
 )
+from catdog.train_page import build_train_page
 from catdog.trunk import extract_features
 from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
@@ -157,6 +159,8 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
         report = artifacts.read_json(report_path)
         _say_result(report, run_dir=run_dir, say=say)
+        if not artifacts.exists(artifacts.join(run_dir, PAGE_FILE)):
+            _leave_page(report, run_dir=run_dir, say=say)
         return report
     watch = Stopwatch(run_dir)
     say(f"Run directory: {run_dir}")
@@ -201,6 +205,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         watch.save()
         report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
+    _leave_page(report, run_dir=run_dir, say=say)
     return report
 
 
@@ -530,3 +535,13 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     parts = ", ".join(f"{name} {duration(seconds[name])}" for name in seconds if name != "total")
     say(f"Time: {duration(seconds['total'])} ({parts})")
     say(f"Model: {artifacts.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
+
+
+def _leave_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
+    """Write report.html from what stands in `run_dir`."""
+
+    def build() -> str:
+        histories = {stage: read_history(artifacts.join(run_dir, stage)) for stage in report["stages"]}
+        return build_train_page(run_dir, histories=histories)
+
+    leave_page(run_dir, build, say=say)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,12 +25,6 @@ from catdog.images import decode_image
 SAID: list[str] = []
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One conversion of the model serves all tests."""
-    os.environ["CATDOG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """6 reddish cats, 6 bluish dogs, one file that is no photo."""
@@ -44,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def predict(photos: Path | str, out: Path, *models: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
-    values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), **settings}
+    values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), "report": False, **settings}
     return inference.predict(build_config(PredictConfig, values), say=SAID.append)
 
 

@@ -128,7 +128,8 @@ def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path,
     assert "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each)." in lines
     assert sum(line.startswith("Epoch ") for line in lines) == 8
     assert any(line.startswith("unfrozen") and "1.0000" in line for line in "\n".join(lines).splitlines())
-    assert lines[-1].startswith("Model: ")
+    assert lines[-2].startswith("Model: ")
+    assert lines[-1] == f"Report: {finished[0]}/report.html"
 
 
 def test_every_file_is_in_the_manifest_or_rejected_with_a_reason(

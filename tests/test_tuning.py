@@ -52,7 +52,7 @@ def finished(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.Tem
 
 def test_a_sweep_leaves_what_the_readme_says(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
-        "best.json", "config.json", "features", "manifest", "model", "sweep.png",
+        "best.json", "config.json", "features", "manifest", "model", "report.html", "sweep.png",
         "trials", "trials.csv", "trials.parquet",
     ]  # fmt: skip
     rows = pq.read_table(finished / "trials.parquet").to_pylist()
