@@ -10,6 +10,7 @@ LAYERS = [
     {
         "augmentation",
         "card",
+        "corrections",
         "duplicates",
         "evaluation",
         "gallery",
