@@ -31,7 +31,7 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 
 def cache_directory() -> Path:
-    """Return the directory of this machine that keeps what runs share: downloads, converted models."""
+    """Return the directory of this machine that keeps what runs share: downloads."""
     if own := os.environ.get("CATDOG_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog"

@@ -1,29 +1,23 @@
 """What runs a saved model: uint8 images in, probabilities out. TensorFlow always; OpenVINO where it is installed.
 
-OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. The
-model is converted once and kept in `openvino/` of artifacts.cache_directory under its fingerprint.
+OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from catdog import artifacts
-from catdog.artifacts import cache_directory
 from catdog.card import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
-from catdog.errors import FailureError, UsageError
+from catdog.errors import UsageError
 from catdog.keras_environment import set_keras_environment
+from catdog.openvino_graph import build_graph, import_openvino
+from catdog.tensors import parse_tensors
 
 
 class Engine(Protocol):
@@ -45,7 +39,7 @@ class ModelBytes:
 def read_model(model_dir: str) -> ModelBytes:
     """Read the model that a train job left in `model_dir`, a path or URI.
 
-    Raises UsageError when it is not a model directory.
+    Raises UsageError when it is not a model directory or its weights cannot be read.
     """
     spec = spec_from_card(read_card(model_dir), where=model_dir)
     path = artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE)
@@ -53,6 +47,7 @@ def read_model(model_dir: str) -> ModelBytes:
         weights = artifacts.read_bytes(path)
     except FileNotFoundError as error:
         raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
+    parse_tensors(weights, backbone=spec.backbone, where=path)  # a damaged file is found here, not in every worker
     checksum = hashlib.sha256(weights).hexdigest()
     # What only training knows of, dropout, is left out: it is no part of an answer.
     decides = {**dataclasses.asdict(spec), "dropout": None, "weights": checksum}
@@ -74,83 +69,19 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """A model and what runs it, in memory: what a worker builds its Engine from."""
+    """A model in memory and the name of what runs it: what a worker builds its Engine from."""
 
     model: ModelBytes
-    converted: tuple[bytes, bytes] | None = None  # OpenVINO's two files, graph and weights
+    engine: str = "tensorflow"
 
     def load(self, *, batch_size: int, threads: int) -> Engine:
-        """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread."""
-        if self.converted is None:
-            return TensorflowEngine(self.model, batch_size=batch_size, threads=threads)
-        return OpenvinoEngine(*self.converted, classes=len(self.model.spec.classes), threads=threads)
+        """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread.
 
-
-def prepare_engine(
-    model: ModelBytes, engine: str, *, convert: Callable[[ModelBytes], tuple[bytes, bytes]]
-) -> EngineSpec:
-    """Return what workers need to run `model` on `engine`.
-
-    `convert` is convert_to_openvino or calls it in another process; it is called where the cache has no conversion.
-    """
-    if engine == "tensorflow":
-        return EngineSpec(model=model)
-    version = importlib.metadata.version("openvino")
-    place = cache_directory() / "openvino" / f"{model.fingerprint}-{version}"
-    converted = _read_cached(place)
-    if converted is None:
-        converted = convert(model)
-        with contextlib.suppress(FailureError):  # a cache that cannot be written costs time, not the job
-            # Its checksum goes last: without it the other two do not count.
-            for suffix, content in zip((".xml", ".bin", ".sha256"), (*converted, _checksum(*converted)), strict=True):
-                artifacts.write_bytes(f"{place}{suffix}", content)
-    return EngineSpec(model=model, converted=converted)
-
-
-def _read_cached(place: Path) -> tuple[bytes, bytes] | None:
-    """Return the conversion at `place`, or None where there is none or it is damaged."""
-    try:
-        graph, weights, checksum = (Path(f"{place}{suffix}").read_bytes() for suffix in (".xml", ".bin", ".sha256"))
-    except OSError:
-        return None
-    return (graph, weights) if checksum == _checksum(graph, weights) else None
-
-
-def _checksum(graph: bytes, weights: bytes) -> bytes:
-    return hashlib.sha256(graph + weights).hexdigest().encode()
-
-
-def convert_to_openvino(model: ModelBytes) -> tuple[bytes, bytes]:
-    """Convert `model` by OpenVINO's own converter, in float32; return the content of its .xml and .bin files."""
-    set_keras_environment()
-    import tensorflow as tf
-
-    from catdog.model import build_classifier, set_weights
-
-    openvino = _import_openvino()
-    network = build_classifier(model.spec)
-    set_weights(network, model.weights, where="the model")
-    size = model.spec.image_size
-    run = tf.function(
-        lambda image: tf.identity(network(image, training=False), name="probabilities"),
-        input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
-    )
-    converted = openvino.convert_model(run.get_concrete_function(), input=[("image", [-1, size, size, 3])])
-    # B0's activations have gradients of their own, whose inputs the converter takes for outputs of the model.
-    (output,) = (output for output in converted.outputs if "probabilities:0" in output.names)
-    converted = openvino.Model([output.node.input_value(0)], converted.get_parameters(), "classifier")
-    with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-        graph = Path(folder) / "model.xml"
-        openvino.save_model(converted, str(graph), compress_to_fp16=False)
-        return graph.read_bytes(), graph.with_suffix(".bin").read_bytes()
-
-
-def _import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which reports each conversion over the network unless one opts out."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
+        Raises FailureError when the weights do not fit the card.
+        """
+        if self.engine == "openvino":
+            return OpenvinoEngine(self.model, threads=threads)
+        return TensorflowEngine(self.model, batch_size=batch_size, threads=threads)
 
 
 class TensorflowEngine:
@@ -181,15 +112,13 @@ class TensorflowEngine:
 class OpenvinoEngine:
     """The model in OpenVINO on CPU threads, float32 throughout."""
 
-    def __init__(self, graph: bytes, weights: bytes, *, classes: int, threads: int) -> None:
-        openvino = _import_openvino()
-        core = openvino.Core()
-        model = core.read_model(model=graph, weights=weights)
-        size = model.input(0).partial_shape[1].get_length()
+    def __init__(self, model: ModelBytes, *, threads: int) -> None:
+        openvino = import_openvino()
+        graph = build_graph(model.spec, model.weights)
         # An image for each thread at a time was the fastest of batches of 1 to 32, with one stream or several.
-        model.reshape([1, size, size, 3])
-        compiled = core.compile_model(
-            model,
+        graph.reshape([1, model.spec.image_size, model.spec.image_size, 3])
+        compiled = openvino.Core().compile_model(
+            graph,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16 where the CPU has it
@@ -200,7 +129,7 @@ class OpenvinoEngine:
             },
         )
         self._queue: Any = openvino.AsyncInferQueue(compiled, threads)
-        self._classes = classes
+        self._classes = len(model.spec.classes)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities of `images`, as Engine says."""

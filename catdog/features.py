@@ -186,9 +186,14 @@ class CachedRows:
             for start in range(0, len(slices), a_chunk):
                 chunk = slices[start : start + a_chunk]
                 arrays = list(pool.map(lambda piece: self._read(view, *piece), chunk))
-                features, labels = (np.concatenate([pair[column] for pair in arrays]) for column in (0, 1))
+                labels = np.concatenate([pair[1] for pair in arrays])
                 order = np.arange(len(labels)) if random is None else random.permutation(len(labels))
-                yield (features, labels) if random is None else (features[order], labels[order])
+                places, row = np.argsort(order), 0
+                features = np.empty((len(labels), *self._cache.shape), self._cache.dtype)
+                for piece, _ in arrays:  # to its shuffled place at once: the features are copied once
+                    features[places[row : row + len(piece)]] = piece
+                    row += len(piece)
+                yield features, labels[order]
 
     def _read(self, view: int, block: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         held = self._memory.get((view, block))

@@ -21,7 +21,7 @@ from catdog import artifacts, cluster, predictions
 from catdog.card import ClassifierSpec
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
-from catdog.engines import ModelBytes, choose_engine, convert_to_openvino, prepare_engine, read_model
+from catdog.engines import EngineSpec, ModelBytes, choose_engine, read_model
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation import Comparison, Evaluation, compare, evaluate
 from catdog.images import decode_image
@@ -78,7 +78,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
             image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
-        run = prepare_engine(model, engine, convert=convert_to_openvino).load(batch_size=1, threads=1)
+        run = EngineSpec(model=model, engine=engine).load(batch_size=1, threads=1)
         (probabilities,) = run(image[np.newaxis])
         label = int(np.argmax(probabilities))
         say(str((model.spec.classes[label], float(probabilities[label]))))
@@ -216,7 +216,7 @@ class _Job:
             bounds,
             out=self.out,
             rule=self._rule,
-            engines=[prepare_engine(model, engine, convert=_convert_apart) for model in self._models],
+            engines=[EngineSpec(model=model, engine=engine) for model in self._models],
             decoding=Decoding(image_size=self._spec.image_size, max_pixels=config.max_pixels),
             plan=plan,
             progress=progress,
@@ -429,19 +429,6 @@ class _Job:
             JOB_FILE,
         ):
             artifacts.delete(artifacts.join(self.out, name))
-
-
-def _convert_apart(model: ModelBytes) -> tuple[bytes, bytes]:
-    """Convert in a process of its own: TensorFlow stays out of this one."""
-    import ray
-
-    try:
-        found: tuple[bytes, bytes] = ray.get(ray.remote(num_cpus=0)(convert_to_openvino).remote(model))
-    except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(
-            f"the model cannot be converted to OpenVINO: {cluster.root_cause(error)}; --engine tensorflow does without"
-        ) from error
-    return found
 
 
 class _Progress:

@@ -17,6 +17,7 @@ from catdog.calibration import Temperature, fold_temperature
 from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
+from catdog.corrections import read_corrections
 from catdog.diagnosis import choose_run_temperature, diagnose
 from catdog.errors import FailureError, UsageError
 from catdog.features import (
@@ -104,12 +105,15 @@ def record_config(config: IngestConfig, *, run_dir: str) -> None:
 
 def _recorded(run_dir: str) -> dict[str, Any]:
     path = artifacts.join(run_dir, "config.json")
-    return artifacts.read_json(path) if artifacts.exists(path) else {}
+    # A run of an earlier version knew no corrections.
+    return {"corrections": "", **artifacts.read_json(path)} if artifacts.exists(path) else {}
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
     photos = artifacts.absolute(config.photos) if config.photos else ""
-    settings = {**flatten_config(config, identity_only=True), "photos": photos}
+    # What the corrections say counts, not where they stand: the same file with another line in it is another setting.
+    corrections = read_corrections(config.corrections).fingerprint if config.corrections else ""
+    settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
     }  # as JSON has it
@@ -123,7 +127,9 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
     directory = artifacts.join(run_dir, "manifest")
     names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
     source = artifacts.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
+    corrections = read_corrections(config.corrections) if config.corrections else None
     inputs = {**{name: getattr(config, name) for name in names}, "photos": source}
+    inputs["corrections"] = corrections.fingerprint if corrections else ""
     if artifacts.completed(directory, inputs=inputs) is not None:
         manifest = read_manifest(directory)
         say(manifest.summary_lines()[0])
@@ -136,6 +142,8 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
         test_per_class=config.test_per_class,
         seed=config.seed,
         max_pixels=config.max_pixels,
+        corrections=corrections,
+        note=say,
         progress=ProgressLine("Checking photos", "photos"),
     )
     write_manifest(manifest, directory=directory)

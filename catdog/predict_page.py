@@ -137,7 +137,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
             tag(
                 "p",
                 what,
-                " Where a label is wrong, choose the right class; the button below the photos then makes ",
+                " Where a label is wrong, choose the right class, or leave out what is of none; a button then makes ",
                 tag("code", "corrections.csv"),
                 " of what is marked, which ",
                 tag("code", "jobs/ingest.py --corrections"),

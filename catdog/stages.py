@@ -62,21 +62,22 @@ class StageState:
     best_epoch: int = 0
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
 
-    def save(self, path: Path) -> None:
-        """Write the state as one npz file; nothing in it is pickled."""
+    def to_bytes(self) -> bytes:
+        """Return the state as the content of an npz file; nothing in it is pickled."""
         arrays = {
             f"{kind}_{index:04d}": array
             for kind in ("weights", "optimizer", "best_weights")
             for index, array in enumerate(getattr(self, kind))
         }
         header = json.dumps({"epoch": self.epoch, "history": self.history, "best_epoch": self.best_epoch})
-        with path.open("wb") as file:
-            np.savez(file, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+        content = io.BytesIO()
+        np.savez(content, header=np.frombuffer(header.encode(), np.uint8), **arrays)
+        return content.getvalue()
 
     @classmethod
-    def load(cls, path: Path) -> StageState:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
+    def from_bytes(cls, content: bytes) -> StageState:
+        """Read what `to_bytes` returned."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             header = json.loads(stored["header"].tobytes())
             lists = {
                 kind: [stored[name] for name in sorted(stored.files) if name.startswith(f"{kind}_")]
@@ -605,7 +606,7 @@ class _StageWorker:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-            state.save(Path(folder) / f"{self._stage.name}.npz")
+            Path(folder, f"{self._stage.name}.npz").write_bytes(state.to_bytes())
             ray.train.report(
                 metrics,
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -695,7 +696,7 @@ def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:
         return None
     with checkpoint.as_directory() as folder:
         found = sorted(Path(folder).glob("*.npz"))
-        return (found[0].stem, StageState.load(found[0])) if found else None
+        return (found[0].stem, StageState.from_bytes(found[0].read_bytes())) if found else None
 
 
 def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> None:

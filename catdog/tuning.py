@@ -31,6 +31,7 @@ from catdog.manifest import Manifest
 from catdog.page import leave_page
 from catdog.pipeline import StageLayout, check_cut, copy_model, ingest, model_card, open_run, stage_mark
 from catdog.report import draw_sweep
+from catdog.schedulers import make_scheduler
 from catdog.search import make_searcher, require_optuna
 from catdog.space import DEFAULT_SPACE, Space, check_trials, draw_trial, parse_space
 from catdog.stages import (
@@ -157,6 +158,10 @@ class _Trial:
         """Train all stages, leave the best one's model, and return its scores."""
         found: list[tuple[tuple[float, float], dict[str, Any]]] = []
         for place, stage in enumerate(self._stages):
+            path, last = self._state_path(stage), place + 1 == len(self._stages)
+            state = StageState.from_bytes(artifacts.read_bytes(path)) if artifacts.exists(path) else None
+            if state is not None:
+                self._tell(state, stage, last)
             state = fit_stage(
                 self._classifier,
                 stage.settings,
@@ -165,8 +170,10 @@ class _Trial:
                 validation=_rows(stage.validation, None, self._sweep.memory_bytes),
                 strategy=self._strategy,
                 seed=self._seed,
-                on_epoch=lambda state, _, place=place: self._report(state, place),  # type: ignore[misc]
+                state=state,
+                on_epoch=lambda state, _, stage=stage, last=last: self._tell(state, stage, last),  # type: ignore[misc]
             )
+            self._best, self._epochs = self._best_with(state), self._epochs + state.epoch
             scores = {"validation": self._evaluate(stage, stage.validation)}
             if stage.test is not None:
                 scores["test"] = self._evaluate(stage, stage.test)
@@ -181,20 +188,25 @@ class _Trial:
         rows = _rows(cache, None, self._sweep.memory_bytes)
         return evaluate(self._classifier, cut=stage.cut, rows=rows, strategy=self._strategy)
 
-    def _report(self, state: StageState, place: int) -> None:
-        """Tell Ray Tune of an epoch."""
+    def _tell(self, state: StageState, stage: StageJob, last: bool) -> None:
+        """Tell Ray Tune of an epoch. It may pause the trial here: the next stage then begins in another process."""
         from ray import tune
 
-        last = place + 1 == len(self._stages)
-        ended = state.epoch >= self._stages[place].settings.epochs
-        row = state.history[-1]
-        self._epochs += 1
-        self._best = {
-            "val_acc": max(self._best["val_acc"], row["val_acc"]),
-            "val_loss": min(self._best["val_loss"], row["val_loss"]),
+        ended = state.epoch >= stage.settings.epochs
+        if ended and not last:
+            artifacts.write_bytes(self._state_path(stage), state.to_bytes())
+        effort, epochs = _effort(state.epoch, last=last, ended=ended), self._epochs + state.epoch
+        tune.report({**self._best_with(state), "effort": effort, "epochs": epochs, "number": self._number})
+
+    def _best_with(self, state: StageState) -> dict[str, float]:
+        """Return the best scores of the stages before and of `state`."""
+        return {
+            "val_acc": max([self._best["val_acc"], *(row["val_acc"] for row in state.history)]),
+            "val_loss": min([self._best["val_loss"], *(row["val_loss"] for row in state.history)]),
         }
-        effort = _effort(state.epoch, last=last, ended=ended)
-        tune.report({**self._best, "effort": effort, "epochs": self._epochs, "number": self._number})
+
+    def _state_path(self, stage: StageJob) -> str:
+        return artifacts.join(self._sweep.directory(self._number), f"{stage.name}.npz")
 
     def _leave(self, stage: StageJob, state: StageState, scores: Mapping[str, Any]) -> None:
         from catdog import model
@@ -408,21 +420,29 @@ def _run(
     storage = artifacts.join(sweep.run_dir, "tune")
     artifacts.delete(storage)  # Ray Tune's own notes of a sweep that was killed; ours are the records
     follower = _make_follower(sweep, config, done=done, say=say)
+    # A search that learns asks for few trials at a time; the first stage of a distributed one costs a trainer's start.
+    waits = config.search == "random" and not config.cluster.workers
     if config.search == "optuna":
         chosen: dict[str, Any] = {}
-        search = {"search_alg": make_searcher(sweep.space, done=done, seed=config.seed), "num_samples": len(waiting)}
+        searcher = make_searcher(sweep.space, done=done, seed=config.seed)
+        search = {"search_alg": searcher, "num_samples": len(waiting), "max_concurrent_trials": parallel}
     else:
         drawn = [{"number": number, **draw_trial(sweep.space, number, seed=config.seed)} for number in waiting]
-        chosen, search = {"chosen": ray_tune.grid_search(drawn)}, {}
+        # A trial that waits at a rung counts as concurrent: with a limit the others would never come.
+        chosen = {"chosen": ray_tune.grid_search(drawn)}
+        search = {} if waits else {"max_concurrent_trials": parallel}
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(
             ray_tune.with_parameters(run_chosen, sweep=sweep, pretrained=shared), {"cpu": trial_cpus}
         ),
         param_space=chosen,
         tune_config=ray_tune.TuneConfig(
-            scheduler=_scheduler(config),
+            scheduler=make_scheduler(
+                config.scheduler,
+                epochs=(config.unfrozen if config.unfrozen.epochs else config.frozen).epochs,
+                waits=waits,
+            ),
             **search,
-            max_concurrent_trials=parallel,
             reuse_actors=not config.cluster.workers,
         ),
         run_config=ray_tune.RunConfig(
@@ -443,27 +463,6 @@ def _run(
 def run_chosen(params: dict[str, Any], *, sweep: Sweep, pretrained: Shared) -> None:
     """Run the trial that Ray Tune chose from the list."""
     run_trial(params["chosen"], sweep=sweep, pretrained=pretrained)
-
-
-def _scheduler(config: TuneConfig) -> Any:
-    """Return Ray Tune's scheduler: on the best validation loss so far, after the stages before the last."""
-    from ray.tune import schedulers
-
-    last = config.unfrozen if config.unfrozen.epochs else config.frozen
-    if config.scheduler == "asha":
-        return schedulers.ASHAScheduler(
-            time_attr="effort",
-            metric="val_loss",
-            mode="min",
-            max_t=last.epochs + 2,  # never reached: ASHA would stop a trial there before it leaves its model
-            grace_period=1,
-            reduction_factor=4,
-        )
-    if config.scheduler == "median":
-        return schedulers.MedianStoppingRule(
-            time_attr="effort", metric="val_loss", mode="min", grace_period=2, min_samples_required=3
-        )
-    return None
 
 
 def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mapping[str, Any]], say: Say) -> Any:
@@ -503,6 +502,8 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
                 }
                 artifacts.write_json(path, record)
             self._records[number] = artifacts.read_json(path)
+            for stage in ("frozen", "unfrozen"):
+                artifacts.delete(artifacts.join(sweep.directory(number), f"{stage}.npz"))
             best = _best(self._records)
             kept = -1 if best is None else int(best["number"])
             for other in {number, self._kept} - {kept, -1}:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,12 +23,6 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.images import decode_image
 
 SAID: list[str] = []
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One conversion of the model serves all tests."""
-    os.environ["CATDOG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
