@@ -88,6 +88,7 @@ class IngestConfig:
 
     photos: str = knob("", "folder, zip or URI of the photos; without it a small set is drawn")
     run_dir: str = knob("", "folder or URI of everything the run writes", identity=False)
+    corrections: str = knob("", "CSV of path,label that overrules the folders; label - leaves a photo out")
     train_per_class: int = knob(1000, "training photos of each class, as far as they reach", low=1)
     validation_per_class: int = knob(500, "validation photos of each class, likewise", low=1)
     test_per_class: int = knob(500, "test photos of each class, likewise", low=0)

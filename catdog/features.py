@@ -121,8 +121,11 @@ class FeatureCache:
         features = _from_binary(table["feature"], self.row_bytes).view(self.dtype).reshape(-1, *self.shape)
         return features, table["label"].to_numpy()
 
-    def read_paths(self) -> list[str]:
-        """Return the path of each photo, in the order of the rows: as it was when the features were computed."""
+    def read_paths(self, *, blocks: int | None = None) -> list[str]:
+        """Return the path of each photo, or of the first `blocks`, in the order of the rows.
+
+        A path is as it was when the features were computed.
+        """
         system, root = artifacts.open_filesystem(self.directory)
 
         def read(block: int) -> list[str]:
@@ -131,8 +134,18 @@ class FeatureCache:
                 return paths
 
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(read, (block for block, count in enumerate(self.row_counts) if count))
+            found = pool.map(read, (block for block, count in enumerate(self.row_counts[:blocks]) if count))
             return [path for paths in found for path in paths]
+
+    def read_first(self, rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return features, labels and paths of whole blocks in the first view, up to `rows` photos or a block more."""
+        starts = np.cumsum(self.row_counts) - self.row_counts
+        blocks = int(np.searchsorted(starts, rows))
+        with ThreadPoolExecutor(8) as pool:
+            filled = [block for block in range(blocks) if self.row_counts[block]]
+            found = list(pool.map(lambda block: self.read(self.views[0], block), filled))
+        features, labels = (np.concatenate([pair[column] for pair in found]) for column in (0, 1))
+        return features, labels, self.read_paths(blocks=blocks)
 
 
 class CachedRows:

@@ -82,6 +82,21 @@ def encode_jpeg(image: Image.Image | np.ndarray, *, quality: int = 80) -> bytes:
     return sink.getvalue()
 
 
+def overlay_heat(thumbnail: bytes, heat: np.ndarray) -> bytes:
+    """Return the JPEG `thumbnail` with `heat` (H, W), 0 to 1, laid over it from clear through yellow to red."""
+    with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as image:
+        photo = np.asarray(image.convert("RGB"), np.float32)
+    levels = Image.fromarray(np.rint(255 * heat).astype(np.uint8))
+    sides = (photo.shape[1], photo.shape[0])
+    strength = np.asarray(levels.resize(sides, Image.Resampling.BICUBIC), np.float32)[..., np.newaxis] / 255
+    red, yellow = np.array([215, 30, 20], np.float32), np.array([255, 225, 60], np.float32)
+    colour = yellow + (red - yellow) * strength
+    # What the model did not look at is dimmed to gray, so that the heat stands out on a photo of any colour.
+    gray = 0.75 * photo.mean(axis=2, keepdims=True) + 0.25 * photo
+    share = 0.65 * strength
+    return encode_jpeg(np.clip(gray * (1 - share) + colour * share, 0, 255).astype(np.uint8))
+
+
 class Inspection(NamedTuple):
     """What a photo is found to be: its sides in pixels, upright, and (32, 32) uint8 gray levels of what it shows."""
 

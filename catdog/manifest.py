@@ -29,6 +29,7 @@ import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
 from catdog.artifacts import join, read_bytes, write_bytes
+from catdog.corrections import LEFT_OUT, Corrections, apply_corrections
 from catdog.duplicates import hash_pictures
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.images import inspect_image
@@ -112,15 +113,26 @@ def build_manifest(
     test_per_class: int,
     seed: int,
     max_pixels: int,
+    corrections: Corrections | None = None,
+    note: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Find, check, deduplicate and split the photos of `source`, a folder, URI or zip archive.
 
-    Every file found ends in one of the two tables. `progress` is called with (photos done, photos in all).
-    Raises UsageError when there are no photos, fewer than two classes, or too few photos for the splits.
+    Every file found ends in one of the two tables. `note` gets a line on what the corrections did, `progress` is called
+    with (photos done, photos in all).
+    Raises UsageError when there are no photos, fewer than two classes, too few photos for the splits, or corrections
+    that do not fit them.
     """
     photos = list_photos(source)
     layout, assigned = assign_classes([photo.relative for photo in photos], source=source)
+    left_out: list[tuple[str, str | None]] = []
+    if corrections is not None:
+        corrected = apply_corrections(corrections, [photo.path for photo in photos], assigned, classes=layout.classes)
+        note(corrected.line)
+        left_out = [(photos[place].path, LEFT_OUT) for place in corrected.left_out]
+        kept = [place for place in range(len(photos)) if place not in corrected.left_out]
+        photos, assigned = [photos[place] for place in kept], [corrected.assigned[place] for place in kept]
     table = _label_photos(photos, assigned, classes=layout.classes)
     paths, labels = table["path"].to_pylist(), table["label"].to_numpy()
     inspected = inspect_photos(paths, max_pixels=max_pixels, progress=progress)
@@ -139,9 +151,10 @@ def build_manifest(
         seed=seed,
     )
     unclassed = [(photo.path, layout.no_class) for photo, found in zip(photos, assigned, strict=True) if not found]
+    unusable = [pair for pair in zip(paths, reasons, strict=True) if pair[1]]
     return Manifest(
         table=table.append_column("split", pa.array(splits)).select(MANIFEST.names).cast(MANIFEST),
-        rejected=_rejected_table(unclassed + [pair for pair in zip(paths, reasons, strict=True) if pair[1]]),
+        rejected=_rejected_table([*left_out, *unclassed, *unusable]),
         classes=layout.classes,
     )
 

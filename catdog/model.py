@@ -128,6 +128,22 @@ def trunk_with_outputs(classifier: tf_keras.Model, cuts: Sequence[str]) -> tf_ke
     return tf_keras.Model(classifier.input, [split_at(classifier, cut)[0].output for cut in cuts], name="trunk")
 
 
+def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return where in each image the evidence for its label lies: (N, H, W) float32 from 0 to 1.
+
+    `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map. This is Grad-CAM (R. R.
+    Selvaraju and others, ICCV 2017): the channels of that map weighted by the mean gradient of the label's score,
+    negative sums cut off. Behind the map there are only the pooling and one dense layer, so for both poolings the mean
+    gradient of a channel is its weight in that layer over H * W, and nothing need be differentiated.
+    """
+    last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
+    maps = np.asarray(last(tf.convert_to_tensor(images), training=False))
+    kernel = np.asarray(classifier.get_layer(OUTPUT).kernel)
+    evidence = np.maximum(np.einsum("nhwc,cn->nhw", maps, kernel[:, labels]), 0.0)
+    found: np.ndarray = evidence / np.maximum(evidence.max(axis=(1, 2), keepdims=True), np.float32(1e-9))
+    return found.astype(np.float32)
+
+
 def configure_tensorflow(*, threads: int) -> None:
     """Give TensorFlow its threads and let it take GPU memory as it needs it; no effect once it has started."""
     try:

@@ -13,9 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from catdog import artifacts, cluster
+from catdog.calibration import Temperature, fold_temperature
 from catdog.card import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
+from catdog.corrections import read_corrections
+from catdog.diagnosis import choose_run_temperature, diagnose
 from catdog.errors import FailureError, UsageError
 from catdog.features import (
     PLAIN_VIEW,
@@ -30,7 +33,18 @@ from catdog.manifest import Manifest, build_manifest, read_manifest, write_manif
 from catdog.page import PAGE_FILE, leave_page
 from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
-from catdog.stages import LOSSES_FILE, StageJob, StreamSource, TrainJob, import_trainer, read_history, train_stages
+from catdog.stages import (
+    HEAT_FAILURE,
+    HEAT_FILE,
+    LOSSES_FILE,
+    StageJob,
+    StreamSource,
+    TrainJob,
+    best_stage,
+    import_trainer,
+    read_history,
+    train_stages,
+)
 from catdog.train_page import build_train_page
 from catdog.trunk import extract_features
 from catdog.versions import versions
@@ -92,12 +106,15 @@ def record_config(config: IngestConfig, *, run_dir: str) -> None:
 
 def _recorded(run_dir: str) -> dict[str, Any]:
     path = artifacts.join(run_dir, "config.json")
-    return artifacts.read_json(path) if artifacts.exists(path) else {}
+    # A run of an earlier version knew no corrections.
+    return {"corrections": "", **artifacts.read_json(path)} if artifacts.exists(path) else {}
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
     photos = artifacts.absolute(config.photos) if config.photos else ""
-    settings = {**flatten_config(config, identity_only=True), "photos": photos}
+    # What the corrections say counts, not where they stand: the same file with another line in it is another setting.
+    corrections = read_corrections(config.corrections).fingerprint if config.corrections else ""
+    settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
     }  # as JSON has it
@@ -111,7 +128,9 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
     directory = artifacts.join(run_dir, "manifest")
     names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
     source = artifacts.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
+    corrections = read_corrections(config.corrections) if config.corrections else None
     inputs = {**{name: getattr(config, name) for name in names}, "photos": source}
+    inputs["corrections"] = corrections.fingerprint if corrections else ""
     if artifacts.completed(directory, inputs=inputs) is not None:
         manifest = read_manifest(directory)
         say(manifest.summary_lines()[0])
@@ -124,6 +143,8 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
         test_per_class=config.test_per_class,
         seed=config.seed,
         max_pixels=config.max_pixels,
+        corrections=corrections,
+        note=say,
         progress=ProgressLine("Checking photos", "photos"),
     )
     write_manifest(manifest, directory=directory)
@@ -179,6 +200,8 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             card=model_card(config, manifest, pretrained),
             plan=plan,
             precision=config.precision,
+            explain=True,
+            max_pixels=config.max_pixels,
         )
         with watch.step("train"):
             follower = _EpochFollower(job, say)
@@ -190,7 +213,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             )
             follower()
         watch.save()
-    report = _finish(config, manifest, job, watch, run_dir=run_dir, begin=begin)
+        report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
     _leave_page(report, run_dir=run_dir, say=say)
     return report
@@ -416,15 +439,18 @@ def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained |
 
 
 def _finish(
-    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, begin: float
+    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, say: Say
 ) -> dict[str, Any]:
-    """Choose the model, draw the plots, write report.json last."""
+    """Choose the model and calibrate it, diagnose the run, draw the plots, write report.json last."""
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
-    best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
-    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"))
+    best = best_stage(marks)
+    temperature = _temperature(config, manifest, artifacts.join(run_dir, best), say=say)
+    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"), temperature=temperature.value)
+    _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
-    for leftover in ("checkpoints", LOSSES_FILE, *(f"{name}/progress.json" for name in marks)):
+    leftovers = ("checkpoints", LOSSES_FILE, HEAT_FILE, HEAT_FAILURE)
+    for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
         artifacts.delete(artifacts.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
     rows = watch.seconds.pop("trunk_rows", 0)
@@ -451,6 +477,50 @@ def _finish(
     return report
 
 
+def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str, *, say: Say) -> Temperature:
+    """Return the temperature for the run's model, 1.0 where its predictions cannot tell."""
+    if config.augment_validation:
+        return Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
+    try:
+        return choose_run_temperature(stage_dir, classes=manifest.classes)
+    except FailureError as error:
+        say(f"Warning: the model is not calibrated: {error}")
+        return Temperature(value=1.0, reason="the predictions cannot be read")
+
+
+def _diagnose(
+    config: TrainConfig,
+    manifest: Manifest,
+    job: TrainJob,
+    *,
+    run_dir: str,
+    best: str,
+    temperature: Temperature,
+    say: Say,
+) -> None:
+    """Write diagnosis.json and its pictures, and say what a person should look at; a failure costs a line, no more."""
+    cached = [stage.train for stage in job.stages if stage.cut == HEAD_CUT and isinstance(stage.train, FeatureCache)]
+    try:
+        lines = diagnose(
+            run_dir,
+            manifest,
+            stages=[stage.name for stage in job.stages],
+            best=best,
+            temperature=temperature,
+            train_features=cached[0] if cached else None,
+            heat=artifacts.join(run_dir, HEAT_FILE),
+            max_pixels=config.max_pixels,
+            task_cpus=job.plan.task_cpus,
+        )
+        failure = artifacts.join(run_dir, HEAT_FAILURE)
+        if artifacts.exists(failure):
+            lines.append(f"Warning: no pictures of where the model looked: {artifacts.read_json(failure)['message']}")
+    except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
+        lines = [f"Warning: the run could not be diagnosed: {artifacts.one_line(error)}"]
+    for line in lines:
+        say(line)
+
+
 def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
 
@@ -462,11 +532,21 @@ def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     return summary
 
 
-def copy_model(source: str, destination: str) -> None:
-    """Copy a model directory, whole or not at all."""
+def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:
+    """Copy a model directory, whole or not at all.
+
+    With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
+    calibrated, those of the source stay as they were trained.
+    """
     with artifacts.staged_directory(destination) as folder:
         for name in (CARD_FILE, WEIGHTS_FILE):
             (folder / name).write_bytes(artifacts.read_bytes(artifacts.join(source, name)))
+        if temperature is not None:
+            card = {**artifacts.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
+            artifacts.write_json(str(folder / CARD_FILE), card)
+            if temperature != 1.0:
+                weights = folder / WEIGHTS_FILE
+                weights.write_bytes(fold_temperature(weights.read_bytes(), temperature))
 
 
 def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:

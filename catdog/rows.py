@@ -26,6 +26,15 @@ MANIFEST = pa.schema(
     ]
 )
 
+# Small pictures for a report. A name is a path of the manifest; "heat" shows where in the photo the model looked.
+PICTURES = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # photo or heat
+        pa.field("jpeg", pa.binary(), nullable=False),
+    ]
+)
+
 REJECTED = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),

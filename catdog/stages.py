@@ -28,9 +28,13 @@ from catdog import artifacts
 from catdog.card import ClassifierSpec, spec_to_card
 from catdog.cluster import Plan, log_directory, root_cause
 from catdog.config import ClusterConfig, StageConfig, UnfrozenStageConfig
-from catdog.errors import CatdogError, FailureError
+from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
-from catdog.outcomes import build_outcomes, write_outcomes
+from catdog.images import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
+from catdog.outcomes import build_outcomes, read_outcomes, worst_outcomes, write_outcomes
+from catdog.photos import read_photo
+from catdog.rows import PICTURES
+from catdog.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.trunk import Shared, share, stream_features
 
 HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")
@@ -40,6 +44,8 @@ _EVALUATION_BATCH = 256
 _NOTE_EVERY_SECONDS = 10.0
 _FAILURE = "failure.json"
 LOSSES_FILE = "lost.json"
+WORST = 24  # errors that are shown
+HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
 
 
 class DivergedError(FailureError):
@@ -388,6 +394,8 @@ class TrainJob:
     card: Mapping[str, Any]
     plan: Plan
     precision: str = "auto"
+    explain: bool = False  # leave pictures of where the best model looked, for its worst errors
+    max_pixels: int = MAX_PIXELS
 
 
 def run_stages(job: TrainJob, pretrained: Shared) -> None:
@@ -416,7 +424,8 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     for stage in job.stages:
         directory = artifacts.join(job.run_dir, stage.name)
         if artifacts.exists(artifacts.join(directory, artifacts.COMPLETE)):
-            model.load_weights_into(classifier, artifacts.join(directory, "model"))
+            for each in {id(classifier): classifier, id(exact): exact}.values():
+                model.load_weights_into(each, artifacts.join(directory, "model"))
             continue
         worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
         state = resumed[1] if resumed and resumed[0] == stage.name else None
@@ -426,6 +435,73 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
             artifacts.write_json(artifacts.join(job.run_dir, _FAILURE), {"message": str(error)})
             return
+    if job.explain and rank == 0:
+        _explain(job, exact, distributed=workers > 1)
+
+
+def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the stage whose model is the run's: the better one by validation accuracy, then by loss."""
+    return max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
+
+
+def _explain(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
+    """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
+
+    The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
+    run goes on without the pictures, and heat.json says why.
+    """
+    path = artifacts.join(job.run_dir, HEAT_FILE)
+    if artifacts.exists(path):
+        return
+    try:
+        directories = {stage.name: artifacts.join(job.run_dir, stage.name) for stage in job.stages}
+        marks = {name: artifacts.completed(directory, inputs={}) or {} for name, directory in directories.items()}
+        best = best_stage(marks)
+        rows = read_outcomes(directories[best], classes=job.spec.classes)
+        worst = worst_outcomes(rows, limit=WORST) if rows is not None else []
+        pictures = _heat_pictures(job, classifier, directories, best, worst, distributed) if worst else []
+        write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
+    except Exception as error:
+        artifacts.write_json(artifacts.join(job.run_dir, HEAT_FAILURE), {"message": artifacts.one_line(error)})
+
+
+def _heat_pictures(
+    job: TrainJob,
+    classifier: Any,
+    directories: Mapping[str, str],
+    best: str,
+    worst: list[dict[str, Any]],
+    distributed: bool,
+) -> list[dict[str, Any]]:
+    """Return rows of the schema rows.PICTURES for the photos of `worst` that can be read."""
+    from catdog import model
+
+    if distributed:
+        import tensorflow as tf
+
+        # Mirrored variables belong to all workers, and only this one is here.
+        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+            classifier = model.build_classifier(job.spec)
+    if distributed or best != job.stages[-1].name:
+        model.load_weights_into(classifier, artifacts.join(directories[best], "model"))
+    names, images, thumbnails, labels = [], [], [], []
+    for row in worst:
+        try:
+            content = read_photo(row["path"])
+            image = decode_image(content, size=job.spec.image_size, max_pixels=job.max_pixels)
+            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, max_pixels=job.max_pixels))
+        except ImageError:
+            continue
+        names.append(row["path"])
+        images.append(image)
+        labels.append(job.spec.classes.index(row["label"]))
+    if not names:
+        return []
+    heat = model.class_maps(classifier, np.stack(images), np.array(labels))
+    return [
+        {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, one)}
+        for name, thumbnail, one in zip(names, thumbnails, heat, strict=True)
+    ]
 
 
 class _StageWorker:

@@ -7,18 +7,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from catdog.errors import ImageError
+from catdog import artifacts
+from catdog.errors import FailureError, ImageError
 from catdog.images import make_thumbnail
+from catdog.rows import PICTURES, check_schema
 from catdog.sources import find_inputs, read_inputs
 
+THUMBNAIL_SIZE = 160  # pixels of the longer side
 _PHOTOS_A_BLOCK = 32
 _MAX_RETRIES = 1  # of a task whose process died: a photo may be what kills it
 _THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.binary())])
 
 
 def make_thumbnails(
-    photos: Sequence[str], *, size: int = 160, max_pixels: int, task_cpus: float = 0.25
+    photos: Sequence[str], *, size: int = THUMBNAIL_SIZE, max_pixels: int, task_cpus: float = 0.25
 ) -> dict[str, bytes]:
     """Return JPEG bytes by photo, the longer side `size` pixels (or what the photo has), upright.
 
@@ -35,6 +39,27 @@ def make_thumbnails(
     except Exception:  # whatever Ray makes of a task that fails or dies
         return found
     return found
+
+
+def write_pictures(path: str, pictures: pa.Table) -> None:
+    """Write rows of the schema rows.PICTURES as Parquet at `path`, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pictures.cast(PICTURES), sink, compression="none")
+    artifacts.write_bytes(path, sink.getvalue())
+
+
+def read_pictures(path: str) -> pa.Table:
+    """Return what `write_pictures` wrote, no rows where there is no file.
+
+    Raises FailureError when it is damaged or of other columns.
+    """
+    if not artifacts.exists(path):
+        return PICTURES.empty_table()
+    try:
+        pictures = pq.read_table(pa.BufferReader(artifacts.read_bytes(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise FailureError(f"{path} cannot be read: {artifacts.one_line(error)}") from error
+    return check_schema(pictures, PICTURES, where=path)
 
 
 def _pipeline(photos: list[str], *, size: int, max_pixels: int, task_cpus: float) -> Iterator[pa.Table]:

@@ -10,6 +10,7 @@ LAYERS = [
     {
         "augmentation",
         "card",
+        "corrections",
         "duplicates",
         "evaluation",
         "gallery",
@@ -27,7 +28,7 @@ LAYERS = [
     },
     {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
     {"backbones", "engines", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
-    {"labelling", "model", "stages"},
+    {"diagnosis", "labelling", "model", "stages"},
     {"inference", "pipeline"},
     {"tuning"},
 ]

@@ -140,3 +140,25 @@ def test_a_classifier_in_half_precision_keeps_float32_weights_and_probabilities(
     found = np.asarray(half(images))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.asarray(whole(images)), atol=0.05)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_the_class_maps_are_those_that_differentiation_gives(images: np.ndarray, pooling: str) -> None:
+    import tensorflow as tf
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(0)
+    network = model.build_classifier(spec_of("efficientnet-lite0", pooling=pooling))
+    labels = np.array([1, 0])
+    dense = network.get_layer("fc_out")
+    both = tf_keras.Model(network.input, [network.get_layer("gap").input, network.get_layer("dropout_out").output])
+    with tf.GradientTape() as tape:
+        maps = tf.Variable(both(images, training=False)[0])
+        pooled = tf.reduce_mean(maps, axis=(1, 2)) if pooling == "avg" else tf.reduce_max(maps, axis=(1, 2))
+        score = tf.reduce_sum(tf.gather(pooled @ dense.kernel + dense.bias, labels, axis=1, batch_dims=1))
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
+    expected = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
+    expected /= np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-12)
+    found = model.class_maps(network, images, labels)
+    assert found.shape == (2, 7, 7)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import kill_process
 
 from catdog import cluster as catdog_cluster
 
@@ -82,18 +82,6 @@ class Job:
         return history.read_text().count("\n") - 1 if history.exists() else 0
 
 
-def kill_process(title: bytes) -> None:
-    """kill -9 the first process that Ray names so."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and title in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-                return
-        except OSError:
-            continue
-    raise AssertionError(f"no process {title!r} is running")
-
-
 def test_training_survives_lost_actors_drivers_workers_and_nodes(
     cluster: Any, photo_folder: Path, tmp_path: Path
 ) -> None:
@@ -104,14 +92,13 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
 
     job = Job("train", cluster, tmp_path / "killed", **settings)
     features = job.run_dir / "features"
-    job.wait_for(lambda: any(b"MapWorker(MapBatches(TrunkWriter))" in title for title in titles()))
-    kill_process(b"MapWorker(MapBatches(TrunkWriter))")
+    job.wait_for(lambda: kill_process("MapWorker(MapBatches(TrunkWriter))", address=cluster.address))
     job.wait_for(lambda: any(features.rglob("part-*.parquet")))
     job.kill_driver()
 
     job.wait_for(lambda: job.epochs("frozen") > 20)
     written = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
-    kill_process(b"RayTrainWorker")
+    assert kill_process("RayTrainWorker", address=cluster.address)
     job.wait_for(lambda: LOST in job.output)
     reached = job.epochs("frozen")
     job.wait_for(lambda: job.epochs("frozen") > reached + 20)
@@ -152,18 +139,6 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
     assert "Plan: 8 trials, 4 at once in one process each" in sweep.finish()
     ended = [json.loads(path.read_text())["status"] for path in records.glob("*/trial.json")]
     assert ended == ["finished"] * 8
-
-
-def titles() -> list[bytes]:
-    """The command lines of all processes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found.append((entry / "cmdline").read_bytes())
-            except OSError:
-                continue
-    return found
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path: Path) -> None:

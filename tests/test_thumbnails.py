@@ -2,15 +2,17 @@ import io
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from catdog.errors import ImageError
-from catdog.images import make_thumbnail
+from catdog.errors import FailureError, ImageError
+from catdog.images import make_thumbnail, overlay_heat
+from catdog.rows import PICTURES
 from catdog.sources import find_inputs
-from catdog.thumbnails import make_thumbnails
+from catdog.thumbnails import make_thumbnails, read_pictures, write_pictures
 
 
 def jpeg(width: int, height: int, *, orientation: int = 1) -> bytes:
@@ -82,3 +84,24 @@ def test_keys_of_parquet_rows_are_found_again(tmp_path: Path) -> None:
     assert [(row["path"], row["row_group"], row["row"]) for row in rows] == [
         (keys[0], 1, 0), ("/photos/z.jpg", None, None), (keys[2], 0, 1),
     ]  # fmt: skip
+
+
+def test_heat_reddens_where_it_is_and_grays_the_rest() -> None:
+    heat = np.zeros((7, 7), np.float32)
+    heat[:, 5:] = 1.0
+    found = opened(overlay_heat(make_thumbnail(jpeg(320, 160), size=160), heat)).convert("RGB")
+    assert found.size == (160, 80)
+    cold, hot = found.getpixel((5, 40)), found.getpixel((155, 40))
+    assert max(cold) - min(cold) < 110  # of 255, as it was
+    assert hot[0] > hot[2] + 60
+
+
+def test_pictures_survive_the_round_trip(tmp_path: Path) -> None:
+    path = str(tmp_path / "thumbnails.parquet")
+    assert read_pictures(path).num_rows == 0
+    rows = [{"name": "a<b>", "kind": "photo", "jpeg": b"1"}]
+    write_pictures(path, pa.Table.from_pylist(rows, PICTURES))
+    assert read_pictures(path).to_pylist() == rows
+    (tmp_path / "thumbnails.parquet").write_bytes(b"no table")
+    with pytest.raises(FailureError, match=r"thumbnails\.parquet cannot be read"):
+        read_pictures(path)

@@ -2,18 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from catdog import load_classifier
+from catdog import load_classifier, pipeline
 from catdog.config import TrainConfig, build_config
 from catdog.errors import FailureError, UsageError
+from catdog.manifest import read_manifest
 from catdog.pipeline import train
 
 SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "frozen.global_batch_size": 8}
@@ -40,10 +43,16 @@ def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, dict, list]) ->
         "config.json", "manifest/manifest.parquet", "manifest/rejected.parquet", "frozen/history.csv",
         "frozen/model/card.json", "frozen/model/weights.h5", "unfrozen/history.csv", "unfrozen/model/weights.h5",
         "model/card.json", "model/weights.h5", "accuracy.png", "loss.png", "report.json",
+        "frozen/predictions.parquet", "unfrozen/predictions.parquet", "diagnosis.json", "thumbnails.parquet",
     ):  # fmt: skip
         assert (run_dir / name).is_file(), name
     assert not list(run_dir.rglob("*.part"))
     assert not (run_dir / "checkpoints").exists()
+    assert not (run_dir / "heat.parquet").exists()
+    assert json.loads((run_dir / "model" / "card.json").read_text())["temperature"] == 1.0  # nothing was wrong
+    diagnosis = json.loads((run_dir / "diagnosis.json").read_text())
+    assert diagnosis["worst"] == []
+    assert diagnosis["evaluations"]["unfrozen"]["test"]["photos"] == 8
     assert json.loads((run_dir / "report.json").read_text()) == report
 
 
@@ -62,6 +71,25 @@ def check_outcomes(run_dir: Path, report: dict) -> None:
 
 def test_each_stage_leaves_a_row_for_every_validation_and_test_photo(finished: tuple[Path, dict, list]) -> None:
     check_outcomes(*finished[:2])
+
+
+def test_what_cannot_be_diagnosed_costs_the_run_a_line(finished: tuple[Path, dict, list], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "unfrozen" / "predictions.parquet").write_bytes(b"damaged")
+    (tmp_path / "run" / "report.json").unlink()
+    values = {"photos": str(finished[0].parent), "run_dir": str(tmp_path / "run"), **SMALL}
+    config = build_config(TrainConfig, values)
+    manifest = read_manifest(str(tmp_path / "run" / "manifest"))
+    lines: list[str] = []
+    temperature = pipeline._temperature(config, manifest, str(tmp_path / "run" / "unfrozen"), say=lines.append)
+    assert temperature.value == 1.0
+    job = SimpleNamespace(stages=[], plan=None)
+    pipeline._diagnose(
+        config, manifest, job, run_dir=str(tmp_path / "run"), best="unfrozen", temperature=temperature, say=lines.append
+    )  # type: ignore[arg-type]
+    assert [line.partition(": ")[0] for line in lines] == ["Warning"] * 2
+    assert lines[0].startswith("Warning: the model is not calibrated: ")
+    assert lines[1].startswith("Warning: the run could not be diagnosed: ")
 
 
 def test_the_report_has_the_numbers_of_both_stages(finished: tuple[Path, dict, list]) -> None:
