@@ -61,7 +61,7 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
     """
     installed = importlib.util.find_spec("openvino") is not None
     if asked == "openvino" and not installed:
-        raise UsageError("--engine openvino: expected the package openvino, found none: pip install 'catdog[openvino]'")
+        raise UsageError("--engine openvino: expected the package openvino, found none: pip install openvino")
     if asked == "auto":
         return "openvino" if installed and not gpus else "tensorflow"
     return asked
