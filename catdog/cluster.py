@@ -21,6 +21,7 @@ from catdog.keras_environment import keras_environment
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_task_oom_retries": "5",  # Ray tries a task for ever whose processes it ends for want of memory
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
 }
 _QUIET = {
@@ -226,7 +227,8 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     import ray
 
     if ray.is_initialized():
-        yield _resources()
+        with _one_line_failures():
+            yield _resources()
         return
     try:
         ray.init(
@@ -243,9 +245,21 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FailureError(f"cannot join or start a Ray cluster: {' '.join(str(error).split())}") from error
     try:
-        yield _resources()
+        with _one_line_failures():
+            yield _resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _one_line_failures() -> Iterator[None]:
+    """Turn what Ray raises, which steps of a job have not caught, into a FailureError of one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise FailureError(f"the cluster failed: {root_cause(error)} (logs: {log_directory()})") from error
 
 
 def prepare_environment(*, verbose: bool) -> None:
@@ -270,7 +284,7 @@ def quiet_datasets(*, verbose: bool) -> None:
     context.execution_options.verbose_progress = verbose
     if not verbose:
         for name in ("ray.data", "ray.data.dataset"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # an error reaches the user once, as our one line
 
 
 def root_cause(error: BaseException) -> str:
@@ -280,7 +294,9 @@ def root_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
-    line = (causes or lines[-1:] or [type(error).__name__])[0]
+    # A process that died leaves no traceback: what Ray says of it begins with the main thing.
+    plain = lines[-1:] if lines and lines[0].startswith("ray::") else lines[:1]
+    line = (causes or plain or [type(error).__name__])[0]
     # Of a dead process Ray goes on to list what may have been the cause.
     return line.partition(" Worker exit type:")[0]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from catdog.artifacts import join
 from catdog.augmentation import augment
 from catdog.card import INPUT_CUT, ClassifierSpec
-from catdog.cluster import Plan, root_cause, unlike
+from catdog.cluster import Plan, log_directory, root_cause, unlike
 from catdog.engines import OpenvinoRunner, choose_engine
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import (
@@ -60,7 +60,7 @@ def extract_features(
         except CatdogError:
             raise
         except Exception as error:  # Ray wraps what a task raised in classes of its own
-            raise FailureError(f"the trunk pass failed: {root_cause(error)}") from error
+            raise FailureError(f"the trunk pass failed: {root_cause(error)} (logs: {log_directory()})") from error
     lost: set[str] = set()
     for extraction, photos in wanted:
         if find_cache(extraction, photos, root=root) is None:
