@@ -351,9 +351,10 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
                 with contextlib.suppress(OSError):  # what was made for the question alone
                     mark.parent.rmdir()
             flag, place = missing[0], {**written, **read}[missing[0]]
+            machine = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             raise UsageError(
                 f"{flag} {place}: expected a place that all machines of the cluster share, but it is not to be seen on "
-                f"{node['NodeManagerHostname']}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"
+                f"{machine}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"
             )
 
 
