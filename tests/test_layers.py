@@ -29,7 +29,7 @@ LAYERS = [
     {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
     {"backbones", "engines", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
     {"diagnosis", "labelling", "model", "stages"},
-    {"inference", "pipeline"},
+    {"exports", "inference", "pipeline"},
     {"tuning"},
 ]
 # Imported inside functions, in worker processes only: TensorFlow stays out of the driver and of decoding tasks.
@@ -39,6 +39,7 @@ LATE = {
     ("stages", "model"),
     ("stages", "backbones"),
     ("engines", "model"),
+    ("exports", "model"),
     ("tuning", "model"),
     ("tuning", "backbones"),
 }
@@ -82,7 +83,7 @@ def test_tensorflow_is_imported_at_the_top_of_two_modules_only(source: Path) -> 
 
 
 def test_no_module_of_the_driver_reaches_tensorflow_at_import() -> None:
-    reached, queue = set(), ["pipeline", "inference", "tuning"]
+    reached, queue = set(), ["exports", "pipeline", "inference", "tuning"]
     while queue:
         module = queue.pop()
         reached.add(module)
