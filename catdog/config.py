@@ -178,6 +178,18 @@ class PredictConfig:
     cluster: PredictClusterConfig = dataclasses.field(default_factory=PredictClusterConfig)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The export job: which model, in which format, where to."""
+
+    model: str = knob("", "model directory, as a train job leaves it")
+    to: str = knob("", "format of the exported model", choices=("savedmodel", "tflite", "onnx", "openvino"))
+    out: str = knob("", "where it goes: a folder for savedmodel, else a file", identity=False)
+    photos: str = knob("", "ten photos of it prove that the exported model agrees; without it they are drawn")
+    max_pixels: int = knob(64_000_000, "a photo of more pixels is left out (decompression bombs)", low=1)
+    verbose: bool = knob(False, "show what TensorFlow has to say", identity=False)
+
+
 # A recipe is a table of defaults by flag; what stands on the command line wins over it.
 RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "default": {"views": 3},
