@@ -47,7 +47,7 @@ def test_a_model_that_does_not_agree_is_not_left(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "TOLERANCE", -1.0)  # nothing is so equal
-    with pytest.raises(FailureError, match="does not agree .* on 10 photos: .* nothing was written"):
+    with pytest.raises(FailureError, match=r"does not agree .* on 10 photos: .* nothing was written"):
         run(model_dir, "openvino", tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
