@@ -127,6 +127,9 @@ class TrainConfig(IngestConfig):
         low=0,
         identity=False,
     )
+    track: str = knob(
+        "none", "where the finished run is recorded besides", choices=("none", "tensorboard", "mlflow"), identity=False
+    )
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
     frozen: StageConfig = dataclasses.field(default_factory=StageConfig)
     unfrozen: UnfrozenStageConfig = dataclasses.field(default_factory=UnfrozenStageConfig)

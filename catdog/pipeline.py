@@ -45,6 +45,7 @@ from catdog.stages import (
     read_history,
     train_stages,
 )
+from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.train_page import build_train_page
 from catdog.trunk import extract_features
 from catdog.versions import versions
@@ -163,6 +164,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     """
     begin = started if started is not None else time.monotonic()
     run_dir = open_run(config)
+    require_tracker(config.track, run_dir=run_dir)
     report_path = artifacts.join(run_dir, "report.json")
     if artifacts.exists(report_path):
         say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
@@ -216,6 +218,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
     _leave_page(report, run_dir=run_dir, say=say)
+    track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir, say=say)
     return report
 
 
@@ -566,3 +569,20 @@ def _leave_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
         return build_train_page(run_dir, histories=histories)
 
     leave_page(run_dir, build, say=say)
+
+
+def _tracked_run(config: TrainConfig, report: Mapping[str, Any], run_dir: str) -> TrackedRun:
+    scores = {
+        f"{stage}_{split}_{score}": value
+        for stage, found in report["stages"].items()
+        for split in ("validation", "test")
+        for score, value in found.get(split, {}).items()
+    }
+    names = ("config.json", "report.json", "diagnosis.json", PAGE_FILE, "accuracy.png", "loss.png")
+    return TrackedRun(
+        name=run_dir.rstrip("/").rpartition("/")[2],
+        settings=flatten_config(config, identity_only=True),
+        curves=run_curves([read_history(artifacts.join(run_dir, stage)) for stage in report["stages"]]),
+        scores=scores,
+        files=[artifacts.join(run_dir, name) for name in (*names, f"model/{CARD_FILE}", f"model/{WEIGHTS_FILE}")],
+    )

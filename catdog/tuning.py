@@ -45,6 +45,7 @@ from catdog.stages import (
     read_history,
     train_stages,
 )
+from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.trunk import Shared, share
 from catdog.tune_page import build_tune_page
 from catdog.versions import versions
@@ -334,6 +335,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
         check_trials(space, config.trials)
     check_layouts(space)
     run_dir = open_run(config)
+    require_tracker(config.track, run_dir=run_dir)
     if artifacts.exists(artifacts.join(run_dir, "report.json")):
         raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
     known = set(flatten_config(TrainConfig()))
@@ -590,7 +592,21 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
         lambda: build_tune_page(list(records.values()), list(sweep.space), result=result, run_dir=sweep.run_dir),
         say=say,
     )
+    runs = [_tracked_run(number, record, sweep) for number, record in sorted(records.items())]
+    track_runs(config.track, runs, run_dir=sweep.run_dir, say=say)
     return result
+
+
+def _tracked_run(number: int, record: Mapping[str, Any], sweep: Sweep) -> TrackedRun:
+    """Return a trial as a run of its own; its scores are of validation, as in trials.csv."""
+    directory = sweep.directory(number)
+    return TrackedRun(
+        name=f"trial-{number:04d}",
+        settings={**record["values"], "status": record["status"]},
+        curves=run_curves([read_history(artifacts.join(directory, stage)) for stage in ("frozen", "unfrozen")]),
+        scores={f"validation_{score}": value for score, value in record.get("validation", {}).items()},
+        files=[artifacts.join(directory, _RECORD)],
+    )
 
 
 def _write_tables(records: Mapping[int, Mapping[str, Any]], sweep: Sweep) -> None:

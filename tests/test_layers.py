@@ -25,6 +25,7 @@ LAYERS = [
         "schedulers",
         "space",
         "tensors",
+        "tracking",
     },
     {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
     {"engines"},
