@@ -29,7 +29,7 @@ from catdog.sources import list_inputs, read_inputs
 TOLERANCE = 1e-4  # of a probability
 _PHOTOS = 10
 _SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
-_PACKAGES = {"openvino": ("openvino",), "onnx": ("tf2onnx", "onnxruntime")}
+_PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}
 
 Say = Callable[[str], None]
 Predict = Callable[[np.ndarray], np.ndarray]
