@@ -7,8 +7,12 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+from catdog import artifacts
 from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import FailureError, UsageError
 from catdog.keras_environment import keras_environment
@@ -17,6 +21,7 @@ from catdog.keras_environment import keras_environment
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_task_oom_retries": "5",  # Ray tries a task for ever whose processes it ends for want of memory
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
 }
 _QUIET = {
@@ -32,6 +37,8 @@ _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _WORKER_GPU = 0.6
 
 
+_UNLIMITED = 16  # nodes that are planned for of a group without a limit
+
 # An actor of more threads gains little: a batch of 32 small layers does not keep them busy.
 _ACTOR_CORES = 4
 
@@ -46,9 +53,17 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the cluster has, node by node: nothing that is asked for may be larger than a node."""
+    """What the cluster has, node by node: nothing that is asked for may be larger than a node.
+
+    `upcoming` are nodes that its autoscaler would add when they are asked for.
+    """
 
     nodes: tuple[Node, ...]
+    upcoming: tuple[Node, ...] = ()
+
+    def scaled(self, *, gpus: bool) -> Resources:
+        """Return the cluster as large as it can become, nodes with GPUs only with `gpus`."""
+        return Resources(nodes=(*self.nodes, *(node for node in self.upcoming if gpus or not node.gpus)))
 
     @property
     def cpus(self) -> float:
@@ -112,6 +127,7 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     quarter of the CPUs is left to the tasks, and the shares are fractions where nodes are small.
     Raises UsageError when more is asked for than the cluster has.
     """
+    resources = resources.scaled(gpus=config.use_gpu == "yes")
     gpus = usable_gpus(resources, config.use_gpu)
     workers = config.workers or max(1, gpus)
     if gpus and workers > gpus:
@@ -144,6 +160,7 @@ def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpu
 
     Raises UsageError when more is asked for than the cluster has.
     """
+    resources = resources.scaled(gpus=config.use_gpu == "yes")
     actors, actor_cpus, threads = _actors(resources, config.actors, "--cluster.actors", gpus=gpus)
     return PredictPlan(
         actors=actors,
@@ -156,11 +173,11 @@ def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpu
 
 
 def usable_gpus(resources: Resources, use_gpu: str) -> int:
-    """Return how many GPUs a job may take: `auto` all there are, `no` none, `yes` all, and one at least.
+    """Return how many GPUs a job may take: `auto` all there are, `no` none, `yes` those too that the cluster can add.
 
     Raises UsageError for `yes` where there is none.
     """
-    gpus = int(resources.gpus) if use_gpu != "no" else 0
+    gpus = int(resources.scaled(gpus=use_gpu == "yes").gpus) if use_gpu != "no" else 0
     if use_gpu == "yes" and gpus < 1:
         raise UsageError(
             "--cluster.use-gpu yes: expected a GPU, the cluster has none; use `auto` or `no`, or add GPU nodes"
@@ -210,7 +227,8 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     import ray
 
     if ray.is_initialized():
-        yield _resources()
+        with _one_line_failures():
+            yield _resources()
         return
     try:
         ray.init(
@@ -227,9 +245,21 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FailureError(f"cannot join or start a Ray cluster: {' '.join(str(error).split())}") from error
     try:
-        yield _resources()
+        with _one_line_failures():
+            yield _resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _one_line_failures() -> Iterator[None]:
+    """Turn what Ray raises, which steps of a job have not caught, into a FailureError of one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise FailureError(f"the cluster failed: {root_cause(error)} (logs: {log_directory()})") from error
 
 
 def prepare_environment(*, verbose: bool) -> None:
@@ -254,7 +284,7 @@ def quiet_datasets(*, verbose: bool) -> None:
     context.execution_options.verbose_progress = verbose
     if not verbose:
         for name in ("ray.data", "ray.data.dataset"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # an error reaches the user once, as our one line
 
 
 def root_cause(error: BaseException) -> str:
@@ -264,7 +294,9 @@ def root_cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
-    line = (causes or lines[-1:] or [type(error).__name__])[0]
+    # A process that died leaves no traceback: what Ray says of it begins with the main thing.
+    plain = lines[-1:] if lines and lines[0].startswith("ray::") else lines[:1]
+    line = (causes or plain or [type(error).__name__])[0]
     # Of a dead process Ray goes on to list what may have been the cause.
     return line.partition(" Worker exit type:")[0]
 
@@ -277,10 +309,84 @@ def unlike(cpus: float, task_cpus: float) -> float:
     return cpus if cpus != task_cpus else cpus - 0.001
 
 
+def log_directory() -> str:
+    """Return where Ray keeps the logs of this session, on each machine of the cluster."""
+    import ray
+
+    return f"{ray._private.worker._global_node.get_session_dir_path()}/logs"
+
+
+def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None:
+    """Raise UsageError where a local place, given by its flag, is not the same on every node of the cluster.
+
+    A folder in `written` is made, and must show on the other nodes what is put there; what is in `read` must be there.
+    URIs are taken to be reachable from everywhere.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    written, read = (
+        {flag: artifacts.absolute(place) for flag, place in places.items() if place and not artifacts.is_uri(place)}
+        for places in (written, read)
+    )
+    if not others or not (written or read):
+        return
+    marks = {flag: Path(place) / f".catdog-{uuid.uuid4().hex}" for flag, place in written.items()}
+    for mark in marks.values():
+        artifacts.make_directory(str(mark.parent))
+        mark.touch()
+    look = ray.remote(num_cpus=0)(_missing)
+    sought = {**marks, **{flag: Path(place) for flag, place in read.items() if Path(place).exists()}}
+    try:
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in others]
+        found = ray.get([look.options(scheduling_strategy=strategy).remote(sought) for strategy in strategies])
+    finally:
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+    for node, missing in zip(others, found, strict=True):
+        if missing:
+            for mark in marks.values():
+                with contextlib.suppress(OSError):  # what was made for the question alone
+                    mark.parent.rmdir()
+            flag, place = missing[0], {**written, **read}[missing[0]]
+            machine = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            raise UsageError(
+                f"{flag} {place}: expected a place that all machines of the cluster share, but it is not to be seen on "
+                f"{machine}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"
+            )
+
+
+def _missing(sought: Mapping[str, Path]) -> list[str]:
+    """Return the flags whose places are not to be seen on this machine."""
+    return [flag for flag, place in sought.items() if not place.exists()]
+
+
 def _resources() -> Resources:
     import ray
 
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Resources(
-        nodes=tuple(Node(cpus=float(node.get("CPU", 0)), gpus=float(node.get("GPU", 0))) for node in found)
-    )
+    nodes = tuple(_node(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    groups: tuple[tuple[Node, int], ...] = ()
+    with contextlib.suppress(Exception):  # what no public API tells is a bonus, never a reason to fail
+        found = ray._private.state.state.get_cluster_config()
+        groups = tuple((_node(group.resources), int(group.max_count)) for group in found.node_group_configs)
+    return Resources(nodes=nodes, upcoming=upcoming_nodes(nodes, groups))
+
+
+def upcoming_nodes(nodes: Sequence[Node], groups: Sequence[tuple[Node, int]]) -> tuple[Node, ...]:
+    """Return the nodes that an autoscaler may add to `nodes`: up to the greatest count of each group.
+
+    A group without a limit (-1) counts as 16 nodes.
+    """
+    left = Counter(nodes)
+    added: list[Node] = []
+    for node, most in groups:
+        there = min(left[node], max(most, 0)) if most >= 0 else left[node]
+        left[node] -= there
+        added += [node] * max(0, (most if most >= 0 else _UNLIMITED) - there)
+    return tuple(added)
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(cpus=float(resources.get("CPU", 0)), gpus=float(resources.get("GPU", 0)))

@@ -79,6 +79,7 @@ class ClusterConfig:
         600, "give up when the workers asked for are not there by then", low=10, identity=False
     )
     max_failures: int = knob(3, "restarts after a lost worker or node", low=0, identity=False)
+    max_preemptions: int = knob(20, "restarts after a node that the cloud took back", low=0, identity=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,11 @@ class TrainConfig(IngestConfig):
         0, "augmented copies of a training photo that epochs take in turn; 0: a fresh one every epoch", low=0
     )
     augment_validation: bool = knob(False, "augment the validation photos too, as the article does")
+    precision: str = knob(
+        "auto",
+        "what the trained layers compute in; auto: bfloat16 on GPUs that have it in their tensor cores",
+        choices=("auto", "float32", "bfloat16"),
+    )
     feature_dtype: str = knob("float16", "how cached trunk features are stored", choices=("float16", "float32"))
     cache_budget_gib: float = knob(
         20.0,

@@ -61,7 +61,7 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
     """
     installed = importlib.util.find_spec("openvino") is not None
     if asked == "openvino" and not installed:
-        raise UsageError("--engine openvino: expected the package openvino, found none: pip install 'catdog[openvino]'")
+        raise UsageError("--engine openvino: expected the package openvino, found none: pip install openvino")
     if asked == "auto":
         return "openvino" if installed and not gpus else "tensorflow"
     return asked
@@ -113,10 +113,21 @@ class OpenvinoEngine:
     """The model in OpenVINO on CPU threads, float32 throughout."""
 
     def __init__(self, model: ModelBytes, *, threads: int) -> None:
+        self._run = OpenvinoRunner(build_graph(model.spec, model.weights), threads=threads)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of `images`, as Engine says."""
+        return self._run(images)[0]
+
+
+class OpenvinoRunner:
+    """An openvino.Model of (?, S, S, 3) uint8 images on CPU threads, in float32."""
+
+    def __init__(self, graph: Any, *, threads: int) -> None:
         openvino = import_openvino()
-        graph = build_graph(model.spec, model.weights)
+        self._shapes = [tuple(side.get_length() for side in list(output.partial_shape)[1:]) for output in graph.outputs]
         # An image for each thread at a time was the fastest of batches of 1 to 32, with one stream or several.
-        graph.reshape([1, model.spec.image_size, model.spec.image_size, 3])
+        graph.reshape([1, *list(graph.inputs[0].partial_shape)[1:]])
         compiled = openvino.Core().compile_model(
             graph,
             "CPU",
@@ -129,14 +140,14 @@ class OpenvinoEngine:
             },
         )
         self._queue: Any = openvino.AsyncInferQueue(compiled, threads)
-        self._classes = len(model.spec.classes)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return the probabilities of `images`, as Engine says."""
-        found = np.zeros((len(images), self._classes), np.float32)
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return each output, (N, …) float32, of uint8 (N, S, S, 3) `images`; N may be 0."""
+        found = [np.zeros((len(images), *shape), np.float32) for shape in self._shapes]
 
         def keep(request: Any, place: int) -> None:
-            found[place] = request.get_output_tensor().data[0]
+            for index, array in enumerate(found):
+                array[place] = request.get_output_tensor(index).data[0]
 
         self._queue.set_callback(keep)
         for place in range(len(images)):

@@ -84,6 +84,7 @@ class _Chooser:
         self._labels, self._classes, self._true = list(labels), list(classes), true
         self._kept = {(kind, label): _Least(most) for kind in (LEAST_SURE, BY_CHANCE) for label in labels}
         self._kept |= {(kind, ""): _Least(most) for kind in (WRONG, DIFFERENT)}
+        self._first = _Least(PICTURES)  # the first that have a label: where there are no more, all are shown
         self._rows: dict[int, dict[str, Any]] = {}
         self._histograms = {label: np.zeros(_BINS, np.int64) for label in labels}
         self._errors: list[dict[str, Any]] = []
@@ -107,6 +108,8 @@ class _Chooser:
             self._histograms[label] += np.histogram(probability[these], bins=_BINS, range=(0, 1))[0]
             self._kept[LEAST_SURE, label].add(probability[these], places[these])
             self._kept[BY_CHANCE, label].add(chance[these], places[these])
+        these = np.flatnonzero(found >= 0)
+        self._first.add(places[these].astype(np.float64), places[these])
         sure = (found >= 0) & (found < len(self._classes))
         if self._true is not None:
             true = self._true[self._start : self._start + table.num_rows]
@@ -123,7 +126,7 @@ class _Chooser:
         self._start += table.num_rows
 
     def _keep_rows(self, table: pa.Table) -> None:
-        kept = {int(place) for least in self._kept.values() for place in least.places}
+        kept = {int(place) for least in (self._first, *self._kept.values()) for place in least.places}
         self._rows = {place: row for place, row in self._rows.items() if place in kept}
         wanted = sorted(place for place in kept if place >= self._start)
         rows = table.take(pa.array([place - self._start for place in wanted], pa.int64())).to_pylist()
@@ -153,6 +156,9 @@ class _Chooser:
         for (kind, _), least in self._kept.items():
             for place in least.places.tolist():
                 kinds.setdefault(place, []).append(kind)
+        if sum(self._counts.values()) <= PICTURES:
+            for place in self._first.places.tolist():
+                kinds.setdefault(place, [])
         photos = [{**self._rows[place], "kinds": kinds[place], "true": self._truth(place)} for place in sorted(kinds)]
         return Shown(
             rows=self._start,

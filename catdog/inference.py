@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import re
 import time
 from collections import Counter
@@ -208,6 +209,7 @@ class _Job:
         bounds = part_bounds(self.inputs, photos_a_part=photos_a_part(self.inputs.num_rows))
         plan, gpus = self._plan()
         engine = choose_engine(config.engine, gpus=gpus > 0)
+        cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
         self._say(plan.sentence(engine))
         progress = _Progress(self._say)
         label_photos(
@@ -299,7 +301,10 @@ class _Job:
             )
             found["comparison"] = comparison.to_json()
             self._say_lines("First model against second:", comparison)
-        artifacts.write_json(artifacts.join(self.out, "evaluation.json"), found)
+        path, found = artifacts.join(self.out, "evaluation.json"), json.loads(json.dumps(found))
+        if not artifacts.exists(path) or artifacts.read_json(path) != found:
+            artifacts.write_json(path, found)
+            artifacts.delete(artifacts.join(self.out, PAGE_FILE))  # it shows another evaluation, or none
 
     def _say_lines(self, title: str, result: Evaluation | Comparison) -> None:
         self._say("")
@@ -336,10 +341,9 @@ class _Job:
         return np.array([label_of[found[1]] if found else -1 for found in assigned], np.int32)
 
     def report(self, summary: Mapping[str, Any]) -> None:
-        """Write report.html, unless it stands and nothing came to it."""
-        config, page = self._config, artifacts.join(self.out, PAGE_FILE)
-        asked = config.evaluate or len(self._models) == 2
-        if not config.report or (artifacts.exists(page) and not asked):
+        """Write report.html, unless it stands."""
+        config = self._config
+        if not config.report or artifacts.exists(artifacts.join(self.out, PAGE_FILE)):
             return
 
         def make(photos: Sequence[str]) -> Mapping[str, bytes]:

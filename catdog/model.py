@@ -31,11 +31,38 @@ GAP = "gap"
 DROPOUT = "dropout_out"
 
 
-def build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
+def build_classifier(spec: ClassifierSpec, *, precision: str = "float32") -> tf_keras.Model:
     """Build the classifier with random weights: (B, S, S, 3) uint8 to (B, classes) float32 probabilities.
 
-    The head is the article's: global pooling `gap`, `dropout_out`, a softmax layer `fc_out`.
+    The head is the article's: global pooling `gap`, `dropout_out`, a softmax layer `fc_out`. With the precision
+    `bfloat16` the layers compute in it; weights and probabilities are float32 all the same.
     """
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        return _build_classifier(spec)
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+
+
+def choose_precision(asked: str, capabilities: Sequence[tuple[int, int]]) -> str:
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 where all GPUs have tensor cores for it.
+
+    `capabilities` has the compute capability (major, minor) of each GPU of the process, and is empty without GPUs.
+    From 8.0 (NVIDIA Ampere) on there are such tensor cores; bfloat16 has float32's range, so no loss needs scaling.
+    """
+    if asked != "auto":
+        return asked
+    return "bfloat16" if capabilities and min(capabilities) >= (8, 0) else "float32"
+
+
+def gpu_capabilities() -> list[tuple[int, int]]:
+    """Return the compute capability of each GPU that TensorFlow sees."""
+    details = (tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU"))
+    return [tuple(found.get("compute_capability", (0, 0))) for found in details]
+
+
+def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
     image = tf_keras.Input((spec.image_size, spec.image_size, 3), dtype="uint8", name="image")
     scaled = tf_keras.layers.Rescaling(list(spec.input_scale), list(spec.input_offset), name="input_scaling")(image)
     feature_map = build_backbone(spec.backbone, scaled)

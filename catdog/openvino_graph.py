@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from catdog import artifacts
-from catdog.card import WEIGHTS_FILE, ClassifierSpec
+from catdog.card import HEAD_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.errors import FailureError, UsageError
 from catdog.tensors import Tensors, parse_tensors
 
@@ -41,18 +43,55 @@ def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
         raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
 
 
+def can_cut(cut: str) -> bool:
+    """Tell whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
+    return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-d]_(expand_|dw|project_))conv", cut) is not None
+
+
+def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> Any:
+    """Return the openvino.Model of a trunk: (?, S, S, 3) uint8 images to the float32 features at each of `cuts`.
+
+    Feature maps are (?, H, W, C), those at the head (?, C). The classes and the dropout of `spec` do not matter.
+    Raises FailureError when `tensors` do not fit the backbone.
+    """
+    import_openvino()
+    try:
+        return _Builder(spec, tensors).build_trunk(cuts)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise FailureError(f"the backbone's weights cannot be used: {artifacts.one_line(error)}") from error
+
+
 class _Builder:
     """Puts model.build_classifier's network together from OpenVINO's operations, channels first."""
 
     def __init__(self, spec: ClassifierSpec, tensors: Tensors) -> None:
         self._ops = importlib.import_module("openvino.opset13")
         self._spec, self._tensors, self._used = spec, tensors, set[str]()
+        self._inputs: dict[str, Any] = {}  # of each convolution, by its name
 
     def build(self) -> Any:
-        """Return the model.
+        """Return the classifier.
 
         Raises KeyError for a missing layer, ValueError for one too many, RuntimeError where shapes do not fit.
         """
+        ops = self._ops
+        image, feature = self._backbone()
+        head = self._layer("fc_out")
+        kernel, bias = self._constant(head["kernel"]), self._constant(head["bias"])
+        logits = ops.add(ops.matmul(feature, kernel, False, False), bias)
+        if extra := self._tensors.keys() - self._used:
+            raise ValueError(f"no layer has the name {min(extra)}")
+        return import_openvino().Model([ops.softmax(logits, 1)], [image], "classifier")
+
+    def build_trunk(self, cuts: Sequence[str]) -> Any:
+        """Return the trunk with an output for each of `cuts`. Raises as `build` does, but for a layer too many."""
+        image, feature = self._backbone()
+        last = self._ops.constant([0, 2, 3, 1])
+        outputs = [feature if cut == HEAD_CUT else self._ops.transpose(self._inputs[cut], last) for cut in cuts]
+        return import_openvino().Model(outputs, [image], "trunk")
+
+    def _backbone(self) -> tuple[Any, Any]:
+        """Return the image and the pooled feature."""
         ops, spec = self._ops, self._spec
         image = ops.parameter([-1, spec.image_size, spec.image_size, 3], np.uint8, name="image")
         node = ops.transpose(ops.convert(image, "f32"), ops.constant([0, 3, 1, 2]))
@@ -64,13 +103,7 @@ class _Builder:
                 node = self._block(node, f"block{stage}{'abcd'[index]}_", stride=1 if index else stride, skip=index > 0)
         node = self._activate(self._convolve(node, "top_conv", normalization="top_bn"))
         pool = {"max": ops.reduce_max, "avg": ops.reduce_mean}[spec.pooling]
-        feature = pool(node, ops.constant([2, 3]), keep_dims=False)
-        head = self._layer("fc_out")
-        kernel, bias = self._constant(head["kernel"]), self._constant(head["bias"])
-        logits = ops.add(ops.matmul(feature, kernel, False, False), bias)
-        if extra := self._tensors.keys() - self._used:
-            raise ValueError(f"no layer has the name {min(extra)}")
-        return import_openvino().Model([ops.softmax(logits, 1)], [image], "classifier")
+        return image, pool(node, ops.constant([2, 3]), keep_dims=False)
 
     def _block(self, node: Any, prefix: str, *, stride: int, skip: bool) -> Any:
         """Apply one inverted residual block, whose optional layers are those that have weights."""
@@ -88,7 +121,7 @@ class _Builder:
 
     def _convolve(self, node: Any, name: str, *, normalization: str = "", stride: int = 1) -> Any:
         """Apply the convolution `name` with "same" padding, its batch normalization folded into kernel and bias."""
-        layer = self._layer(name)
+        layer, self._inputs[name] = self._layer(name), node
         if depthwise := "depthwise_kernel" in layer:
             # (H, W, C, 1) to (C, 1, 1, H, W): a group for each channel.
             kernel = layer["depthwise_kernel"].transpose(2, 3, 0, 1)[:, np.newaxis]

@@ -34,6 +34,15 @@
     show(marks[place < 0 ? (step > 0 ? 0 : marks.length - 1) : (place + step + marks.length) % marks.length]);
   });
 
+  // A region is a stop for the keyboard only where it scrolls.
+  for (const region of document.querySelectorAll(".scroll")) {
+    const observer = new ResizeObserver(() => {
+      if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+      else region.removeAttribute("tabindex");
+    });
+    observer.observe(region);
+  }
+
   const key = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.value ?? cell.textContent;

@@ -20,6 +20,8 @@ from catdog.markup import Child, Html, embed_json, join, tag
 
 PAGE_FILE = "report.html"
 
+_LONG = 40  # rows of a table
+
 Say = Callable[[str], None]
 
 
@@ -165,6 +167,11 @@ def details(title: str, *body: Child) -> Html:
     return tag("details", tag("summary", title), *body)
 
 
+def folded(rows: int, noun: str, body: Html) -> Html:
+    """Return `body`, a table of so many rows, folded where it would push all else off the page."""
+    return details(count_text(rows, noun), body) if rows > _LONG else body
+
+
 def settings_table(settings: Mapping[str, Any], *, head: tuple[str, str]) -> Html:
     """Return names and values, whatever they are, as text."""
     return table(head, [(name, tag("span", str(value), class_="name")) for name, value in settings.items()], texts=2)
@@ -177,7 +184,7 @@ def share_table(counts: Mapping[str, int], *, head: tuple[str, str]) -> Html:
         (name, f"{count:,}", f"{count / total:.1%}", share_bar(count / total, series=index % 8))
         for index, (name, count) in enumerate(counts.items())
     ]
-    return table((*head, "share", ""), rows)
+    return folded(len(rows), "row", table((*head, "share", ""), rows))
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Html:

@@ -36,6 +36,7 @@ from catdog.sample import draw_sample
 from catdog.stages import (
     HEAT_FAILURE,
     HEAT_FILE,
+    LOSSES_FILE,
     StageJob,
     StreamSource,
     TrainJob,
@@ -179,6 +180,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     with cluster.connected(verbose=config.verbose) as resources:
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
+        cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         watch.add("start", time.monotonic() - begin)
         say(plan.sentence())
         with watch.step("ingest"):
@@ -199,6 +201,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             stages=layout.stages(),
             card=model_card(config, manifest, pretrained),
             plan=plan,
+            precision=config.precision,
             explain=True,
             max_pixels=config.max_pixels,
         )
@@ -207,8 +210,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             train_stages(
                 job,
                 pretrained=pretrained,
-                start_timeout_seconds=config.cluster.start_timeout_seconds,
-                max_failures=config.cluster.max_failures,
+                cluster=config.cluster,
                 follow=follower,
             )
             follower()
@@ -387,9 +389,12 @@ class _EpochFollower:
         self._shown = {stage.name: len(read_history(self._directory(stage.name))) for stage in job.stages}
         self._noted = ""
         self._named = ""
+        artifacts.delete(artifacts.join(job.run_dir, LOSSES_FILE))  # of an earlier command
+        self._losses = 0
 
     def __call__(self) -> None:
         """Print what is new since the last call."""
+        self._tell_losses()
         for stage in self._job.stages:
             history = read_history(self._directory(stage.name))
             if history and self._named != stage.name and len(history) > self._shown[stage.name]:
@@ -409,6 +414,13 @@ class _EpochFollower:
         if text != self._noted and found["epoch"] > self._shown[stage]:
             self._noted = text
             self._say(text)
+
+    def _tell_losses(self) -> None:
+        path = artifacts.join(self._job.run_dir, LOSSES_FILE)
+        found = artifacts.read_json(path) if artifacts.exists(path) else {"count": 0}
+        if found["count"] > self._losses:
+            self._say(f"Workers were lost and start again from the last checkpoint: {found['cause']}")
+        self._losses = found["count"]
 
     def _directory(self, stage: str) -> str:
         return artifacts.join(self._job.run_dir, stage)
@@ -440,7 +452,8 @@ def _finish(
     copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
     draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
-    for leftover in ("checkpoints", HEAT_FILE, HEAT_FAILURE, *(f"{name}/progress.json" for name in marks)):
+    leftovers = ("checkpoints", LOSSES_FILE, HEAT_FILE, HEAT_FAILURE)
+    for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
         artifacts.delete(artifacts.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
     rows = watch.seconds.pop("trunk_rows", 0)

@@ -6,6 +6,8 @@
   const PAGE = 24;
   const FOUND = 60;
   const BUTTONS = 3;  // with more classes to choose from, a list takes their place
+  const LEAVE_OUT = "-";  // as corrections.csv has it for a photo that is of no class
+  const CHOICES = classes.includes(LEAVE_OUT) ? classes : [...classes, LEAVE_OUT];
   const at = (id) => document.getElementById(id);
 
   // What is marked: the right class by path. Kept in the browser where it allows that to a file.
@@ -14,7 +16,7 @@
     read() {
       try {
         const found = JSON.parse(localStorage.getItem(this.key) || "{}");
-        return new Map(Object.entries(found).filter(([, name]) => classes.includes(name)));
+        return new Map(Object.entries(found).filter(([, name]) => CHOICES.includes(name)));
       } catch {
         return new Map();
       }
@@ -61,9 +63,10 @@
   };
 
   const chooser = (path, label, short) => {
-    const others = classes.filter((name) => name !== label);
+    const others = CHOICES.filter((name) => name !== label);
+    const say = (name) => (name === LEAVE_OUT && !classes.includes(name) ? "leave out" : `is ${name}`);
     if (others.length > BUTTONS) {
-      const options = others.map((name) => make("option", { value: name, textContent: name }));
+      const options = others.map((name) => make("option", { value: name, textContent: say(name) }));
       const list = make("select", {});
       list.setAttribute("aria-label", `Right class of ${short}`);
       list.append(make("option", { value: "", textContent: label ? "label is right" : "right class …" }), ...options);
@@ -71,8 +74,8 @@
       return [list];
     }
     return others.map((name) => {
-      const button = make("button", { type: "button", textContent: `is ${name}`, data: { right: name } });
-      button.setAttribute("aria-label", `${short} is ${name}`);
+      const button = make("button", { type: "button", textContent: say(name), data: { right: name } });
+      button.setAttribute("aria-label", `${short}: ${say(name)}`);
       button.addEventListener("click", () => mark(path, label, marks.get(path) === name ? null : name));
       return button;
     });
@@ -153,7 +156,9 @@
 
   // The corrections
 
-  const quote = (text) => `"${text.replaceAll('"', '""')}"`;
+  // A spreadsheet takes such a text for a formula; an apostrophe before it, which the reader takes away, keeps it text.
+  const guard = (text) => (text !== LEAVE_OUT && /^['=+\-@\t\r]/.test(text) ? `'${text}` : text);
+  const quote = (text) => `"${guard(text).replaceAll('"', '""')}"`;
 
   const showBasket = () => {
     at("basket").hidden = marks.size === 0;

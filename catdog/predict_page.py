@@ -13,7 +13,7 @@ from catdog.charts import histogram
 from catdog.console import duration
 from catdog.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
 from catdog.markup import Child, Html, join, tag
-from catdog.page import Section, build_page, details, figure, settings_table, share_table, table, tiles
+from catdog.page import Section, build_page, details, figure, folded, settings_table, share_table, table, tiles
 from catdog.rows import UNSURE
 from catdog.scores import comparison_sentence, score_sentence, score_tables
 
@@ -137,7 +137,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
             tag(
                 "p",
                 what,
-                " Where a label is wrong, choose the right class; the button below the photos then makes ",
+                " Where a label is wrong, choose the right class, or leave out what is of none; a button then makes ",
                 tag("code", "corrections.csv"),
                 " of what is marked, which ",
                 tag("code", "jobs/ingest.py --corrections"),
@@ -145,7 +145,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
             ),
             None
             if pictures or not shown.photos
-            else tag("p", "No picture could be made: the photos cannot be read any more.", class_="soft"),
+            else tag("p", "No picture could be made: the photos cannot be read here, or not any more.", class_="soft"),
             tag("noscript", tag("p", "The gallery and the search need JavaScript.")),
             tag(
                 "div",
@@ -215,7 +215,7 @@ def _errors(shown: Shown) -> Section | None:
         [
             tag("p", f"{total:,} {'files have' if total > 1 else 'file has'} no label: {said}."),
             tag("p", f"Listed are {len(rows):,} of them, 100 of a kind at most.", class_="soft") if more else None,
-            details(f"{len(rows):,} files", listing) if len(rows) > 12 else listing,
+            folded(len(rows), "row", listing),
         ]
     )
     return Section(name="errors", title="Files that could not be read", body=body)

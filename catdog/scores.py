@@ -7,8 +7,11 @@ from typing import Any
 
 from catdog.evaluation import wilson_interval
 from catdog.markup import Child, Html, join, tag
-from catdog.page import figure, table
+from catdog.page import figure, folded, table
 from catdog.rows import UNSURE
+
+_MATRIX = 24  # classes; a greater matrix is neither read nor loaded with pleasure
+_PAIRS = 30
 
 Evaluation = Mapping[str, Any]  # as Evaluation.to_json has it
 
@@ -38,18 +41,34 @@ def score_sentence(evaluation: Evaluation) -> str:
 
 
 def score_tables(evaluation: Evaluation) -> Html:
-    """Return the confusion matrix and precision, recall and F1 by class."""
+    """Return the confusion matrix, or of many classes the worst of it, and precision, recall and F1 by class."""
     unsure = evaluation["sure"] < evaluation["photos"]
     labels = [*evaluation["classes"], *([UNSURE] if unsure else [])]
+    if len(labels) <= _MATRIX:
+        confusion = figure("Rows are true classes, columns what the model said.", _confusion(evaluation, labels))
+    else:
+        confusion = figure(f"The {_PAIRS} most frequent confusions.", _worst_pairs(evaluation, labels))
     return tag(
         "div",
-        figure("Rows are true classes, columns what the model said.", _confusion(evaluation, labels)),
+        confusion,
         figure(
             "Precision: of what was called so, the share that is. Recall: of what is so, the share that was found.",
             _by_class(evaluation["by_class"]),
         ),
         class_="columns",
     )
+
+
+def _worst_pairs(evaluation: Evaluation, labels: Sequence[str]) -> Html:
+    pairs = [
+        (count, name, label)
+        for index, (name, counts) in enumerate(zip(evaluation["classes"], evaluation["confusion"], strict=True))
+        for column, (label, count) in enumerate(zip(labels, counts, strict=False))
+        if count and column != index
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    rows: list[Sequence[Child]] = [(name, label, f"{count:,}") for count, name, label in pairs[:_PAIRS]]
+    return table(("true class", "said", "photos"), rows, texts=2)
 
 
 def _confusion(evaluation: Evaluation, labels: Sequence[str]) -> Html:
@@ -85,7 +104,8 @@ def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
         )
         for one in scores
     ]
-    return table(("class", "photos", "precision", "recall", "F1"), rows)
+    listing = table(("class", "photos", "precision", "recall", "F1"), rows, sortable=len(rows) > 2)
+    return folded(len(rows), "row", listing)
 
 
 def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: str, where: str = "photos") -> str:
@@ -94,6 +114,8 @@ def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: st
     text = f"On the {photos:,} {where} they say the same {agree:,} times ({agree / photos:.1%})."
     if comparison.get("p_value") is None:
         return text
+    if not comparison["only_first_correct"] and not comparison["only_second_correct"]:
+        return f"{text} They are right and wrong on the same photos."
     p = comparison["p_value"]
     meaning = "too large for chance alone" if p < 0.05 else "that chance alone may explain"
     return (

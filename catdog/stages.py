@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from catdog import artifacts
 from catdog.card import ClassifierSpec, spec_to_card
-from catdog.cluster import Plan, root_cause
-from catdog.config import StageConfig, UnfrozenStageConfig
+from catdog.cluster import Plan, log_directory, root_cause
+from catdog.config import ClusterConfig, StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
 from catdog.images import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
@@ -43,6 +43,7 @@ _CHECKPOINT_EVERY_SECONDS = 2.0
 _EVALUATION_BATCH = 256
 _NOTE_EVERY_SECONDS = 10.0
 _FAILURE = "failure.json"
+LOSSES_FILE = "lost.json"
 WORST = 24  # errors that are shown
 HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
 
@@ -392,6 +393,7 @@ class TrainJob:
     stages: tuple[StageJob, ...]
     card: Mapping[str, Any]
     plan: Plan
+    precision: str = "auto"
     explain: bool = False  # leave pictures of where the best model looked, for its worst errors
     max_pixels: int = MAX_PIXELS
 
@@ -410,8 +412,11 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     # Before anything else of TensorFlow's: collectives must be set up first.
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
     tf_keras.utils.set_random_seed(job.seed)
+    precision = model.choose_precision(job.precision, model.gpu_capabilities())
     with strategy.scope():
-        classifier = model.build_classifier(job.spec)
+        classifier = model.build_classifier(job.spec, precision=precision)
+        # What is reported is what the saved model says, and that computes in float32.
+        exact = classifier if precision == "float32" else model.build_classifier(job.spec)
         weights = pretrained.get()
         if weights is not None:
             backbones.load_pretrained(classifier, weights)
@@ -419,18 +424,19 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     for stage in job.stages:
         directory = artifacts.join(job.run_dir, stage.name)
         if artifacts.exists(artifacts.join(directory, artifacts.COMPLETE)):
-            model.load_weights_into(classifier, artifacts.join(directory, "model"))
+            for each in {id(classifier): classifier, id(exact): exact}.values():
+                model.load_weights_into(each, artifacts.join(directory, "model"))
             continue
         worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
         state = resumed[1] if resumed and resumed[0] == stage.name else None
         try:
-            worker.fit(classifier, strategy, state)
+            worker.fit(classifier, exact, strategy, state)
         except DivergedError as error:
             # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
             artifacts.write_json(artifacts.join(job.run_dir, _FAILURE), {"message": str(error)})
             return
     if job.explain and rank == 0:
-        _explain(job, classifier, distributed=workers > 1)
+        _explain(job, exact, distributed=workers > 1)
 
 
 def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -522,8 +528,11 @@ class _StageWorker:
         if stage.test:
             self._splits["test"] = CachedRows(stage.test, rank=rank, workers=workers)
 
-    def fit(self, classifier: Any, strategy: Any, state: StageState | None) -> None:
-        """Train the stage, measure its best epoch, and leave model, history and mark in its directory."""
+    def fit(self, classifier: Any, exact: Any, strategy: Any, state: StageState | None) -> None:
+        """Train the stage, measure its best epoch, and leave model, history and mark in its directory.
+
+        `exact` is the classifier in float32: itself, or its twin where it computes in less.
+        """
         stage = self._stage
         state = fit_stage(
             classifier,
@@ -537,10 +546,12 @@ class _StageWorker:
             on_epoch=self._report,
             on_step=self._show_step if self._rank == 0 else None,
         )
-        scored = score_splits(classifier, cut=stage.cut, splits=self._splits, strategy=strategy)
         weights = classifier.get_weights()  # every worker: some variables are gathered when they are read
+        if exact is not classifier:
+            exact.set_weights(weights)
+        scored = score_splits(exact, cut=stage.cut, splits=self._splits, strategy=strategy)
         if self._rank == 0:
-            self._leave(classifier, weights, state, scored, distributed=strategy.num_replicas_in_sync > 1)
+            self._leave(exact, weights, state, scored, distributed=strategy.num_replicas_in_sync > 1)
         self._barrier()
 
     def _leave(
@@ -637,18 +648,16 @@ def import_trainer() -> threading.Thread:
     return thread
 
 
-def train_stages(
-    job: TrainJob, *, pretrained: Any, start_timeout_seconds: int, max_failures: int, follow: Callable[[], None]
-) -> None:
+def train_stages(job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, follow: Callable[[], None]) -> None:
     """Run `job` on a TensorflowTrainer; `follow` is called a few times a second while it runs.
 
     The same call again, in another process too, goes on where the last one was stopped.
-    Raises FailureError with the one line that matters when the workers fail more than `max_failures` times.
+    Raises FailureError with the one line that matters when the workers fail more often than `cluster` allows.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_timeout_seconds)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
     plan = job.plan
     resources = {"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})}
     shared = share(pretrained)
@@ -661,7 +670,12 @@ def train_stages(
             name="checkpoints",
             storage_path=job.run_dir,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=cluster.max_failures,
+                max_preemption_failures=cluster.max_preemptions,
+            ),
+            callbacks=[_make_loss_note(job.run_dir)],
         ),
     )
     outcome: list[BaseException | None] = []
@@ -682,12 +696,36 @@ def train_stages(
     if isinstance(error, CatdogError):
         raise error
     if error is not None:
-        raise FailureError(f"training failed: {root_cause(error)}") from error
+        raise FailureError(f"training failed: {root_cause(error)} (logs: {log_directory()}/train)") from error
     note = artifacts.join(job.run_dir, _FAILURE)
     if artifacts.exists(note):
         message = artifacts.read_json(note)["message"]
         artifacts.delete(note)
         raise DivergedError(message)
+
+
+def _make_loss_note(run_dir: str) -> Any:
+    """Return a callback of Ray Train's controller that notes each loss of workers for the driver's console."""
+    from ray.train import UserCallback
+
+    class LossNote(UserCallback):  # type: ignore[misc]
+        """Writes lost.json: how often workers were lost, and the cause of the last time."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            path = artifacts.join(run_dir, LOSSES_FILE)
+            count = artifacts.read_json(path)["count"] if artifacts.exists(path) else 0
+            artifacts.write_json(path, {"count": count + 1, "cause": _first_loss(worker_exceptions)})
+
+    return LossNote()
+
+
+def _first_loss(errors: Mapping[int, Exception]) -> str:
+    """Return in a line which worker went first: the others fail because it no longer answers."""
+    causes = {rank: root_cause(error) for rank, error in sorted(errors.items())}
+    own = {rank: cause for rank, cause in causes.items() if "Collective" not in cause}
+    for rank, cause in own.items():
+        return f"worker {rank}: {cause.partition('. ')[0]}"
+    return f"worker {', '.join(map(str, causes))} lost the connection to the others"
 
 
 def _read_checkpoint(checkpoint: Any) -> tuple[str, StageState] | None:

@@ -19,6 +19,7 @@ from catdog.page import (
     count_text,
     details,
     figure,
+    folded,
     image,
     seconds_table,
     settings_table,
@@ -81,12 +82,15 @@ def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     stage, split = report["model"], _judge(report)
     scores, photos = report["stages"][stage][split], sum(report["counts"][split].values())
     right = round(scores["accuracy"] * photos)
-    before = diagnosis.get("calibration", {}).get("before")
+    calibration = diagnosis.get("calibration") or {}
+    final = calibration.get("after") or calibration.get("before")
     return tiles(
         (f"{split} accuracy", f"{scores['accuracy']:.4f}", _interval(scores["accuracy"], photos)),
         ("wrong", f"{photos - right:,} of {photos:,}", f"{split} photos"),
         ("log loss", f"{scores['loss']:.4f}", f"on {split} photos"),
-        ("calibration error", f"{before['error']:.4f}", "0 is perfect") if before else None,
+        ("calibration error", f"{final['error']:.4f}", f"on {calibration['split']} photos; 0 is perfect")
+        if final
+        else None,
         ("model", stage, "the stage that is better on validation"),
         ("time", duration(report["seconds"]["total"]), f"{sum(report['counts']['train'].values()):,} training photos"),
     )
@@ -140,7 +144,7 @@ def _stages(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     head = [text for split in splits for text in (f"{split} accuracy", f"{split} loss")]
     sentences = [
         tag("p", _compare(comparison, where=f"{split} photos"))
-        for split, comparison in diagnosis.get("comparison", {}).items()
+        for split, comparison in (diagnosis.get("comparison") or {}).items()
         if comparison
     ]
     note = "Below an accuracy stands its 95 % interval (Wilson): where the truth may lie, with so few photos as these."
@@ -154,7 +158,7 @@ def _compare(comparison: Mapping[str, Any], *, where: str) -> str:
 
 
 def _confusion(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Section | None:
-    evaluations = diagnosis.get("evaluations", {}).get(report["model"], {})
+    evaluations = (diagnosis.get("evaluations") or {}).get(report["model"]) or {}
     parts: list[Child] = []
     for split in ("test", "validation"):
         if evaluation := evaluations.get(split):
@@ -180,14 +184,18 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
     if after:
         text += (
             f"; with the temperature {temperature:.3g}, by which the logits are divided, it is {after['error']:.4f}. "
-            "The saved model divides by it already, and its card says so."
+            "The saved model has it built in."
         )
     else:
-        text += ". The probabilities are as the network says them: no temperature made them better."
+        text += ". The probabilities are as the network says them, with no temperature"
+        text += f": {found['reason']}." if found.get("reason") else "."
     series = {"as trained": before["bins"], **({"with temperature": after["bins"]} if after and after["bins"] else {})}
     key = legend(*((f"dot s{index}", name) for index, name in enumerate(series)))
     chart = reliability(series, title="Reliability: share right against probability said")
-    note = "A mark is one of 15 bins, as large as it has photos; on the broken line probabilities mean what they say."
+    note = (
+        "A mark is one of 15 bins; small ones, of few photos, tell little. On the broken line probabilities mean what "
+        "they say."
+    )
     body = tag("div", figure(note, key, chart), tag("p", text), class_="columns")
     return Section(name="calibration", title="What a probability means", body=body)
 
@@ -195,7 +203,7 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
 _KINDS = {
     "worst": (
         "Worst errors",
-        "Wrong, the most confident first. Beside each photo, where the model looked (Grad-CAM): warm regions speak for "
+        "Wrong, the most confident first; beside a photo, where the model looked (Grad-CAM): warm regions speak for "
         "what it said.",
     ),
     "least_sure": ("Least sure", "The photos whose greatest probability is the least."),
@@ -213,8 +221,9 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     if not rows:
         return None
     title, text = _KINDS[kind]
-    cards = [_card(row, pictures) for row in rows]
-    style = "cards pairs" if any((row["path"], "heat") in pictures for row in rows) else "cards"
+    looked = kind == "worst" and any((row["path"], "heat") in pictures for row in rows)
+    cards = [_card(row, pictures, looked=looked) for row in rows]
+    style = "cards pairs" if looked else "cards"
     rest = tag("ul", join(cards[_SHOWN_FIRST:]), class_=style)
     body = join(
         [
@@ -226,10 +235,11 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     return Section(name=kind.replace("_", "-"), title=title, body=body)
 
 
-def _card(row: Mapping[str, Any], pictures: Pictures) -> Html:
+def _card(row: Mapping[str, Any], pictures: Pictures, *, looked: bool) -> Html:
+    """Return one photo; with the picture of where the model `looked` beside it, where there is one."""
     path, true, label = row["path"], row["true"], row["label"]
     name = "/".join(path.replace("!", "/").rsplit("/", 2)[-2:])
-    heat = pictures.get((path, "heat"))
+    heat = pictures.get((path, "heat")) if looked else None
     views = [image(pictures.get((path, "photo")), text=f"{name}, of class {true}, called {label}")]
     if heat:
         views.append(image(heat, text=f"where the model looked in {name}"))
@@ -279,7 +289,7 @@ def _counts(counts: Mapping[str, Any]) -> Html:
     rows: list[Sequence[Child]] = [(name, *(f"{splits[split].get(name, 0):,}" for split in splits)) for name in classes]
     rows.append(("in all", *(f"{sum(found.values()):,}" for found in splits.values())))
     text = f"Rejected: {count_text(counts.get('rejected', 0), 'file')}; manifest/rejected.parquet says why."
-    return join([table(("class", *splits), rows), tag("p", text, class_="soft")])
+    return join([folded(len(rows), "row", table(("class", *splits), rows)), tag("p", text, class_="soft")])
 
 
 def _making(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str, Any]) -> Html:

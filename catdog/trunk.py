@@ -17,7 +17,8 @@ import pyarrow as pa
 from catdog.artifacts import join
 from catdog.augmentation import augment
 from catdog.card import INPUT_CUT, ClassifierSpec
-from catdog.cluster import Plan, root_cause, unlike
+from catdog.cluster import Plan, log_directory, root_cause, unlike
+from catdog.engines import OpenvinoRunner, choose_engine
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features import (
     PHOTOS_A_PART,
@@ -30,6 +31,7 @@ from catdog.features import (
     write_part,
 )
 from catdog.images import decode_image
+from catdog.openvino_graph import build_trunk, can_cut
 from catdog.photos import read_photo
 from catdog.weights import Pretrained
 
@@ -58,7 +60,7 @@ def extract_features(
         except CatdogError:
             raise
         except Exception as error:  # Ray wraps what a task raised in classes of its own
-            raise FailureError(f"the trunk pass failed: {root_cause(error)}") from error
+            raise FailureError(f"the trunk pass failed: {root_cause(error)} (logs: {log_directory()})") from error
     lost: set[str] = set()
     for extraction, photos in wanted:
         if find_cache(extraction, photos, root=root) is None:
@@ -112,6 +114,7 @@ def _run(
             "cuts": cuts,
             "pretrained": shared,
             "threads": plan.trunk_threads,
+            "gpu": plan.trunk_gpus > 0,
             "targets": [job.targets for job in jobs],
         },
         batch_size=None,
@@ -159,6 +162,7 @@ def stream_features(
                 "extraction": extraction,
                 "pretrained": pretrained,
                 "threads": max(1, round(plan.trunk_threads * share)),
+                "gpu": plan.trunk_gpus > 0,
             },
             batch_size=None,
             batch_format="numpy",
@@ -277,9 +281,10 @@ class TrunkWriter:
         cuts: Sequence[str],
         pretrained: Any,
         threads: int,
+        gpu: bool,
         targets: Sequence[Sequence[tuple[str, str, str]]],
     ) -> None:
-        self._trunk = Trunk(extraction, cuts, pretrained, threads=threads)
+        self._trunk = Trunk(extraction, cuts, pretrained, threads=threads, gpu=gpu)
         self._targets = targets
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -297,8 +302,8 @@ class TrunkWriter:
 class TrunkStreamer:
     """An actor of the stream: image blocks in, feature blocks out."""
 
-    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int) -> None:
-        self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads)
+    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
+        self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
         self._extraction = extraction
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -310,17 +315,18 @@ class TrunkStreamer:
 class Trunk:
     """The frozen layers as a function from uint8 images to their features at one or more cuts.
 
-    `pretrained` is a weights.Pretrained, a Shared one, or None for random weights.
+    `pretrained` is a weights.Pretrained, a Shared one, or None for random weights. It runs in OpenVINO where that is
+    installed, the process has no GPU and the cuts and weights allow it, else in TensorFlow.
     """
 
-    def __init__(self, extraction: Extraction, cuts: Sequence[str], pretrained: Any, *, threads: int) -> None:
-        import tensorflow as tf
-
-        from catdog import backbones, model
-
-        model.configure_tensorflow(threads=threads)
+    def __init__(
+        self, extraction: Extraction, cuts: Sequence[str], pretrained: Any, *, threads: int, gpu: bool = False
+    ) -> None:
         if isinstance(pretrained, Shared):
             pretrained = pretrained.get()
+        self._cuts = tuple(cuts)
+        # What lies before the input is the image itself.
+        self._computed = tuple(cut for cut in self._cuts if cut != INPUT_CUT)
         spec = ClassifierSpec(
             backbone=extraction.backbone,
             image_size=extraction.image_size,
@@ -330,32 +336,46 @@ class Trunk:
             input_scale=extraction.input_scale,
             input_offset=extraction.input_offset,
         )
-        tf_keras_seed(extraction.seed)
+        if not self._computed:
+            self._run: Callable[[np.ndarray], list[np.ndarray]] = lambda images: []
+        elif (
+            choose_engine("auto", gpus=gpu) == "openvino"
+            and pretrained is not None
+            and all(map(can_cut, self._computed))
+        ):
+            self._run = OpenvinoRunner(build_trunk(spec, pretrained.tensors, self._computed), threads=threads)
+        else:
+            self._run = _TensorflowTrunk(spec, self._computed, pretrained, seed=extraction.seed, threads=threads)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return for each cut the (N, …) features of uint8 (N, S, S, 3) `images`."""
+        found = dict(zip(self._computed, self._run(images), strict=True))
+        return {cut: found.get(cut, images) for cut in self._cuts}
+
+
+class _TensorflowTrunk:
+    """The trunk in TensorFlow, on the GPU where the process has one."""
+
+    def __init__(self, spec: ClassifierSpec, cuts: Sequence[str], pretrained: Any, *, seed: int, threads: int) -> None:
+        import tensorflow as tf
+        import tf_keras
+
+        from catdog import backbones, model
+
+        model.configure_tensorflow(threads=threads)
+        tf_keras.utils.set_random_seed(seed)  # without pretrained weights every process must draw the same
         classifier = model.build_classifier(spec)
         if pretrained is not None:
             backbones.load_pretrained(classifier, pretrained)
-        self._cuts = tuple(cuts)
-        network = model.trunk_with_outputs(classifier, self._cuts)
-        size = extraction.image_size
+        network = model.trunk_with_outputs(classifier, cuts)
         self._batch = 256 if tf.config.list_physical_devices("GPU") else 32
         self._run = tf.function(
             # Keras hands back the bare tensor of a model with one output.
             lambda images: tf.nest.flatten(network(images, training=False)),
-            input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)],
+            input_signature=[tf.TensorSpec((None, spec.image_size, spec.image_size, 3), tf.uint8)],
         )
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return for each cut the (N, …) features of uint8 (N, S, S, 3) `images`."""
-        found: dict[str, list[np.ndarray]] = {cut: [] for cut in self._cuts}
-        for start in range(0, max(1, len(images)), self._batch):
-            outputs = self._run(images[start : start + self._batch])
-            for cut, output in zip(self._cuts, outputs, strict=True):
-                found[cut].append(output.numpy())
-        return {cut: np.concatenate(arrays) for cut, arrays in found.items()}
-
-
-def tf_keras_seed(seed: int) -> None:
-    """Fix the random weights of a backbone without pretrained ones: every process must draw the same."""
-    import tf_keras
-
-    tf_keras.utils.set_random_seed(seed)
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        starts = range(0, max(1, len(images)), self._batch)
+        batches = [self._run(images[start : start + self._batch]) for start in starts]
+        return [np.concatenate([output.numpy() for output in outputs]) for outputs in zip(*batches, strict=True)]

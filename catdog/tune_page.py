@@ -10,7 +10,7 @@ from typing import Any
 from catdog.charts import Point, legend, number_text, parallel, scatter, share_bar
 from catdog.console import duration
 from catdog.markup import Child, Html, join, tag
-from catdog.page import Section, build_page, count_text, details, figure, settings_table, table, tiles
+from catdog.page import Section, build_page, count_text, details, figure, folded, settings_table, table, tiles
 
 _DRAWN = 500  # trials in a chart; the table has four times as many
 
@@ -208,7 +208,7 @@ def _trials(records: Sequence[Record], knobs: Sequence[str], rated: Sequence[Rec
     )
     more = len(records) - len(rows)
     note = tag("p", f"{more:,} more are in trials.csv.", class_="soft") if more else None
-    return join([details(f"{len(rows):,} trials", listing) if len(rows) > 40 else listing, note, join(lines)])
+    return join([folded(len(rows), "trial", listing), note, join(lines)])
 
 
 def _making(result: Mapping[str, Any]) -> Html:

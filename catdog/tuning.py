@@ -35,6 +35,7 @@ from catdog.schedulers import make_scheduler
 from catdog.search import make_searcher, require_optuna
 from catdog.space import DEFAULT_SPACE, Space, check_trials, draw_trial, parse_space
 from catdog.stages import (
+    LOSSES_FILE,
     DivergedError,
     StageJob,
     StageState,
@@ -146,7 +147,12 @@ class _Trial:
         self._sweep, self._number = sweep, number
         self._spec, self._stages = sweep.layout(values)
         # One classifier with dropout serves them all: the rate is set anew, 0 too.
-        self._classifier, weights = _fresh_classifier(dataclasses.replace(self._spec, dropout=0.5), pretrained)
+        precision = model.choose_precision(config.precision, model.gpu_capabilities())
+        rebuilt = dataclasses.replace(self._spec, dropout=0.5)
+        self._classifier, weights = _fresh_classifier(rebuilt, pretrained, precision)
+        self._exact = self._classifier
+        if precision != "float32":
+            self._exact, _ = _fresh_classifier(rebuilt, pretrained, "float32")
         self._classifier.set_weights(weights)
         self._classifier.get_layer(model.DROPOUT).rate = config.dropout
         self._strategy = tf.distribute.get_strategy()
@@ -175,6 +181,8 @@ class _Trial:
                 on_epoch=lambda state, _, stage=stage, last=last: self._tell(state, stage, last),  # type: ignore[misc]
             )
             self._best, self._epochs = self._best_with(state), self._epochs + state.epoch
+            if self._exact is not self._classifier:
+                self._exact.set_weights(self._classifier.get_weights())
             scores = {"validation": self._evaluate(stage, stage.validation)}
             if stage.test is not None:
                 scores["test"] = self._evaluate(stage, stage.test)
@@ -187,7 +195,7 @@ class _Trial:
 
     def _evaluate(self, stage: StageJob, cache: FeatureCache) -> dict[str, float]:
         rows = _rows(cache, None, self._sweep.memory_bytes)
-        return evaluate(self._classifier, cut=stage.cut, rows=rows, strategy=self._strategy)
+        return evaluate(self._exact, cut=stage.cut, rows=rows, strategy=self._strategy)
 
     def _tell(self, state: StageState, stage: StageJob, last: bool) -> None:
         """Tell Ray Tune of an epoch. It may pause the trial here: the next stage then begins in another process."""
@@ -215,7 +223,7 @@ class _Trial:
         mark = {"name": stage.name, "epochs": state.epoch, "best_epoch": state.best_epoch, **scores}
         card = {**spec_to_card(self._spec), **self._sweep.card, "stage": mark}
         with artifacts.staged_directory(artifacts.join(self._sweep.directory(self._number), "model")) as folder:
-            model.save_model(folder, self._classifier, card)
+            model.save_model(folder, self._exact, card)
 
 
 class _DistributedTrial:
@@ -232,24 +240,20 @@ class _DistributedTrial:
             stages=tuple(stages),
             card=sweep.card,
             plan=sweep.plan,
+            precision=sweep.base.precision,
         )
         self._reported = 0
 
     def fit(self) -> dict[str, Any]:
         """Train all stages, keep the best one's model, and return its scores."""
-        settings = self._sweep.base.cluster
         train_stages(
-            self._job,
-            pretrained=self._pretrained.get(),
-            start_timeout_seconds=settings.start_timeout_seconds,
-            max_failures=settings.max_failures,
-            follow=self._follow,
+            self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster, follow=self._follow
         )
         self._follow()
         marks = {stage.name: stage_mark(self._directory, stage.name) for stage in self._job.stages}
         best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
         copy_model(artifacts.join(self._directory, best, "model"), artifacts.join(self._directory, "model"))
-        for leftover in ("checkpoints", *marks):
+        for leftover in ("checkpoints", LOSSES_FILE, *marks):
             artifacts.delete(artifacts.join(self._directory, leftover))
         scores: dict[str, Any] = {name: marks[best][name] for name in ("validation", "test") if name in marks[best]}
         return {"status": "finished", "stage": best, "epochs": sum(mark["epochs"] for mark in marks.values()), **scores}
@@ -287,15 +291,15 @@ def _effort(epoch: int, *, last: bool, ended: bool) -> int:
     return 1 + epoch - int(ended) if last else int(ended)
 
 
-@lru_cache(maxsize=1)
-def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared) -> tuple[Any, list[Any]]:
+@lru_cache(maxsize=2)
+def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared, precision: str) -> tuple[Any, list[Any]]:
     """Build the classifier once a process; return it with the weights that every trial starts from."""
     import tf_keras
 
     from catdog import backbones, model
 
     tf_keras.utils.set_random_seed(0)  # every process draws the same head
-    classifier = model.build_classifier(spec)
+    classifier = model.build_classifier(spec, precision=precision)
     weights = pretrained.get()
     if weights is not None:
         backbones.load_pretrained(classifier, weights)
@@ -342,6 +346,9 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     with cluster.connected(verbose=config.verbose) as resources:
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
+        cluster.check_shared(
+            written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features}
+        )
         manifest = ingest(config, run_dir=run_dir, say=say)
         root = artifacts.absolute(config.features) if config.features else artifacts.join(run_dir, "features")
         start = time.monotonic()

@@ -213,7 +213,16 @@ def _watch_one(name: str, config: BenchmarkConfig, folder: str) -> Watched:
         command = [f"{here}/benchmark.py", "--photos", config.photos, "--model", config.model]
         command += ["--yardstick", f"{folder}/rows.parquet"]
         return watch([sys.executable, *command], _printed_rows, verbose=config.verbose)
-    command = [f"{here}/predict.py", "--photos", config.photos, "--model", config.model, "--engine", engine]
+    command = [
+        f"{here}/predict.py",
+        "--no-report",
+        "--photos",
+        config.photos,
+        "--model",
+        config.model,
+        "--engine",
+        engine,
+    ]
     return watch([sys.executable, *command, "--out", folder], lambda _: _written_rows(folder), verbose=config.verbose)
 
 

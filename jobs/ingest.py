@@ -20,6 +20,7 @@ def main() -> None:
     run_dir = open_run(config)
     with cluster.connected(verbose=config.verbose):
         cluster.quiet_datasets(verbose=config.verbose)
+        cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, say=print)
     print(f"Manifest: {artifacts.join(run_dir, 'manifest')}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -34,6 +36,21 @@ def ray_session() -> Iterator[None]:
     cluster.quiet_datasets(verbose=False)
     yield
     ray.shutdown()
+
+
+def kill_process(title: str, *, address: str) -> bool:
+    """kill -9 a process that Ray calls `title`, of the cluster at `address` alone; tell whether there was one."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            raylet = process.parent()
+            if (
+                title in " ".join(process.info["cmdline"] or [])
+                and raylet
+                and any(address in word for word in raylet.cmdline())
+            ):
+                process.kill()
+                return True
+    return False
 
 
 def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:

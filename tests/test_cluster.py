@@ -2,7 +2,15 @@ import itertools
 
 import pytest
 
-from catdog.cluster import Node, Resources, make_plan, make_predict_plan, root_cause, usable_gpus
+from catdog.cluster import (
+    Node,
+    Resources,
+    make_plan,
+    make_predict_plan,
+    root_cause,
+    upcoming_nodes,
+    usable_gpus,
+)
 from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import UsageError
 
@@ -97,11 +105,13 @@ def test_gpus_are_left_alone_on_request() -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "gpus", "workers", "actors"),
-    list(itertools.product([1, 2, 3, 4, 7, 16, 96, 1000], [0, 1, 4], [0, 1, 2, 4], [0, 1, 3])),
+    [
+        case
+        for case in itertools.product([1, 2, 3, 4, 7, 16, 96, 1000], [0, 1, 4], [0, 1, 2, 4], [0, 1, 3])
+        if not case[1] or case[2] <= case[1]  # more workers than GPUs are refused
+    ],
 )
 def test_what_runs_at_the_same_time_always_fits(cpus: int, gpus: int, workers: int, actors: int) -> None:
-    if gpus and workers > gpus:
-        pytest.skip("refused")
     plan = make_plan(one_node(cpus, gpus), ClusterConfig(workers=workers, trunk_actors=actors))
     booked = plan.workers * plan.worker_cpus + plan.trunk_actors * plan.trunk_cpus + plan.task_cpus
     assert booked <= cpus
@@ -130,3 +140,19 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
     assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
     assert root_cause(RuntimeError("plain words")) == "plain words"
     assert root_cause(RuntimeError()) == "RuntimeError"
+
+
+def test_nodes_that_the_autoscaler_would_add_are_planned_for() -> None:
+    head, worker = Node(cpus=0), Node(cpus=8)
+    assert upcoming_nodes([head, worker], [(head, 1), (worker, 3)]) == (worker, worker)
+    assert upcoming_nodes([head], [(worker, 0)]) == ()
+    assert len(upcoming_nodes([head], [(worker, -1)])) == 16
+    plan = make_predict_plan(Resources(nodes=(head,), upcoming=(worker, worker)), PredictClusterConfig(), gpus=0)
+    assert (plan.actors, plan.threads) == (4, 4)
+
+
+def test_gpus_that_would_have_to_be_rented_are_taken_on_demand_only() -> None:
+    resources = Resources(nodes=(Node(cpus=8),), upcoming=(Node(cpus=8, gpus=1), Node(cpus=8, gpus=1)))
+    assert [usable_gpus(resources, use_gpu) for use_gpu in ("auto", "yes", "no")] == [0, 2, 0]
+    assert make_plan(resources, ClusterConfig()).sentence().startswith("Plan: 1 train worker on CPU")
+    assert make_plan(resources, ClusterConfig(use_gpu="yes")).sentence().startswith("Plan: 2 train workers on GPU")

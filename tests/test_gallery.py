@@ -58,6 +58,12 @@ def test_two_models_that_differ_are_shown_the_surest_first() -> None:
     assert list(summarize_kinds(shown.photos)) == [DIFFERENT, LEAST_SURE, BY_CHANCE]
 
 
+def test_of_few_photos_all_are_shown() -> None:
+    shown = choose_rows(tables(400, size=70), classes=("cat", "dog"), unsure=False)
+    assert len(shown.photos) == sum(shown.labels.values()) == 360
+    assert sum(not row["kinds"] for row in shown.photos) > 100
+
+
 def test_many_classes_share_the_pictures() -> None:
     names = [f"class {index}" for index in range(1000)]
     rule = LabelRule(classes=tuple(names[:3]), threshold=0, top_k=1, models=1)

@@ -110,6 +110,38 @@ def test_a_damaged_weights_file_is_a_failure_of_one_line(tmp_path: Path) -> None
         load_classifier(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "precision"),
+    [
+        ("auto", [], "float32"),
+        ("auto", [(7, 5)], "float32"),
+        ("auto", [(8, 0)], "bfloat16"),
+        ("auto", [(9, 0), (7, 0)], "float32"),
+        ("bfloat16", [], "bfloat16"),
+        ("float32", [(9, 0)], "float32"),
+    ],
+)
+def test_half_precision_is_for_gpus_that_gain_from_it(
+    asked: str, capabilities: list[tuple[int, int]], precision: str
+) -> None:
+    assert model.choose_precision(asked, capabilities) == precision
+
+
+def test_a_classifier_in_half_precision_keeps_float32_weights_and_probabilities(images: np.ndarray) -> None:
+    import tf_keras
+
+    spec = spec_of("efficientnet-lite0", pooling="avg")
+    half = model.build_classifier(spec, precision="bfloat16")
+    assert tf_keras.mixed_precision.global_policy().name == "float32"  # for what is built next
+    assert {weight.dtype.name for weight in half.weights} == {"float32"}
+    assert half.get_layer("top_conv").compute_dtype == "bfloat16"
+    whole = model.build_classifier(spec)
+    whole.set_weights(half.get_weights())
+    found = np.asarray(half(images))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.asarray(whole(images)), atol=0.05)
+
+
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_the_class_maps_are_those_that_differentiation_gives(images: np.ndarray, pooling: str) -> None:
     import tensorflow as tf

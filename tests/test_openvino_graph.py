@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ import pytest
 from catdog import openvino_graph
 from catdog.engines import EngineSpec, read_model
 from catdog.errors import FailureError
-
-# Not pytest.importorskip: it would import OpenVINO with its telemetry.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
 
 
 def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, images: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw_photo
+from conftest import draw_photo, kill_process
 
 KILLS = {"driver": 4, "actor": 11, "node": 5}
 PHOTOS = 1600
@@ -82,18 +82,6 @@ class Job:
         return self._process.returncode
 
 
-def kill_an_actor() -> bool:
-    """Kill a process that runs the model; tell whether there was one."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"MapWorker(MapBatches(PartWriter))" in (entry / "cmdline").read_bytes():
-                os.kill(int(entry.name), signal.SIGKILL)
-                return True
-        except OSError:
-            continue  # it has ended by itself
-    return False
-
-
 def test_the_rows_of_a_job_killed_twenty_times_are_those_of_one_that_was_not(
     cluster: Any, many_photos: Path, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -131,7 +119,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
             job.start()
             # What stood when the driver was killed is not done again.
             assert job.parts() >= before
-        elif not kill_an_actor():
+        elif not kill_process("MapWorker(MapBatches(PartWriter))", address=cluster.address):
             continue
         del left[0]
         next_kill = job.parts() + chance.randint(1, 3)

@@ -79,7 +79,10 @@ def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came
     assert first.count(b"/9j/") == 6  # how every JPEG begins in base64
     assert predict() == first
     assert f"Report: {page}" not in said
-    assert b"Against the class folders" in predict(evaluate=True)
+    evaluated = predict(evaluate=True)
+    assert b"Against the class folders" in evaluated
+    assert predict(evaluate=True) == evaluated
+    assert f"Report: {page}" not in said
     page.unlink()
     with pytest.raises(FileNotFoundError):
         predict(report=False)

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from catdog import artifacts, predictions
+from catdog.corrections import read_corrections
 from catdog.evaluation import compare, evaluate, reliability_bins
 from catdog.page import leave_page
 from catdog.predict_page import build_predict_page
@@ -35,7 +36,7 @@ FLAGS = (
 )
 # Markup, quotes, a formula, a line end, a letter that turns the direction of writing.
 EVIL = '/photos/<img src=x onerror="document.title=1">\'",=1+1\n</script>\u202egpj.jpg'
-CLASSES = ("cat", "<b>dog</b>")
+CLASSES = ("cat", "<b>dog</b>", "=cow()")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,13 @@ def texts(browser: Any, selector: str) -> list[str]:
     return [element.text for element in find(browser, selector)]
 
 
+def press(browser: Any, selector: str) -> None:
+    """Click the first such element, clear of what hovers at the foot of the window."""
+    element = find(browser, selector)[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
+
+
 def choose(browser: Any, name: str, text: str) -> None:
     (option,) = (one for one in browser.find_elements("css selector", f"#{name} option") if one.text.startswith(text))
     option.click()
@@ -101,14 +109,15 @@ def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [EVIL, *(f"/photos/{index:03d}.jpg" for index in range(71))]
     errors = ["", *("truncated: <i>short</i>" if index in (5, 6) else "" for index in range(71))]
     cat = np.linspace(0.02, 0.98, 70, dtype=np.float32)
-    rows = predictions.build_rows(paths, errors, [np.stack([cat, 1 - cat], axis=1)], rule)
+    told = np.stack([cat, 1 - cat, 0 * cat], axis=1)
+    rows = predictions.build_rows(paths, errors, [told], rule)
     content = predictions.encode(rows, format="csv")
     entry = {"name": "predictions-00000.csv", "rows": 72, "sha256": hashlib.sha256(content).hexdigest()}
     artifacts.write_bytes(artifacts.join(predictions.staging_directory(str(out)), entry["name"]), content)
     predictions.finish_commit(str(out), {"format": "csv", "files": [entry]})
     true = np.where(np.arange(72) % 2, 0, 1).astype(np.int32)
     known = np.tile([0, 1], 35)
-    found = evaluate(known, np.stack([cat, 1 - cat], axis=1), classes=CLASSES, threshold=0.6)
+    found = evaluate(known, told, classes=CLASSES, threshold=0.6)
     (out / "evaluation.json").write_text(json.dumps({"models": [{"path": "m", **found.to_json()}]}))
     summary = {
         "seconds": 3.0, "photos_per_second": 24.0, "engine": "openvino", "versions": {"catdog": "1"},
@@ -165,26 +174,29 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
     open_page(browser, labels_page)
     assert find(browser, "#basket") == []
     find(browser, "#search")[0].send_keys("onerror")
-    find(browser, "#found button")[0].click()
+    press(browser, "#found button")
     choose(browser, "label", "cat")
     choose(browser, "order", "by name")
-    find(browser, "#photos button")[0].click()
-    find(browser, "#photos button")[1].click()
-    find(browser, "#photos button")[1].click()  # taken back
-    assert texts(browser, "#marked") == ["2 corrections marked"]
+    assert texts(browser, "#photos .card:first-child button") == ["is <b>dog</b>", "is =cow()", "leave out"]
+    press(browser, "#photos .card:nth-child(1) button:nth-child(1)")
+    press(browser, "#photos .card:nth-child(2) button:nth-child(3)")
+    press(browser, "#photos .card:nth-child(3) button:nth-child(2)")
+    press(browser, "#photos .card:nth-child(4) button:nth-child(1)")
+    press(browser, "#photos .card:nth-child(4) button:nth-child(1)")  # taken back
+    assert texts(browser, "#marked") == ["4 corrections marked"]
     browser.refresh()
-    assert texts(browser, "#marked") == ["2 corrections marked"]
+    assert texts(browser, "#marked") == ["4 corrections marked"]
     find(browser, "#download")[0].click()
     file = browser.downloads / "corrections.csv"
     end = time.monotonic() + 10
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.05)
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.reader(lines))
-    first = next(path for path in predicted(labels_page) if path != EVIL)
-    assert rows == [["path", "label"], [EVIL, "cat"], [first, "<b>dog</b>"]]
+    paths = [path for path in predicted(labels_page) if path != EVIL][:3]
+    wanted = {EVIL: "cat", paths[0]: "<b>dog</b>", paths[1]: None, paths[2]: "=cow()"}
+    assert read_corrections(str(file)).classes == wanted
+    assert file.read_bytes().endswith(b',"\'=cow()"\r\n')
     choose(browser, "kind", "marked")
-    assert len(find(browser, "#photos .card.marked")) == 2
+    assert len(find(browser, "#photos .card.marked")) == 4
     find(browser, "#clear")[0].click()
     browser.switch_to.alert.accept()
     assert (find(browser, "#basket"), find(browser, ".card.marked")) == ([], [])
@@ -201,7 +213,7 @@ def train_run(folder: Path, *, diagnosed: bool) -> Path:
     """A run directory as a train job leaves it, an older one without a diagnosis."""
     scores = {"accuracy": 0.9, "loss": 0.25}
     stage = {"epochs": 2, "best_epoch": 2, "seconds": 3.0, "validation": scores, "test": scores}
-    classes = list(CLASSES)
+    classes = list(CLASSES[:2])
     counts: dict[str, Any] = {split: dict.fromkeys(classes, 10) for split in ("train", "validation", "test", "unused")}
     report = {
         "classes": classes, "counts": {**counts, "rejected": 1}, "stages": {"frozen": stage, "unfrozen": stage},
@@ -241,8 +253,10 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
     (chart,) = find(browser, "svg[aria-label='Accuracy']")
     ActionChains(browser).move_to_element(chart.find_elements("css selector", ".hit")[2]).perform()
     assert texts(browser, "#tip") == ["unfrozen, epoch 1\ntraining 0.7500\nvalidation 0.8125"]
+    ActionChains(browser).move_to_element(find(browser, "h1")[0]).perform()
+    assert texts(browser, "#tip") == []
     browser.execute_script("arguments[0].focus()", chart)
-    chart.send_keys(Keys.ARROW_RIGHT)
+    chart.send_keys(Keys.ARROW_LEFT)
     assert texts(browser, "#tip")[0].startswith("unfrozen, epoch 2")
     chart.send_keys(Keys.ESCAPE)
     assert texts(browser, "#tip") == []

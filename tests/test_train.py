@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,14 +20,6 @@ from catdog.manifest import read_manifest
 from catdog.pipeline import train
 
 SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "frozen.global_batch_size": 8}
-# Enough epochs that a kill finds the stage at work: Ray's start takes longer than the training.
-KILLED = {
-    "frozen.epochs": 600,
-    "unfrozen.epochs": 40,
-    "unfrozen.global_batch_size": 8,
-    "frozen.learning_rate": 1e-3,
-    "views": 2,
-}
 
 
 def run(photos: Path, run_dir: Path, **changes: object) -> tuple[dict, list[str]]:
@@ -284,64 +274,6 @@ def test_weights_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
     weights = b0_weights(tmp_path, spoil=True)
     with pytest.raises(FailureError, match=r"^the loss is not a number after epoch 1 .* try a smaller learning rate$"):
         run(photo_folder, tmp_path / "run", **{"backbone": "efficientnet-b0", "weights": weights, "views": 1})
-
-
-def start(photos: Path, run_dir: Path) -> subprocess.Popen:
-    changes = {"photos": photos, "run_dir": run_dir, **SMALL, **KILLED}
-    flags = [text for key, value in changes.items() for text in ("--" + key.replace("_", "-"), str(value))]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "jobs/train.py", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
-
-
-def kill_when(process: subprocess.Popen, condition, *, seconds: float = 150) -> None:
-    """kill -9 the driver as soon as `condition()` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "the job did not get so far"
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_a_driver_killed_in_each_step_continues_and_ends_like_one_that_was_not(
-    photo_folder: Path, tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "killed"
-
-    def checkpointed(stage: str) -> bool:
-        return any((run_dir / "checkpoints").glob(f"{stage}-epoch-*"))
-
-    kill_when(start(photo_folder, run_dir), lambda: any((run_dir / "features").rglob("part-*.parquet")))
-    kill_when(start(photo_folder, run_dir), lambda: checkpointed("frozen"))
-    assert not (run_dir / "frozen" / "_COMPLETE.json").exists()
-    features = {path: path.stat().st_mtime_ns for path in (run_dir / "features").rglob("*.parquet")}
-    kill_when(start(photo_folder, run_dir), lambda: checkpointed("unfrozen"))
-    frozen = (run_dir / "frozen" / "_COMPLETE.json").stat().st_mtime_ns
-    last = start(photo_folder, run_dir)
-    output, _ = last.communicate(timeout=200)
-    assert last.returncode == 0, output
-
-    # Nothing that was finished was done again.
-    assert {path: path.stat().st_mtime_ns for path in (run_dir / "features").rglob("*.parquet")} == features
-    assert (run_dir / "frozen" / "_COMPLETE.json").stat().st_mtime_ns == frozen
-    assert "Epoch 1/40" not in output.replace("Epoch  1/40", "Epoch 1/40")
-    killed = json.loads((run_dir / "report.json").read_text())
-    assert {name: stage["epochs"] for name, stage in killed["stages"].items()} == {"frozen": 600, "unfrozen": 40}
-
-    whole = start(photo_folder, tmp_path / "whole")
-    output, _ = whole.communicate(timeout=200)
-    assert whole.returncode == 0, output
-    undisturbed = json.loads((tmp_path / "whole" / "report.json").read_text())
-    for stage in ("frozen", "unfrozen"):
-        for split in ("validation", "test"):
-            for score in ("accuracy", "loss"):
-                assert killed["stages"][stage][split][score] == pytest.approx(
-                    undisturbed["stages"][stage][split][score], abs=0.01
-                )
 
 
 def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: None, tmp_path: Path) -> None:

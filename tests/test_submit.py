@@ -1,0 +1,113 @@
+"""Jobs submitted to a Ray that was started by `ray start`, with a token: what a cluster's user does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a shell on a machine whose Ray is up and asks for a token."""
+    home, port = tmp_path_factory.mktemp("home"), free_port()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    shell = {
+        **plain, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+        "PATH": f"{Path(sys.executable).parent}:{plain['PATH']}", "CATDOG_CACHE": str(home / "cache"),
+    }  # fmt: skip
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
+         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"],
+        env=shell, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert head.poll() is None
+        assert time.monotonic() < deadline, "the dashboard did not come up"
+        time.sleep(0.2)
+    yield shell
+    for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
+
+
+def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, "job", "submit", "--working-dir", ".", "--", "python", *command],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_train_tune_and_predict_run_as_submitted_jobs(
+    environment: dict[str, str], photo_folder: Path, tmp_path: Path
+) -> None:
+    small = [
+        "--photos", str(photo_folder), "--train-per-class", "8", "--validation-per-class", "4", "--test-per-class", "4",
+        "--frozen.epochs", "3", "--frozen.global-batch-size", "8", "--views", "1", "--unfrozen.epochs", "0",
+    ]  # fmt: skip
+    run_dir = tmp_path / "run"
+    train = submit(environment, "jobs/train.py", *small, "--run-dir", str(run_dir))
+    assert train.returncode == 0, train.stdout + train.stderr
+    assert "Found 16 images belonging to 2 classes." in train.stdout
+    assert f"Model: {run_dir}/model" in train.stdout
+
+    sweep = submit(
+        environment, "jobs/tune.py", *small, "--run-dir", str(tmp_path / "sweep"), "--trials", "2",
+        "--features", str(run_dir / "features"),
+    )  # fmt: skip
+    assert sweep.returncode == 0, sweep.stdout + sweep.stderr
+    assert f"Model: {tmp_path}/sweep/model" in sweep.stdout
+    assert pq.read_table(tmp_path / "sweep/trials.parquet").num_rows == 2
+
+    labels = submit(
+        environment, "jobs/predict.py", "--photos", str(photo_folder), "--model", str(run_dir / "model"),
+        "--out", str(tmp_path / "labels"),
+    )  # fmt: skip
+    assert labels.returncode == 0, labels.stdout + labels.stderr
+    assert pq.read_table(tmp_path / "labels/predictions").num_rows == 35
+
+
+def test_a_failing_job_fails_the_submission_with_its_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    ended = submit(environment, "jobs/train.py", "--photos", str(tmp_path / "nowhere"), "--run-dir", str(tmp_path))
+    assert ended.returncode == 1
+    assert f"catdog: expected photos at {tmp_path}/nowhere, found nothing there" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_without_the_token_nothing_is_submitted(environment: dict[str, str], tmp_path: Path) -> None:
+    ended = submit({**environment, "RAY_AUTH_MODE": "disabled"}, "-c", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert ended.returncode != 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_shipped_is_the_code(tmp_path: Path) -> None:
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    shipped = tmp_path / "shipped.zip"
+    create_package(".", shipped, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    names = zipfile.ZipFile(shipped).namelist()
+    assert {"catdog/config.py", "jobs/train.py", "pyproject.toml"} <= set(names)
+    assert not [name for name in names if name.startswith((".git/", "runs/", ".venv/", "labels/"))]
+    assert shipped.stat().st_size < 2_000_000
