@@ -125,7 +125,7 @@ def _serving_function(classifier: Any) -> Any:
 
     network, size = classifier.network, classifier.spec.image_size
     module = tf.Module()
-    module.network = network
+    module.parameters = network.variables  # not the network itself: Keras would trace each layer once more to save it
     module.serve = tf.function(
         lambda image: {"probabilities": network(image, training=False)},
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
