@@ -55,11 +55,14 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
         raise UsageError(f"--out {config.out}: {out} exists already: give another place, or delete it")
     model = read_model(config.model)
     images = _read_images(config.photos, size=model.spec.image_size, max_pixels=config.max_pixels)
-    expected = _run_ours(config.model, images)
+    from catdog.model import load_classifier
+
+    classifier = load_classifier(config.model)
+    expected = classifier.predict_images(images)
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         made = Path(folder) / f"model{suffix}"
         run = {"savedmodel": _save_model, "tflite": _save_tflite, "onnx": _save_onnx, "openvino": _save_openvino}
-        found = run[config.to](model, config.model, made)(images)
+        found = run[config.to](model, classifier, made)(images)
         difference = float(np.abs(found - expected).max())
         if found.shape != expected.shape or not difference <= TOLERANCE:
             raise FailureError(
@@ -95,12 +98,6 @@ def _read_images(photos: str, *, size: int, max_pixels: int) -> np.ndarray:
     return np.stack(images)
 
 
-def _run_ours(model_dir: str, images: np.ndarray) -> np.ndarray:
-    from catdog.model import load_classifier
-
-    return load_classifier(model_dir).predict_images(images)
-
-
 def _publish(made: Path, out: str, *, card: bytes) -> None:
     """Put what stands at `made` to `out`: the card and OpenVINO's weights first, so that the model comes last."""
     if made.is_dir():
@@ -122,16 +119,13 @@ def _publish(made: Path, out: str, *, card: bytes) -> None:
 # Formats: each writes its files, and returns a function that runs what it has written
 
 
-def _serving_function(model_dir: str) -> Any:
+def _serving_function(classifier: Any) -> Any:
     """Return the model as a tf.function of one signature, `image` to `probabilities`."""
     import tensorflow as tf
 
-    from catdog.model import load_classifier
-
-    classifier = load_classifier(model_dir)
     network, size = classifier.network, classifier.spec.image_size
     module = tf.Module()
-    module.network = network
+    module.parameters = network.variables  # not the network itself: Keras would trace each layer once more to save it
     module.serve = tf.function(
         lambda image: {"probabilities": network(image, training=False)},
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
@@ -139,19 +133,19 @@ def _serving_function(model_dir: str) -> Any:
     return module
 
 
-def _save_model(model: ModelBytes, model_dir: str, made: Path) -> Predict:
+def _save_model(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     import tensorflow as tf
 
-    module = _serving_function(model_dir)
+    module = _serving_function(classifier)
     tf.saved_model.save(module, str(made), signatures={"serving_default": module.serve})
     served = tf.saved_model.load(str(made)).signatures["serving_default"]
     return lambda images: np.asarray(served(image=tf.constant(images))["probabilities"])
 
 
-def _save_tflite(model: ModelBytes, model_dir: str, made: Path) -> Predict:
+def _save_tflite(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     import tensorflow as tf
 
-    module = _serving_function(model_dir)
+    module = _serving_function(classifier)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     made.write_bytes(converter.convert())
     with warnings.catch_warnings():
@@ -169,11 +163,11 @@ def _save_tflite(model: ModelBytes, model_dir: str, made: Path) -> Predict:
     return predict
 
 
-def _save_onnx(model: ModelBytes, model_dir: str, made: Path) -> Predict:
+def _save_onnx(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     import onnxruntime
     import tf2onnx
 
-    module = _serving_function(model_dir)
+    module = _serving_function(classifier)
     converted, _ = tf2onnx.convert.from_function(
         module.serve, input_signature=module.serve.input_signature, opset=17, output_path=str(made)
     )
@@ -183,7 +177,7 @@ def _save_onnx(model: ModelBytes, model_dir: str, made: Path) -> Predict:
     return lambda images: np.asarray(session.run(None, {name: images})[0])
 
 
-def _save_openvino(model: ModelBytes, model_dir: str, made: Path) -> Predict:
+def _save_openvino(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     openvino = import_openvino()
     openvino.save_model(build_graph(model.spec, model.weights), str(made), compress_to_fp16=False)
     core = openvino.Core()
