@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import re
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,6 +233,7 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
         return
     try:
         ray.init(
+            address=_address(),
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={
@@ -249,6 +251,25 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
             yield _resources()
     finally:
         ray.shutdown()
+
+
+def _address() -> str | None:
+    """Return what Ray is to join: None leaves the choice to it.
+
+    Ray remembers a cluster of this machine even when that was killed, and would wait minutes for it to answer.
+    """
+    from ray._private.utils import read_ray_address
+
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    host, _, port = (read_ray_address() or "").rpartition(":")
+    if not host:
+        return None
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return "local"
+    return None
 
 
 @contextlib.contextmanager

@@ -664,7 +664,11 @@ def train_stages(job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, foll
     trainer = TensorflowTrainer(
         lambda: run_stages(job, shared),
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.worker_gpus > 0, resources_per_worker=resources
+            num_workers=plan.workers,
+            use_gpu=plan.worker_gpus > 0,
+            resources_per_worker=resources,
+            # On CPUs the cores of several nodes are worth more than a short way between the workers.
+            placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
         ),
         run_config=RunConfig(
             name="checkpoints",

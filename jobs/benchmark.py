@@ -1,5 +1,7 @@
 """Measure this machine: `python jobs/benchmark.py --photos PHOTOS --model runs/pets/model`.
 
+`--measure` chooses what: the predict job, the trunk pass, a sweep's trials, or what every start costs.
+
 The predict job stands beside a single program that a careful person would write without Ray: threads decode, one loop
 calls the same model in batches, the rows go to one Parquet file. Both run as processes of their own, on the same
 photos, one after the other, and are watched from outside.
@@ -30,6 +32,7 @@ from catdog.cluster import prepare_environment
 from catdog.config import knob, parse_arguments
 from catdog.console import duration, table_text
 from catdog.errors import UsageError
+from catdog.measures import measure_overheads, measure_trials, measure_trunk, recipe_flags
 from catdog.versions import versions
 
 
@@ -37,8 +40,11 @@ from catdog.versions import versions
 class BenchmarkConfig:
     """What is measured, and on what."""
 
-    photos: str = knob("", "folder of photos to label")
-    model: str = knob("", "model directory, as a train job leaves it")
+    photos: str = knob("", "folder of photos, in class folders where they are trained on")
+    model: str = knob("", "model directory, as a train job leaves it; predict alone needs it")
+    measure: str = knob("predict", "what is measured", choices=("predict", "trunk", "tune", "overheads"))
+    photos_a_class: int = knob(1000, "photos of each class that trunk and tune take, as far as they reach", low=2)
+    trials: int = knob(17, "trials of the sweep", low=2, high=10_000)
     out: str = knob("benchmark.json", "where the figures go")
     repeats: int = knob(3, "runs of each program; the median counts", low=1, high=100)
     yardstick: str = knob("", "used by the benchmark itself: be the single program, and write rows to this file")
@@ -171,8 +177,8 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def benchmark(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run both programs in turn, `repeats` times; print the table and return what benchmark.json holds."""
+def _measure_predict(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run both programs in turn, `repeats` times."""
     engines = ["tensorflow", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
     names = ["single program, tensorflow", *(f"predict job, {engine}" for engine in engines)]
     found: dict[str, list[Watched]] = {name: [] for name in names}
@@ -197,12 +203,41 @@ def benchmark(config: BenchmarkConfig, *, say: Callable[[str], None] = print) ->
             )
         )
     say(table_text(rows))
-    return {
-        "command": ["python", "jobs/benchmark.py", *sys.argv[1:]],
-        "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "cpu": _cpu_name()},
-        "versions": versions(),
-        "predict": {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()},
-    }
+    return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
+
+
+def _measure_trunk(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    rates = measure_trunk(config.photos, limit=config.photos_a_class)
+    rows = [("images a second", "rate"), ("model alone, ready arrays", f"{rates.model_alone:.1f}")]
+    rows += [("decode alone, photos", f"{rates.decode_alone:.1f}"), ("augment alone", f"{rates.augment_alone:.1f}")]
+    rows += [("all three, if nothing else cost anything", f"{rates.bound:.1f}")]
+    rows += [("trunk pass, warm", f"{rates.whole_pass:.1f}"), ("with its start", f"{rates.whole_pass_with_start:.1f}")]
+    say(table_text(rows))
+    say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone.")
+    return {**dataclasses.asdict(rates), "bound": round(rates.bound, 1)}
+
+
+def _measure_tune(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    flags = recipe_flags(config.photos, limit=config.photos_a_class)
+    costs = measure_trials(Path(__file__).resolve().parent, flags, trials=config.trials)
+    more = config.trials - 1
+    rows = [("", "seconds"), ("train job", f"{costs.train_job:.1f}"), ("  its trunk pass", f"{costs.trunk_pass:.1f}")]
+    rows += [("sweep of 1 trial, on its features", f"{costs.one_trial:.1f}")]
+    rows += [(f"sweep of {config.trials} trials", f"{costs.all_trials:.1f}")]
+    rows += [(f"{more} more trials", f"{costs.more_trials:.1f}")]
+    rows += [(f"{more} more train jobs, each from the photos", f"{more * costs.train_job:.1f} (computed)")]
+    say(table_text(rows))
+    return {**dataclasses.asdict(costs), "more_trials": round(costs.more_trials, 1)}
+
+
+def _measure_overheads(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    runs = [measure_overheads() for _ in range(config.repeats)]
+    found = {name: [run[name] for run in runs] for name in runs[0]}
+    spread = [
+        (name, f"{statistics.median(all_):.2f}", f"{min(all_):.2f}-{max(all_):.2f}") for name, all_ in found.items()
+    ]
+    say(table_text([("a process that does this alone", "seconds", "spread"), *spread]))
+    return found
 
 
 def _watch_one(name: str, config: BenchmarkConfig, folder: str) -> Watched:
@@ -249,12 +284,32 @@ def _cpu_name() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
 
 
+_MEASURES = {
+    "predict": _measure_predict,
+    "trunk": _measure_trunk,
+    "tune": _measure_tune,
+    "overheads": _measure_overheads,
+}
+
+
+def benchmark(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure what `config` asks for, print the table, and return what benchmark.json holds."""
+    return {
+        "command": ["python", "jobs/benchmark.py", *sys.argv[1:]],
+        "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "cpu": _cpu_name()},
+        "versions": versions(),
+        config.measure: _MEASURES[config.measure](config, say=say),
+    }
+
+
 def main() -> None:
     """Parse the command line and measure."""
     config = parse_arguments(BenchmarkConfig, sys.argv[1:], description=__doc__ or "")
     prepare_environment(verbose=config.verbose)
-    if not config.photos or not config.model:
+    if config.measure == "predict" and not (config.photos and config.model):
         raise UsageError("expected --photos, a folder to label, and --model, a model directory")
+    if config.measure in ("trunk", "tune") and not config.photos:
+        raise UsageError("expected --photos, a folder of class folders")
     if config.yardstick:
         label_alone(config.photos, config.model, config.yardstick)
         return

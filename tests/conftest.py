@@ -38,18 +38,23 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-def kill_process(title: str, *, address: str) -> bool:
-    """kill -9 a process that Ray calls `title`, of the cluster at `address` alone; tell whether there was one."""
-    for process in psutil.process_iter(["name", "cmdline"]):
+def find_process(title: str, *, address: str) -> psutil.Process | None:
+    """A process that Ray calls `title`, of the cluster at `address` alone; its parent is the raylet of its node."""
+    for process in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = process.parent()
-            if (
-                title in " ".join(process.info["cmdline"] or [])
-                and raylet
-                and any(address in word for word in raylet.cmdline())
-            ):
-                process.kill()
-                return True
+            named = title in " ".join(process.info["cmdline"] or [])
+            if named and raylet and any(address in word for word in raylet.cmdline()):
+                return process
+    return None
+
+
+def kill_process(title: str, *, address: str) -> bool:
+    """kill -9 the process that `find_process` finds; tell whether there was one."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process := find_process(title, address=address):
+            process.kill()
+            return True
     return False
 
 

@@ -1,7 +1,9 @@
 import itertools
+import socket
 
 import pytest
 
+from catdog import cluster
 from catdog.cluster import (
     Node,
     Resources,
@@ -156,3 +158,17 @@ def test_gpus_that_would_have_to_be_rented_are_taken_on_demand_only() -> None:
     assert [usable_gpus(resources, use_gpu) for use_gpu in ("auto", "yes", "no")] == [0, 2, 0]
     assert make_plan(resources, ClusterConfig()).sentence().startswith("Plan: 1 train worker on CPU")
     assert make_plan(resources, ClusterConfig(use_gpu="yes")).sentence().startswith("Plan: 2 train workers on GPU")
+
+
+def test_a_cluster_of_this_machine_that_is_dead_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: address)
+        assert cluster._address() is None  # Ray joins it
+    assert cluster._address() == "local"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cluster._address() is None  # the user named it
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: None)
+    assert cluster._address() is None

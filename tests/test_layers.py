@@ -31,7 +31,7 @@ LAYERS = [
     {"engines"},
     {"backbones", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
     {"diagnosis", "labelling", "model", "stages"},
-    {"exports", "inference", "pipeline"},
+    {"exports", "inference", "measures", "pipeline"},
     {"tuning"},
 ]
 # Imported inside functions, in worker processes only: TensorFlow stays out of the driver and of decoding tasks.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import kill_process
+from conftest import find_process, kill_process
 
 from catdog import cluster as catdog_cluster
 
@@ -21,7 +21,7 @@ SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "
 # Enough epochs that a kill finds the stage at work: Ray's start takes longer than the training.
 SLOW = {
     "frozen.epochs": 200, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
-    "unfrozen.epochs": 12, "unfrozen.global_batch_size": 8,
+    "unfrozen.epochs": 30, "unfrozen.global_batch_size": 8,
 }  # fmt: skip
 
 
@@ -107,7 +107,10 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
 
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
     frozen = (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns
-    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+    worker = find_process("RayTrainWorker", address=cluster.address)
+    assert worker
+    (node,) = (node for node in cluster.worker_nodes if raylet_of(node) == worker.ppid())
+    cluster.remove_node(node, allow_graceful=False)
     cluster.add_node(num_cpus=2)
     job.wait_for(lambda: LOST in job.output)
     job.wait_for(lambda: job.epochs("unfrozen") > 6)
@@ -117,7 +120,7 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
     # Nothing that was finished was done again.
     assert {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")} == written
     assert (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns == frozen
-    assert "Epoch  1/12" not in output
+    assert "Epoch  1/30" not in output
     assert not (job.run_dir / "checkpoints").exists()
     for stage in ("frozen", "unfrozen"):
         ours, theirs = (
@@ -139,6 +142,11 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
     assert "Plan: 8 trials, 4 at once in one process each" in sweep.finish()
     ended = [json.loads(path.read_text())["status"] for path in records.glob("*/trial.json")]
     assert ended == ["finished"] * 8
+
+
+def raylet_of(node: Any) -> int:
+    """The process id of a node's raylet."""
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path: Path) -> None:

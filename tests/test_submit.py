@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ def free_port() -> int:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell on a machine whose Ray is up and asks for a token."""
     home, port = tmp_path_factory.mktemp("home"), free_port()
+    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
+    folder = tempfile.mkdtemp(prefix="catdog-")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     shell = {
         **plain, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
@@ -37,7 +41,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
-         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"],
+         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}"],
         env=shell, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -45,11 +49,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
         assert head.poll() is None
         assert time.monotonic() < deadline, "the dashboard did not come up"
         time.sleep(0.2)
+    while submit(shell, "-c", "pass").returncode:  # the agent that runs jobs comes up later than the dashboard
+        assert time.monotonic() < deadline, "no job could be submitted"
+        time.sleep(1)
     yield shell
-    for process in [*psutil.Process(head.pid).children(recursive=True), head]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    for process in psutil.process_iter(["cmdline"]):
+        if folder in " ".join(process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     head.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
