@@ -36,17 +36,11 @@ class TrunkRates:
     """Images a second: of the model alone on ready arrays, of each step alone, and of the whole pass."""
 
     model_alone: float
-    decode_alone: float  # photos a second, on all cores
-    augment_alone: float  # on all cores
+    decode_alone: float  # photos a second, by threads of one process on all cores
+    augment_alone: float  # likewise
     whole_pass: float  # from the first image to the last
     whole_pass_with_start: float
     share_of_limit: float
-
-    @property
-    def bound(self) -> float:
-        """The rate at which all steps together use the cores up, if nothing else cost anything."""
-        views = len(_VIEWS)
-        return 1 / (1 / self.model_alone + 1 / (views * self.decode_alone) + 1 / self.augment_alone)
 
 
 def measure_trunk(photos: str, *, limit: int) -> TrunkRates:

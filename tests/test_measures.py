@@ -14,8 +14,7 @@ def test_the_trunk_pass_is_measured_beside_its_steps(ray_session: None, photo_fo
     rates = measure_trunk(str(photo_folder), limit=8)
     assert min(rates.model_alone, rates.decode_alone, rates.augment_alone, rates.whole_pass) > 0
     assert rates.whole_pass_with_start <= rates.whole_pass
-    # Three views share a photo's decoding.
-    assert rates.bound < min(rates.model_alone, rates.augment_alone, 3 * rates.decode_alone)
+    assert rates.share_of_limit == round(rates.whole_pass / rates.model_alone, 3)
 
 
 def test_the_cost_of_more_trials_is_the_difference() -> None:

@@ -133,7 +133,7 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
 
     sweep = Job(
         "tune", cluster, tmp_path / "sweep", photos=photo_folder, **SMALL, trials=8, features=calm.run_dir / "features",
-        scheduler="none", **{**SLOW, "frozen.epochs": 100},
+        scheduler="none", **{**SLOW, "frozen.epochs": 100, "unfrozen.epochs": 6},
     )  # fmt: skip
     records = sweep.run_dir / "trials"
     sweep.wait_for(lambda: len(list(records.glob("*/trial.json"))) >= 1)
