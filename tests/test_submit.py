@@ -41,24 +41,33 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
-         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}"],
+         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}",
+         # Ray's own number for this one may be taken by the Ray that the other tests share.
+         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"],
         env=shell, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    try:
+        wait_for_jobs(shell, head, port)
+        yield shell
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a job can be submitted: the agent that runs jobs comes up later than the dashboard."""
+    deadline = time.monotonic() + 90
     while socket.socket().connect_ex(("127.0.0.1", port)):
         assert head.poll() is None
         assert time.monotonic() < deadline, "the dashboard did not come up"
         time.sleep(0.2)
-    while submit(shell, "-c", "pass").returncode:  # the agent that runs jobs comes up later than the dashboard
-        assert time.monotonic() < deadline, "no job could be submitted"
+    while (ended := submit(environment, "-c", "pass")).returncode:
+        assert time.monotonic() < deadline, ended.stdout + ended.stderr
         time.sleep(1)
-    yield shell
-    for process in psutil.process_iter(["cmdline"]):
-        if folder in " ".join(process.info["cmdline"] or []):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    head.wait()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
