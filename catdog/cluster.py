@@ -67,6 +67,11 @@ class Resources:
         return Resources(nodes=(*self.nodes, *(node for node in self.upcoming if gpus or not node.gpus)))
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there is one machine, and no autoscaler that would add another."""
+        return len(self.nodes) == 1 and not self.upcoming
+
+    @property
     def cpus(self) -> float:
         """CPU cores over all nodes."""
         return sum(node.cpus for node in self.nodes)

@@ -148,6 +148,28 @@ class FeatureCache:
         return features, labels, self.read_paths(blocks=blocks)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CachePlace:
+    """Where a cache of `views` of the photos of fingerprint `photos` stands, or will stand once it is finished."""
+
+    directory: str
+    photos: str
+    views: tuple[int, ...]
+
+    def find(self) -> FeatureCache | None:
+        """Return the finished cache, None while it is not."""
+        summary = artifacts.completed(self.directory, inputs={"photos": self.photos})
+        if summary is None:
+            return None
+        return FeatureCache(
+            directory=self.directory,
+            views=self.views,
+            row_counts=tuple(summary["row_counts"]),
+            shape=tuple(summary["shape"]),
+            dtype=summary["dtype"],
+        )
+
+
 class CachedRows:
     """One worker's share of a cache: a run of photos, each epoch in the next view and another order.
 
@@ -225,19 +247,15 @@ def cache_directory(extraction: Extraction, photos: PhotoSet, *, root: str) -> s
     return artifacts.join(root, extraction.fingerprint(photos))
 
 
+def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> CachePlace:
+    """Return where below `root` the cache of `photos` stands or will stand, to be looked for without its photos."""
+    directory = cache_directory(extraction, photos, root=root)
+    return CachePlace(directory=directory, photos=photos.fingerprint(), views=photos.views)
+
+
 def find_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> FeatureCache | None:
     """Return the finished cache of `photos` below `root`, or None."""
-    directory = cache_directory(extraction, photos, root=root)
-    summary = artifacts.completed(directory, inputs={"photos": photos.fingerprint()})
-    if summary is None:
-        return None
-    return FeatureCache(
-        directory=directory,
-        views=photos.views,
-        row_counts=tuple(summary["row_counts"]),
-        shape=tuple(summary["shape"]),
-        dtype=summary["dtype"],
-    )
+    return locate_cache(extraction, photos, root=root).find()
 
 
 def present_parts(directory: str) -> set[str]:

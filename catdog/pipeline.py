@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import math
 import time
@@ -22,12 +23,12 @@ from catdog.diagnosis import choose_run_temperature, diagnose
 from catdog.errors import FailureError, UsageError
 from catdog.features import (
     PLAIN_VIEW,
+    CachePlace,
     Extraction,
     FeatureCache,
     PhotoSet,
-    cache_directory,
     feature_bytes,
-    find_cache,
+    locate_cache,
 )
 from catdog.manifest import Manifest, build_manifest, read_manifest, write_manifest
 from catdog.page import PAGE_FILE, leave_page
@@ -37,13 +38,13 @@ from catdog.stages import (
     HEAT_FAILURE,
     HEAT_FILE,
     LOSSES_FILE,
+    ComingStage,
     StageJob,
     StreamSource,
+    Training,
     TrainJob,
     best_stage,
-    import_trainer,
     read_history,
-    train_stages,
 )
 from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.train_page import build_train_page
@@ -187,34 +188,33 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             manifest = ingest(config, run_dir=run_dir, say=say)
         watch.save()
         layout = StageLayout(config, manifest, pretrained, root=artifacts.join(run_dir, "features"))
-        importing = import_trainer()  # while the actors of the trunk pass start
-        with watch.step("trunk"):
-            rows = layout.extract(plan, say=say)
-        importing.join()
-        if rows:
-            watch.add("trunk_rows", rows)
-        watch.save()
         job = TrainJob(
             run_dir=run_dir,
             spec=layout.spec,
             seed=config.seed,
-            stages=layout.stages(),
+            stages=layout.coming_stages(),
             card=model_card(config, manifest, pretrained),
             plan=plan,
             precision=config.precision,
             explain=True,
             max_pixels=config.max_pixels,
         )
+        follower = _EpochFollower(job, say)
+        training = Training(job, pretrained=pretrained, cluster=config.cluster, alone=resources.is_alone)
+        try:
+            with watch.step("trunk"):
+                rows = layout.extract(plan, say=say)
+        except Exception:
+            training.abandon()
+            raise
+        if rows:
+            watch.add("trunk_rows", rows)
+        watch.save()
         with watch.step("train"):
-            follower = _EpochFollower(job, say)
-            train_stages(
-                job,
-                pretrained=pretrained,
-                cluster=config.cluster,
-                follow=follower,
-            )
+            training.finish(follower)
             follower()
         watch.save()
+        job = dataclasses.replace(job, stages=layout.stages())
         report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
     _leave_page(report, run_dir=run_dir, say=say)
@@ -269,32 +269,39 @@ class StageLayout:
             say(f"{len(lost)} photos could no longer be read and were left out, such as {lost[0]}")
         return done[0]
 
-    def stages(self) -> tuple[StageJob, ...]:
-        """Return the stages with their rows; call it after `extract`."""
+    def coming_stages(self) -> tuple[ComingStage, ...]:
+        """Return the stages, whose rows stand once `extract` has ended."""
         return tuple(
-            StageJob(
+            ComingStage(
                 name=name,
                 settings=settings,
                 cut=cut,
                 train=self._train_rows(settings, cut),
-                validation=self._cache("validation", settings, cut),
-                test=self._cache("test", settings, cut) if self._splits["test"].num_rows else None,
+                validation=self._place("validation", settings, cut),
+                test=self._place("test", settings, cut) if self._splits["test"].num_rows else None,
             )
             for name, settings, cut in self._stages
         )
 
-    def _train_rows(self, settings: StageConfig, cut: str) -> FeatureCache | StreamSource:
+    def stages(self) -> tuple[StageJob, ...]:
+        """Return the stages with their rows; call it after `extract`.
+
+        Raises FailureError when rows are missing all the same.
+        """
+        found = [(stage, stage.find()) for stage in self.coming_stages()]
+        for stage, ready in found:
+            if ready is None:
+                raise FailureError(f"the features of the {stage.name} stage in {self._root} are gone")
+        return tuple(ready for _, ready in found if ready is not None)
+
+    def _train_rows(self, settings: StageConfig, cut: str) -> CachePlace | StreamSource:
         if not self._is_streamed(settings, cut):
-            return self._cache("train", settings, cut)
+            return self._place("train", settings, cut)
         photos = self._photos("train", settings)
         return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
 
-    def _cache(self, split: str, settings: StageConfig, cut: str) -> FeatureCache:
-        extraction, photos = self._extraction(cut), self._photos(split, settings)
-        cache = find_cache(extraction, photos, root=self._root)
-        if cache is None:
-            raise FailureError(f"the features in {cache_directory(extraction, photos, root=self._root)} are gone")
-        return cache
+    def _place(self, split: str, settings: StageConfig, cut: str) -> CachePlace:
+        return locate_cache(self._extraction(cut), self._photos(split, settings), root=self._root)
 
     def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
         views: tuple[int, ...] = (PLAIN_VIEW,)

@@ -1,15 +1,14 @@
 """The two stages: one train loop, run by the workers of one TensorflowTrainer.
 
 `fit_stage` trains a tail on rows and knows nothing of Ray; `run_stages` is what each worker of the trainer does;
-`train_stages` starts the trainer and follows it. Both stages run in one group of workers, because starting
-a group takes longer than training one stage of cached rows.
+`Training` is the trainer at work. Both stages run in one group of workers, because starting a group takes longer than
+training one stage of cached rows; and the group starts while the trunk pass still computes these rows.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import io
 import json
 import math
@@ -29,7 +28,7 @@ from catdog.card import ClassifierSpec, spec_to_card
 from catdog.cluster import Plan, log_directory, root_cause
 from catdog.config import ClusterConfig, StageConfig, UnfrozenStageConfig
 from catdog.errors import CatdogError, FailureError, ImageError
-from catdog.features import CachedRows, Extraction, FeatureCache, RowSource
+from catdog.features import CachedRows, CachePlace, Extraction, FeatureCache, RowSource
 from catdog.images import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
 from catdog.outcomes import build_outcomes, read_outcomes, worst_outcomes, write_outcomes
 from catdog.photos import read_photo
@@ -43,6 +42,9 @@ _CHECKPOINT_EVERY_SECONDS = 2.0
 _EVALUATION_BATCH = 256
 _NOTE_EVERY_SECONDS = 10.0
 _FAILURE = "failure.json"
+_ABANDONED = "abandoned.json"  # tells workers that the rows they wait for will not come
+_POLL_SECONDS = 0.2
+_ABANDON_SECONDS = 20.0
 LOSSES_FILE = "lost.json"
 WORST = 24  # errors that are shown
 HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
@@ -384,13 +386,36 @@ class StageJob:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ComingStage:
+    """A StageJob whose caches may not be finished yet."""
+
+    name: str
+    settings: StageConfig
+    cut: str
+    train: CachePlace | StreamSource
+    validation: CachePlace
+    test: CachePlace | None
+
+    def find(self) -> StageJob | None:
+        """Return the stage with its caches, None while one of them is not finished."""
+        train = self.train.find() if isinstance(self.train, CachePlace) else self.train
+        validation = self.validation.find()
+        test = self.test.find() if self.test else None
+        if train is None or validation is None or (self.test and test is None):
+            return None
+        return StageJob(
+            name=self.name, settings=self.settings, cut=self.cut, train=train, validation=validation, test=test
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """What the workers of one trainer do: the stages in their order, and what a model card says besides."""
 
     run_dir: str
     spec: ClassifierSpec
     seed: int
-    stages: tuple[StageJob, ...]
+    stages: tuple[StageJob | ComingStage, ...]
     card: Mapping[str, Any]
     plan: Plan
     precision: str = "auto"
@@ -421,7 +446,8 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
         if weights is not None:
             backbones.load_pretrained(classifier, weights)
     resumed = _read_checkpoint(ray.train.get_checkpoint())
-    for stage in job.stages:
+    stages = _await_rows(job)
+    for stage in stages:
         directory = artifacts.join(job.run_dir, stage.name)
         if artifacts.exists(artifacts.join(directory, artifacts.COMPLETE)):
             for each in {id(classifier): classifier, id(exact): exact}.values():
@@ -435,8 +461,20 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
             artifacts.write_json(artifacts.join(job.run_dir, _FAILURE), {"message": str(error)})
             return
-    if job.explain and rank == 0:
+    if job.explain and stages and rank == 0:
         _explain(job, exact, distributed=workers > 1)
+
+
+def _await_rows(job: TrainJob) -> list[StageJob]:
+    """Return the stages once the trunk pass has finished their caches; none where it failed."""
+    ready: list[StageJob] = []
+    for stage in job.stages:
+        while (found := stage.find() if isinstance(stage, ComingStage) else stage) is None:
+            if artifacts.exists(artifacts.join(job.run_dir, _ABANDONED)):
+                return []
+            time.sleep(_POLL_SECONDS)
+        ready.append(found)
+    return ready
 
 
 def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -641,71 +679,89 @@ class _StageWorker:
         )
 
 
-def import_trainer() -> threading.Thread:
-    """Import Ray's TensorflowTrainer in the background: it takes seconds, because it imports TensorFlow."""
-    thread = threading.Thread(target=importlib.import_module, args=("ray.train.tensorflow",), daemon=True)
-    thread.start()
-    return thread
+class Training:
+    """A TensorflowTrainer at work on a job, in a thread of this process.
 
-
-def train_stages(job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, follow: Callable[[], None]) -> None:
-    """Run `job` on a TensorflowTrainer; `follow` is called a few times a second while it runs.
-
-    The same call again, in another process too, goes on where the last one was stopped.
-    Raises FailureError with the one line that matters when the workers fail more often than `cluster` allows.
+    Its workers start at once, and wait for the caches of a ComingStage. The same job again, in another process too,
+    goes on where the last one was stopped. `alone` tells that Ray has this machine only, and will have no other.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
 
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
-    plan = job.plan
-    resources = {"CPU": plan.worker_cpus, **({"GPU": plan.worker_gpus} if plan.worker_gpus else {})}
-    shared = share(pretrained)
-    trainer = TensorflowTrainer(
-        lambda: run_stages(job, shared),
-        scaling_config=ScalingConfig(
-            num_workers=plan.workers,
-            use_gpu=plan.worker_gpus > 0,
-            resources_per_worker=resources,
-            # On CPUs the cores of several nodes are worth more than a short way between the workers.
-            placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=job.run_dir,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(
-                max_failures=cluster.max_failures,
-                controller_failure_limit=cluster.max_failures,
-                max_preemption_failures=cluster.max_preemptions,
-            ),
-            callbacks=[_make_loss_note(job.run_dir)],
-        ),
-    )
-    outcome: list[BaseException | None] = []
+    def __init__(self, job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, alone: bool = False) -> None:
+        self._job, self._cluster, self._alone = job, cluster, alone
+        self._shared = share(pretrained)
+        self._outcome: list[BaseException | None] = []
+        artifacts.delete(artifacts.join(job.run_dir, _ABANDONED))
+        self._thread = threading.Thread(target=self._fit, name="trainer", daemon=True)
+        self._thread.start()
 
-    def fit() -> None:
+    def finish(self, follow: Callable[[], None]) -> None:
+        """Wait for the end; `follow` is called a few times a second.
+
+        Raises FailureError with the one line that matters when the workers fail more often than is allowed.
+        """
+        while self._thread.is_alive():
+            self._thread.join(_POLL_SECONDS)
+            follow()
+        error = self._outcome[0]
+        if isinstance(error, CatdogError):
+            raise error
+        if error is not None:
+            raise FailureError(f"training failed: {root_cause(error)} (logs: {log_directory()}/train)") from error
+        note = artifacts.join(self._job.run_dir, _FAILURE)
+        if artifacts.exists(note):
+            message = artifacts.read_json(note)["message"]
+            artifacts.delete(note)
+            raise DivergedError(message)
+
+    def abandon(self) -> None:
+        """End the workers, whose rows will not come."""
+        note = artifacts.join(self._job.run_dir, _ABANDONED)
+        artifacts.write_json(note, {})
+        self._thread.join(_ABANDON_SECONDS)
+        if not self._thread.is_alive():
+            artifacts.delete(note)
+
+    def _fit(self) -> None:
         try:
-            trainer.fit()
-            outcome.append(None)
+            self._make_trainer().fit()
+            self._outcome.append(None)
         except BaseException as error:
-            outcome.append(error)
+            self._outcome.append(error)
 
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.3)
-        follow()
-    error = outcome[0]
-    if isinstance(error, CatdogError):
-        raise error
-    if error is not None:
-        raise FailureError(f"training failed: {root_cause(error)} (logs: {log_directory()}/train)") from error
-    note = artifacts.join(job.run_dir, _FAILURE)
-    if artifacts.exists(note):
-        message = artifacts.read_json(note)["message"]
-        artifacts.delete(note)
-        raise DivergedError(message)
+    def _make_trainer(self) -> Any:
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+        from catdog.trainer import LeanTensorflowTrainer
+
+        job, cluster, shared = self._job, self._cluster, self._shared
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
+        # It watches for machines that a cloud takes back, in a process of its own.
+        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(not self._alone))
+        plan = job.plan
+        return LeanTensorflowTrainer(
+            lambda: run_stages(job, shared),
+            scaling_config=ScalingConfig(
+                num_workers=plan.workers,
+                use_gpu=plan.worker_gpus > 0,
+                resources_per_worker={
+                    "CPU": plan.worker_cpus,
+                    **({"GPU": plan.worker_gpus} if plan.worker_gpus else {}),
+                },
+                # On CPUs the cores of several nodes are worth more than a short way between the workers.
+                placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
+            ),
+            run_config=RunConfig(
+                name="checkpoints",
+                storage_path=job.run_dir,
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                failure_config=FailureConfig(
+                    max_failures=cluster.max_failures,
+                    controller_failure_limit=cluster.max_failures,
+                    max_preemption_failures=cluster.max_preemptions,
+                ),
+                callbacks=[_make_loss_note(job.run_dir)],
+            ),
+        )
 
 
 def _make_loss_note(run_dir: str) -> Any:

@@ -39,11 +39,11 @@ from catdog.stages import (
     DivergedError,
     StageJob,
     StageState,
+    Training,
     TrainJob,
     evaluate,
     fit_stage,
     read_history,
-    train_stages,
 )
 from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.trunk import Shared, share
@@ -246,9 +246,8 @@ class _DistributedTrial:
 
     def fit(self) -> dict[str, Any]:
         """Train all stages, keep the best one's model, and return its scores."""
-        train_stages(
-            self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster, follow=self._follow
-        )
+        training = Training(self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster)
+        training.finish(self._follow)
         self._follow()
         marks = {stage.name: stage_mark(self._directory, stage.name) for stage in self._job.stages}
         best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))

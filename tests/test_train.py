@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -298,6 +299,22 @@ def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: Non
         for line in lines
     )
     assert list(report["stages"]) == ["frozen"]
+
+
+def test_a_trunk_pass_that_fails_ends_the_workers_that_wait_for_it(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "run" / "features"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("no folder")
+    short = {"frozen.epochs": 1, "unfrozen.epochs": 0, "views": 1}
+    with pytest.raises(FailureError, match=rf"^cannot make the directory {in_the_way}/"):
+        run(photo_folder, tmp_path / "run", **short)
+    assert "trainer" not in {thread.name for thread in threading.enumerate()}
+    in_the_way.unlink()
+    report, _ = run(photo_folder, tmp_path / "run", **short)
+    assert list(report["stages"]) == ["frozen"]
+    assert not (tmp_path / "run" / "abandoned.json").exists()
 
 
 def test_photos_of_every_mode_end_as_rgb(ray_session: None, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Ray's TensorflowTrainer without TensorFlow in the driver and in the trainer's controller, which have no use for it.
+
+Ray imports TensorFlow there only to name the backend that sets TF_CONFIG on the workers: seconds of a core and hundreds
+of MB in two processes. Import this module where a trainer is started: it imports Ray Train.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.tensorflow.tensorflow_trainer import TensorflowTrainer
+
+
+class LeanTensorflowTrainer(TensorflowTrainer):  # type: ignore[misc]
+    """A TensorflowTrainer whose workers are made known to each other by TensorflowWorkers; arguments as Ray's."""
+
+    def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
+        # Past TensorflowTrainer's own, which does nothing but import TensorFlow to make its default backend.
+        super(TensorflowTrainer, self).__init__(train_loop_per_worker, backend_config=TensorflowWorkers(), **arguments)
+
+
+class TensorflowWorkers(BackendConfig):  # type: ignore[misc]
+    """Tells each worker where all of them are, as ray.train.tensorflow.TensorflowConfig does."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class whose `on_start` does it."""
+        return _ClusterSpec
+
+
+class _ClusterSpec(Backend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        import ray
+
+        places = worker_group.execute(_free_place)
+        ray.get([worker_group.execute_single_async(rank, _set_cluster, places, rank) for rank in range(len(places))])
+
+
+def _free_place() -> str:
+    """Return address:port of this worker, where the others will find it."""
+    from ray._common.network_utils import build_address
+    from ray.train._internal.utils import get_address_and_port
+
+    return str(build_address(*get_address_and_port()))
+
+
+def _set_cluster(places: list[str], rank: int) -> None:
+    """Set what tf.distribute reads; the legacy Keras is set for the whole job."""
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": places}, "task": {"type": "worker", "index": rank}})
