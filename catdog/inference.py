@@ -156,6 +156,7 @@ class _Job:
             classes=self._spec.classes, threshold=config.threshold, top_k=config.top_k, models=len(self._models)
         )
         self._inputs: pa.Table | None = None
+        self._seconds = {"list": 0.0}  # of each step
         # What this job and earlier ones write may lie inside the folder of the photos.
         into = {artifacts.absolute(config.sort_into)} if config.sort_into else set()
         self._exclude = sorted(into.union(_read_job(self.out).get("exclude", [])))
@@ -199,7 +200,9 @@ class _Job:
     def inputs(self) -> pa.Table:
         """The photos to label, listed once."""
         if self._inputs is None:
+            start = time.monotonic()
             self._inputs = list_inputs(self._config.photos, exclude=[self.out, *self._exclude])
+            self._seconds["list"] = time.monotonic() - start
             self._say(f"Found {self._inputs.num_rows} files in {self._config.photos}.")
         return self._inputs
 
@@ -212,6 +215,7 @@ class _Job:
         cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
         self._say(plan.sentence(engine))
         progress = _Progress(self._say)
+        begun = time.monotonic()
         label_photos(
             self.inputs,
             bounds,
@@ -222,8 +226,12 @@ class _Job:
             plan=plan,
             progress=progress,
         )
+        labelled = time.monotonic()
         manifest = self._commit([stop - start for start, stop in bounds], num_cpus=plan.task_cpus)
-        seconds = time.monotonic() - self._started
+        committed = time.monotonic()
+        seconds = committed - self._started
+        self._seconds |= {"label": labelled - begun, "commit": committed - labelled}
+        self._seconds["start"] = seconds - sum(self._seconds.values())
         summary = self._summarize(manifest, engine=engine, labelled=progress.labelled, seconds=seconds)
         artifacts.write_json(artifacts.join(self.out, SUMMARY_FILE), summary)
         predictions.finish_commit(self.out, manifest)
@@ -266,6 +274,7 @@ class _Job:
             "io": {"failed": faults, "recovered": sum(entry["retried"] for entry in manifest["files"])},
             "labelled_now": labelled,
             "seconds": round(seconds, 3),
+            "steps": {step: round(took, 3) for step, took in self._seconds.items()},
             "photos_per_second": round(labelled / seconds, 1),
             "engine": engine,
             "models": [

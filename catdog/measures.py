@@ -1,34 +1,43 @@
-"""What `jobs/benchmark.py` measures besides labelling: the trunk pass and its limit, a sweep, overheads."""
+"""The parts of a job by themselves: the trunk pass beside its limit, and what every start costs."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from catdog import cluster
 from catdog.augmentation import augment
 from catdog.card import HEAD_CUT
-from catdog.config import AugmentationConfig, ClusterConfig, TrainConfig
-from catdog.features import Extraction, PhotoSet
+from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.features import (
+    CachedRows,
+    Extraction,
+    PhotoSet,
+    cache_directory,
+    find_cache,
+    finish_cache,
+    write_part,
+)
 from catdog.images import decode_image
 from catdog.manifest import build_manifest
 from catdog.photos import read_photo
 from catdog.trunk import Trunk, extract_features
-from catdog.weights import load_weights
+from catdog.weights import Pretrained, load_weights
 
 _WARM = 256  # images that the loop over ready arrays goes over
-_VIEWS = (0, 1, 2)  # as the default recipe has them
+_VIEWS = (0, 1, 2)  # as many as the default recipe has
+_EPOCH_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,24 +45,21 @@ class TrunkRates:
     """Images a second: of the model alone on ready arrays, of each step alone, and of the whole pass."""
 
     model_alone: float
-    decode_alone: float  # photos a second, by threads of one process on all cores
+    read_alone: float  # photos a second out of the page cache, by threads of one process on all cores
+    decode_alone: float  # likewise
     augment_alone: float  # likewise
     whole_pass: float  # from the first image to the last
     whole_pass_with_start: float
     share_of_limit: float
 
 
-def measure_trunk(photos: str, *, limit: int) -> TrunkRates:
-    """Run the trunk pass over up to `limit` photos of each class below `photos`, and its steps one by one."""
+def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
+    """Run the trunk pass over up to `limit` photos of each class, and its steps one by one; write below `folder`."""
     cores = len(os.sched_getaffinity(0))
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
-    extraction = Extraction(
-        backbone="efficientnet-lite0", image_size=224, input_scale=pretrained.scale,
-        input_offset=pretrained.offset, pooling="avg", weights_checksum=pretrained.checksum, cut=HEAD_CUT,
-        dtype="float16", seed=0, max_pixels=10**8, augmentation=AugmentationConfig(),
-    )  # fmt: skip
-    deep = dataclasses.replace(extraction, cut="block7a_project_conv", pooling=None)
+    extraction = _extraction(pretrained, cut=HEAD_CUT)
+    deep = _extraction(pretrained, cut="block7a_project_conv")
     with cluster.connected() as resources:
         cluster.quiet_datasets(verbose=False)
         plan = cluster.make_plan(resources, ClusterConfig())
@@ -64,14 +70,15 @@ def measure_trunk(photos: str, *, limit: int) -> TrunkRates:
         rows = PhotoSet(table=table, views=_VIEWS)
         seen: list[tuple[float, int]] = []
         start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="catdog-benchmark-") as root:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
             extract_features(
                 [(extraction, rows), (deep, rows)], pretrained=pretrained, plan=plan, root=root,
                 progress=lambda done, _: seen.append((time.monotonic() - start, done)),
             )  # fmt: skip
     (first, before), (last, total) = next(pair for pair in seen if pair[1]), seen[-1]
-    content = [read_photo(path) for path in table["path"].to_pylist()[:_WARM]]
+    paths = table["path"].to_pylist()[:_WARM]
     with ThreadPoolExecutor(cores) as pool:
+        content, reading = _timed(lambda: list(pool.map(read_photo, paths)))
         decoded, decoding = _timed(lambda: list(pool.map(lambda one: decode_image(one, size=224), content)))
         _, augmenting = _timed(
             lambda: list(
@@ -87,6 +94,7 @@ def measure_trunk(photos: str, *, limit: int) -> TrunkRates:
     model_alone, whole = len(images) / running, (total - before) / (last - first) if last > first else total / last
     return TrunkRates(
         model_alone=round(model_alone, 1),
+        read_alone=round(len(images) / reading, 1),
         decode_alone=round(len(images) / decoding, 1),
         augment_alone=round(len(images) / augmenting, 1),
         whole_pass=round(whole, 1),
@@ -95,79 +103,116 @@ def measure_trunk(photos: str, *, limit: int) -> TrunkRates:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrialCosts:
-    """Seconds of a train job, and of sweeps of one trial and of many on the features that it left."""
-
-    train_job: float
-    trunk_pass: float
-    trials: int
-    one_trial: float
-    all_trials: float
-
-    @property
-    def more_trials(self) -> float:
-        """Seconds of the trials after the first."""
-        return self.all_trials - self.one_trial
-
-
-def measure_trials(jobs: Path, flags: Sequence[str], *, trials: int) -> TrialCosts:
-    """Run the train job once and the tune job twice, with the same `flags`, as a user does."""
-    with tempfile.TemporaryDirectory(prefix="catdog-benchmark-") as folder:
-        train = _job_seconds(jobs / "train.py", *flags, "--run-dir", f"{folder}/train")
-        found = []
-        for count in (1, trials):
-            sweep = ["--features", f"{folder}/train/features", "--trials", str(count)]
-            found.append(_job_seconds(jobs / "tune.py", *flags, *sweep, "--run-dir", f"{folder}/sweep{count}"))
-        seconds = json.loads(Path(folder, "train", "report.json").read_text())["seconds"]
-    return TrialCosts(
-        train_job=train, trunk_pass=seconds["trunk"], trials=trials, one_trial=found[0], all_trials=found[1]
+def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
+    """Return what the default recipe computes at `cut`; without weights, what names such features."""
+    return Extraction(
+        backbone="efficientnet-lite0",
+        image_size=224,
+        input_scale=pretrained.scale if pretrained else (1.0,) * 3,
+        input_offset=pretrained.offset if pretrained else (0.0,) * 3,
+        pooling="avg" if cut == HEAD_CUT else None,
+        weights_checksum=pretrained.checksum if pretrained else "none",
+        cut=cut,
+        dtype="float16",
+        seed=0,
+        max_pixels=10**8,
+        augmentation=AugmentationConfig(),
     )
 
 
-def measure_overheads() -> dict[str, float]:
-    """Return the seconds of what every job pays before its work begins, each in a process of its own."""
-    programs = {
-        "python, start": "pass",
-        "catdog, its configuration": "import catdog.config",
-        "ray, import": "import ray",
-        "ray, start and connect": "from catdog import cluster\nwith cluster.connected(): pass",
-        "ray train, import": "import ray.train.tensorflow",
-        "openvino, import and model": (
-            "from catdog.openvino_graph import *\nfrom catdog.weights import load_weights\n"
-            "from catdog.card import ClassifierSpec\nfrom catdog.engines import OpenvinoRunner\n"
-            "p = load_weights('efficientnet-lite0', weights='imagenet')\n"
-            "s = ClassifierSpec(backbone='efficientnet-lite0', image_size=224, classes=('a', 'b'), pooling='avg', "
-            "dropout=0.0, input_scale=p.scale, input_offset=p.offset)\n"
-            "OpenvinoRunner(build_trunk(s, p.tensors, ['head']), threads=2)"
-        ),
-        "tensorflow, import": "import tensorflow",
-    }
-    return {name: round(_program_seconds(program), 2) for name, program in programs.items()}
+def measure_overheads(folder: str) -> dict[str, float]:
+    """Return the seconds of what jobs pay besides their work, each in a process of its own; write below `folder`."""
+    found = {name: round(_program_seconds(program), 2) for name, program in _PROGRAMS.items()}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        found["trainer, start to first step"] = round(measure_trainer(place), 2)
+        first, again = measure_epoch(place)
+    found[f"epoch of {_EPOCH_ROWS} cached rows, first"] = round(first, 2)
+    found[f"epoch of {_EPOCH_ROWS} cached rows, again"] = round(again, 3)
+    return found
 
 
-def _program_seconds(program: str) -> float:
+_PROGRAMS = {
+    "python, start": "pass",
+    "catdog, its configuration": "import catdog.config",
+    "ray, import": "import ray",
+    "ray, start and connect": "from catdog import cluster\nwith cluster.connected(): pass",
+    "ray train, import": "import ray.train.tensorflow",
+    "openvino, import and model": (
+        "from catdog.openvino_graph import *\nfrom catdog.weights import load_weights\n"
+        "from catdog.card import ClassifierSpec\nfrom catdog.engines import OpenvinoRunner\n"
+        "p = load_weights('efficientnet-lite0', weights='imagenet')\n"
+        "s = ClassifierSpec(backbone='efficientnet-lite0', image_size=224, classes=('a', 'b'), pooling='avg', "
+        "dropout=0.0, input_scale=p.scale, input_offset=p.offset)\n"
+        "OpenvinoRunner(build_trunk(s, p.tensors, ['head']), threads=2)"
+    ),
+    "tensorflow, import": "import tensorflow",
+}
+
+
+def measure_trainer(folder: str) -> float:
+    """Return the seconds from a TensorflowTrainer's `fit` to the first line of its loop; Ray is up before."""
+    program = (
+        "import sys, time\nfrom catdog import cluster\nfrom catdog.measures import start_trainer\n"
+        "with cluster.connected(): start_trainer(sys.argv[1])"
+    )
+    _program_seconds(program, folder)
+    began, stepped = (float(text) for text in Path(folder, "steps").read_text().split())
+    return stepped - began
+
+
+def start_trainer(folder: str) -> None:
+    """Run a TensorflowTrainer of one worker that does nothing but note the time; leave both times in `folder`."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
+
+    def step() -> None:
+        with Path(folder, "steps").open("a") as notes:
+            notes.write(f"{time.time()}\n")
+
+    step()
+    TensorflowTrainer(
+        step,
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(name="trainer", storage_path=folder),
+    ).fit()
+
+
+def measure_epoch(folder: str) -> tuple[float, float]:
+    """Return the seconds of the first epoch of cached rows of the unfrozen stage, and of the one after it.
+
+    The rows are written below `folder` first, so they come out of the page cache.
+    """
+    shape = (7, 7, 1152)
+    count = _EPOCH_ROWS
+    table = pa.table(
+        {
+            "path": [f"{row}.jpg" for row in range(count)],
+            "label": pa.array(np.arange(count) % 2, pa.int32()),
+            "digest": [f"{row:064x}" for row in range(count)],
+        }
+    )
+    photos = PhotoSet(table=table, views=(1,))
+    extraction = _extraction(None, cut="block7a_project_conv")
+    directory = cache_directory(extraction, photos, root=folder)
+    random = np.random.default_rng(0)
+    for name, (part, views) in photos.parts().items():
+        rows = {"path": np.array(part["path"].to_pylist(), object), "label": part["label"].to_numpy()}
+        rows["view"] = np.full(part.num_rows, views[0], np.int32)
+        write_part(
+            f"{directory}/{name}", rows, random.random((part.num_rows, *shape), np.float32).astype("f2"), lost=[]
+        )
+    finish_cache(extraction, photos, root=folder)
+    cache = find_cache(extraction, photos, root=folder)
+    assert cache is not None
+    share = CachedRows(cache, seed=0)
+    return _timed(lambda: list(share.epoch(0)))[1], _timed(lambda: list(share.epoch(1)))[1]
+
+
+def _program_seconds(program: str, *arguments: str) -> float:
     # A Ray that is up already would be joined, and its start is what is measured.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ADDRESS": "local"}
-    _, seconds = _timed(
-        lambda: subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
-    )
-    return seconds
-
-
-def _job_seconds(job: Path, *flags: str) -> float:
-    _, seconds = _timed(
-        lambda: subprocess.run([sys.executable, str(job), *flags], check=True, capture_output=True, text=True)
-    )
-    return round(seconds, 1)
-
-
-def recipe_flags(photos: str, *, limit: int) -> list[str]:
-    """Return the flags of a train or tune job on up to `limit` training photos a class, half as many to validate."""
-    defaults = TrainConfig()
-    train = min(limit, defaults.train_per_class)
-    counts = {"--train-per-class": train, "--validation-per-class": max(1, train // 2), "--test-per-class": 0}
-    return ["--photos", photos, *(text for flag, count in counts.items() for text in (flag, str(count)))]
+    command = [sys.executable, "-c", program, *arguments]
+    return _timed(lambda: subprocess.run(command, check=True, capture_output=True, env=environment))[1]
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

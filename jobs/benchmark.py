@@ -1,319 +1,326 @@
-"""Measure this machine: `python jobs/benchmark.py --photos PHOTOS --model runs/pets/model`.
+"""Measure this machine or cluster: `python jobs/benchmark.py --photos photos`.
 
-`--measure` chooses what: the predict job, the trunk pass, a sweep's trials, or what every start costs.
-
-The predict job stands beside a single program that a careful person would write without Ray: threads decode, one loop
-calls the same model in batches, the rows go to one Parquet file. Both run as processes of their own, on the same
-photos, one after the other, and are watched from outside.
+Everything is measured in one run, side by side, and left in benchmark.json besides: the time to accuracy beside the
+article's recipe, the trunk pass beside the model alone, labelling beside two programs without Ray, a sweep's trials,
+overheads, and growth with the number of photos. `--measure` chooses one of them. Without --photos a sample is drawn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.util
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from catdog import artifacts
 from catdog.cluster import prepare_environment
 from catdog.config import knob, parse_arguments
 from catdog.console import duration, table_text
 from catdog.errors import UsageError
-from catdog.measures import measure_overheads, measure_trials, measure_trunk, recipe_flags
+from catdog.growth import (
+    Line,
+    Point,
+    UnitCosts,
+    doubled,
+    fit_line,
+    grow_labelling,
+    grow_training,
+    measure_listing,
+    measure_scheduler,
+    multiply_photos,
+    project,
+)
+from catdog.measures import TrunkRates, measure_overheads, measure_trunk
+from catdog.races import (
+    THRESHOLDS,
+    Labelled,
+    Programs,
+    Race,
+    label_by_catdog,
+    label_by_yardstick,
+    race_article,
+    race_catdog,
+    race_trials,
+    recipe_flags,
+)
+from catdog.sample import draw_sample
 from catdog.versions import versions
+from catdog.yardsticks import label_by_tf_data, label_by_threads, train_by_the_article
+
+_LABELLERS = ("threads and tensorflow", "tf.data and tensorflow", "predict job, tensorflow", "predict job, openvino")
+_PROJECTED = ((1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256))  # photos, machines
+_PROJECTED_CORES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """What is measured, and on what."""
 
-    photos: str = knob("", "folder of photos, in class folders where they are trained on")
-    model: str = knob("", "model directory, as a train job leaves it; predict alone needs it")
-    measure: str = knob("predict", "what is measured", choices=("predict", "trunk", "tune", "overheads"))
-    photos_a_class: int = knob(1000, "photos of each class that trunk and tune take, as far as they reach", low=2)
+    photos: str = knob("", "folder of class folders; without it a sample is drawn")
+    model: str = knob("", "model directory that labels; without it one is trained")
+    measure: str = knob(
+        "all",
+        "what is measured",
+        choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth"),
+    )
+    count: int = knob(3000, "photos that trunk, predict, tune take: copies of --photos where these are fewer", low=12)
+    grow_to: int = knob(8000, "photos of growth's largest train job; smaller ones take 1/2, 1/4, 1/8 of them", low=96)
+    label_to: int = knob(100_000, "files of growth's largest predict job", low=96)
+    article_epochs: int = knob(3, "epochs of each stage of the article's recipe that are run", low=1, high=300)
     trials: int = knob(17, "trials of the sweep", low=2, high=10_000)
+    repeats: int = knob(3, "runs of what is short enough to be repeated; medians count", low=1, high=100)
     out: str = knob("benchmark.json", "where the figures go")
-    repeats: int = knob(3, "runs of each program; the median counts", low=1, high=100)
-    yardstick: str = knob("", "used by the benchmark itself: be the single program, and write rows to this file")
+    folder: str = knob("", "where copies and runs go for the time being; on a cluster one that all machines share")
+    yardstick: str = knob(
+        "none", "used by the benchmark itself: be this program", choices=("none", "threads", "tf-data", "article")
+    )
     verbose: bool = knob(False, "show what the programs have to say")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Watched:
-    """One program, seen from outside. Seconds from its start; bytes of its whole process tree."""
+class Benchmark:
+    """The measures, one method each: it prints its table and returns what benchmark.json holds of it."""
 
-    seconds: float
-    first_row_seconds: float
-    warm_photos_per_second: float
-    peak_bytes: int
+    def __init__(self, config: BenchmarkConfig, *, folder: str, say: Callable[[str], None] = print) -> None:
+        self._config, self._folder, self._say = config, folder, say
+        self._programs = Programs(jobs=Path(__file__).resolve().parent, folder=folder, verbose=config.verbose)
+        self._photos = config.photos
+        if not self._photos:
+            self._photos = f"{folder}/sample"
+            draw_sample(Path(self._photos))
+        self._model = config.model
+        self._many = ""
+        self._rates: TrunkRates | None = None
+
+    def accuracy(self) -> dict[str, Any]:
+        """Race the default recipe against the article's on the photos as they are: half of each class to train on."""
+        config, run_dir = self._config, f"{self._folder}/race"
+        counts = {"--train-per-class": 100, "--validation-per-class": 100, "--test-per-class": 0}
+        if len(_files(self._photos)) >= 3000:
+            counts |= {"--train-per-class": 1000, "--validation-per-class": 500}
+        flags = ["--photos", self._photos, *(str(text) for pair in counts.items() for text in pair)]
+        races = {"catdog, default recipe": race_catdog(self._programs, flags, run_dir=run_dir)}
+        self._model = self._model or f"{run_dir}/model"
+        races["the article's recipe"] = race_article(self._programs, run_dir=run_dir, epochs=config.article_epochs)
+        self._say(table_text([("seconds to validation accuracy", *map(str, THRESHOLDS), "in all", "best", "epochs run")]
+                             + [_race_row(name, race) for name, race in races.items()]))  # fmt: skip
+        self._say("~ is computed from the epochs that were run.")
+        return {name: dataclasses.asdict(race) for name, race in races.items()}
+
+    def trunk(self) -> dict[str, Any]:
+        """Run the trunk pass beside its steps."""
+        rates = self._rates = measure_trunk(self._many_photos(), limit=self._config.count // 3, folder=self._folder)
+        rows = [("images a second", "rate"), ("model alone, ready arrays", f"{rates.model_alone:.1f}")]
+        rows += [("decode alone, photos", f"{rates.decode_alone:.1f}"), ("augment alone", f"{rates.augment_alone:.1f}")]
+        rows += [
+            ("trunk pass, warm", f"{rates.whole_pass:.1f}"),
+            ("with its start", f"{rates.whole_pass_with_start:.1f}"),
+        ]
+        self._say(table_text(rows))
+        self._say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone.")
+        return dataclasses.asdict(rates)
+
+    def predict(self) -> dict[str, Any]:
+        """Run all labellers in turn, `repeats` times."""
+        photos, model, repeats = self._many_photos(), self._a_model(), self._config.repeats
+        found: dict[str, list[Labelled]] = {name: [] for name in _LABELLERS}
+        for turn in range(repeats):
+            for name, runs in found.items():
+                program, _, engine = name.partition(", ")
+                if engine:
+                    runs.append(label_by_catdog(self._programs, photos=photos, model=model, engine=engine))
+                else:
+                    yardstick = {"threads": "threads", "tf.data": "tf-data"}[program.split()[0]]
+                    runs.append(label_by_yardstick(self._programs, yardstick, photos=photos, model=model))
+                self._say(f"Turn {turn + 1} of {repeats}: {name}: {runs[-1].warm_photos_per_second:.1f} photos/s")
+        base = statistics.median(run.warm_photos_per_second for run in found[_LABELLERS[0]])
+        header = ("program", "photos/s warm", "spread", "of the first", "first row", "in all", "peak memory")
+        self._say(table_text([header, *(_label_row(name, runs, base) for name, runs in found.items())]))
+        return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
+
+    def tune(self) -> dict[str, Any]:
+        """Run a train job, a sweep of one trial, and one of many."""
+        config = self._config
+        flags = recipe_flags(self._many_photos(), a_class=config.count // 2)
+        costs = race_trials(self._programs, flags, trials=config.trials)
+        more = config.trials - 1
+        rows = [("", "seconds"), ("train job", f"{costs.train_job:.1f}")]
+        rows += [("  its trunk pass", f"{costs.trunk_pass:.1f}")]
+        rows += [("sweep of 1 trial, on its features", f"{costs.one_trial:.1f}")]
+        rows += [(f"sweep of {config.trials} trials", f"{costs.all_trials:.1f}")]
+        rows += [(f"{more} more trials", f"{costs.more_trials:.1f}")]
+        rows += [(f"{more} more train jobs, each from the photos", f"{more * costs.train_job:.1f} (computed)")]
+        self._say(table_text(rows))
+        return {**dataclasses.asdict(costs), "more_trials": round(costs.more_trials, 1)}
+
+    def overheads(self) -> dict[str, Any]:
+        """Start everything that a job starts, by itself, `repeats` times."""
+        runs = [measure_overheads(self._folder) for _ in range(self._config.repeats)]
+        found = {name: [run[name] for run in runs] for name in runs[0]}
+        rows = [
+            (name, f"{statistics.median(all_):.2f}", f"{min(all_):.2f}-{max(all_):.2f}") for name, all_ in found.items()
+        ]
+        self._say(table_text([("by itself", "seconds", "spread"), *rows]))
+        return found
+
+    def growth(self) -> dict[str, Any]:
+        """Run train and predict jobs on more and more photos, fit lines, and compute what cannot be run."""
+        config, keep = self._config, f"{self._folder}/grown"
+        trained = grow_training(self._programs, self._photos, doubled(config.grow_to), keep=keep, say=self._say)
+        self._model = self._model or f"{keep}/model"
+        sizes = [*doubled(config.grow_to), *([config.label_to] if config.label_to > config.grow_to else [])]
+        labelled = grow_labelling(self._programs, self._photos, sizes, model=self._model, say=self._say)
+        found: dict[str, Any] = {}
+        for job, points in (("train", trained), ("predict", labelled)):
+            line = fit_line([(point.photos, point.seconds) for point in points])
+            self._say(table_text([("photos", "seconds", "peak memory"), *map(_point_row, points)]))
+            self._say(f"{job}: {line.start:.0f}s and {1000 * line.each:.2f}ms a photo (R2 {line.r_squared:.4f})")
+            found[job] = {"points": [dataclasses.asdict(point) for point in points], "line": dataclasses.asdict(line)}
+        return {**found, **self._project(labelled[-1], line)}
+
+    def _project(self, largest: Point, line: Line) -> dict[str, Any]:
+        """Compute predict jobs that are too large for this machine."""
+        if self._rates is None:
+            self.trunk()
+        assert self._rates is not None
+        listing, held = measure_listing(self._many_photos())
+        costs = unit_costs(self._rates, largest, list_a_photo=listing, driver_bytes=held, block=measure_scheduler())
+        projections = [
+            project(photos, nodes=nodes, cores=_PROJECTED_CORES, costs=costs) for photos, nodes in _PROJECTED
+        ]
+        rows = [("photos", "machines", *projections[0].seconds, "in all", "decided by", "driver holds")]
+        for one in projections:
+            steps = [duration(seconds) for seconds in one.seconds.values()]
+            held_text = f"{one.driver_bytes / 2**30:.2f} GiB"
+            rows.append((str(one.photos), str(one.nodes), *steps, duration(one.total), one.bottleneck, held_text))
+        self._say(table_text(rows))
+        self._say(f"Computed for machines of {_PROJECTED_CORES} such cores from: {_costs_text(costs)}.")
+        return {"costs": dataclasses.asdict(costs), "projections": [dataclasses.asdict(one) for one in projections]}
+
+    def _many_photos(self) -> str:
+        """Return a folder of `count` photos, made of copies where there are fewer."""
+        if not self._many:
+            if len(_files(self._photos)) >= self._config.count:
+                self._many = self._photos
+            else:
+                self._many = f"{self._folder}/many"
+                multiply_photos(self._photos, self._many, self._config.count)
+        return self._many
+
+    def _a_model(self) -> str:
+        """Return a model that labels, trained first where none is at hand."""
+        if not self._model:
+            run_dir = f"{self._folder}/model-run"
+            self._programs.run("train", "--photos", self._photos, "--run-dir", run_dir)
+            self._model = f"{run_dir}/model"
+        return self._model
 
 
-def label_alone(photos: str, model_dir: str, target: str) -> None:
-    """Label `photos` as a well-written single program does it, and write the rows to the Parquet file `target`.
-
-    Threads read and decode up to four batches ahead; the model runs in batches of 32 on all cores.
-    """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from catdog.engines import EngineSpec, read_model
-    from catdog.errors import ImageError
-    from catdog.images import decode_image
-    from catdog.photos import list_photos, read_photo
-
+def unit_costs(
+    rates: TrunkRates, largest: Point, *, list_a_photo: float, driver_bytes: float, block: float
+) -> UnitCosts:
+    """Return what a photo and a block cost, of the seconds of one core, from rates of all cores of this machine."""
     cores = len(os.sched_getaffinity(0))
-    model, batch = read_model(model_dir), 32
-    run = EngineSpec(model=model).load(batch_size=batch, threads=cores)
-    size, classes = model.spec.image_size, model.spec.classes
-    paths = [photo.path for photo in list_photos(photos)]
-
-    def load(path: str) -> np.ndarray | str:
-        try:
-            return decode_image(read_photo(path), size=size)
-        except ImageError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(cores) as pool:
-        ahead: list[Any] = [pool.submit(load, path) for path in paths[: 4 * batch]]
-        rows: list[tuple[str, str | None, float | None, str | None]] = []
-        for start in range(0, len(paths), batch):
-            ahead += [pool.submit(load, path) for path in paths[start + 4 * batch : start + 5 * batch]]
-            loaded = [future.result() for future in ahead[:batch]]
-            del ahead[:batch]
-            good = [image for image in loaded if not isinstance(image, str)]
-            found = iter(run(np.stack(good)) if good else ())
-            for path, image in zip(paths[start : start + batch], loaded, strict=True):
-                if isinstance(image, str):
-                    rows.append((path, None, None, image))
-                    continue
-                probabilities = next(found)
-                label = int(np.argmax(probabilities))
-                rows.append((path, classes[label], float(probabilities[label]), None))
-            print(len(rows), flush=True)
-    columns = zip(*rows, strict=True)
-    pq.write_table(pa.table(dict(zip(("path", "label", "probability", "error"), columns, strict=True))), target)
-
-
-def watch(command: Sequence[str], count_rows: Callable[[str], int | None], *, verbose: bool) -> Watched:
-    """Run `command` and watch it; `count_rows` is called with each line of its output, or "" ten times a second.
-
-    Raises RuntimeError when it fails.
-    """
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seen: list[tuple[float, int]] = []
-    peak, ended = [0], threading.Event()
-
-    def note(line: str) -> None:
-        rows = count_rows(line)
-        if rows and (not seen or rows > seen[-1][1]):
-            seen.append((time.monotonic() - start, rows))
-
-    def poll() -> None:
-        while not ended.wait(0.1):
-            note("")
-
-    def measure() -> None:
-        while not ended.wait(5.0):  # adding up the pages of a process tree takes it a while
-            peak[0] = max(peak[0], tree_bytes(process.pid))
-
-    threads = [threading.Thread(target=target, daemon=True) for target in (poll, measure)]
-    for thread in threads:
-        thread.start()
-    lines = []
-    for line in process.stdout or ():
-        lines.append(line)
-        if verbose:
-            print(line, end="")
-        note(line)
-    code = process.wait()
-    ended.set()
-    for thread in threads:
-        thread.join()
-    if code or len(seen) < 2:
-        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{''.join(lines[-20:])}")
-    (first, rows), (last, total) = seen[0], seen[-1]
-    return Watched(
-        seconds=round(time.monotonic() - start, 2),
-        first_row_seconds=round(first, 2),
-        warm_photos_per_second=round((total - rows) / (last - first), 1),
-        peak_bytes=peak[0],
+    return UnitCosts(
+        list_a_photo=list_a_photo,
+        read_a_photo=cores / rates.read_alone,
+        decode_a_photo=cores / rates.decode_alone,
+        model_a_photo=cores / rates.model_alone,
+        commit_a_photo=cores * largest.steps["commit"] / largest.photos,
+        schedule_a_block=block,
+        driver_bytes_a_photo=driver_bytes,
     )
 
 
-def tree_bytes(pid: int) -> int:
-    """Return the proportional set size of a process and all its descendants, in bytes: shared pages count once."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has just ended
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    total, queue = 0, [pid]
-    while queue:
-        child = queue.pop()
-        queue += parents.get(child, [])
-        try:
-            lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
-    return total
+def _costs_text(costs: UnitCosts) -> str:
+    found = dataclasses.asdict(costs)
+    held = found.pop("driver_bytes_a_photo")
+    return ", ".join(f"{name.replace('_', ' ')} {1000 * value:.3f}ms" for name, value in found.items()) + (
+        f", driver {held:.0f} bytes a photo"
+    )
 
 
-def _measure_predict(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Run both programs in turn, `repeats` times."""
-    engines = ["tensorflow", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
-    names = ["single program, tensorflow", *(f"predict job, {engine}" for engine in engines)]
-    found: dict[str, list[Watched]] = {name: [] for name in names}
-    for turn in range(config.repeats):
-        for name in names:
-            with tempfile.TemporaryDirectory(prefix="catdog-benchmark-") as folder:
-                found[name].append(_watch_one(name, config, folder))
-            say(f"Turn {turn + 1} of {config.repeats}: {name}: {found[name][-1].warm_photos_per_second:.1f} photos/s")
-    base = statistics.median(run.warm_photos_per_second for run in found[names[0]])
-    rows = [("program", "photos/s warm", "spread", "of the first", "first row", "in all", "peak memory")]
-    for name, runs in found.items():
-        rates = [run.warm_photos_per_second for run in runs]
-        rows.append(
-            (
-                name,
-                f"{statistics.median(rates):.1f}",
-                f"{min(rates):.1f}-{max(rates):.1f}",
-                f"{statistics.median(rates) / base:.2f}",
-                duration(statistics.median(run.first_row_seconds for run in runs)),
-                duration(statistics.median(run.seconds for run in runs)),
-                f"{max(run.peak_bytes for run in runs) / 2**30:.2f} GiB",
-            )
-        )
-    say(table_text(rows))
-    return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
+def _files(photos: str) -> list[Path]:
+    return [path for path in Path(photos).rglob("*") if path.is_file()]
 
 
-def _measure_trunk(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    rates = measure_trunk(config.photos, limit=config.photos_a_class)
-    rows = [("images a second", "rate"), ("model alone, ready arrays", f"{rates.model_alone:.1f}")]
-    rows += [("decode alone, photos", f"{rates.decode_alone:.1f}"), ("augment alone", f"{rates.augment_alone:.1f}")]
-    rows += [("trunk pass, warm", f"{rates.whole_pass:.1f}"), ("with its start", f"{rates.whole_pass_with_start:.1f}")]
-    say(table_text(rows))
-    say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone.")
-    return dataclasses.asdict(rates)
+def _race_row(name: str, race: Race) -> tuple[str, ...]:
+    reached = [f"not in {race.epochs} epochs" if at is None else f"{at:.0f}" for at in race.reached.values()]
+    whole = f"{'~' if race.extrapolated else ''}{race.seconds:.0f}"
+    return (name, *reached, whole, f"{race.best_accuracy:.4f}", str(race.epochs))
 
 
-def _measure_tune(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    flags = recipe_flags(config.photos, limit=config.photos_a_class)
-    costs = measure_trials(Path(__file__).resolve().parent, flags, trials=config.trials)
-    more = config.trials - 1
-    rows = [("", "seconds"), ("train job", f"{costs.train_job:.1f}"), ("  its trunk pass", f"{costs.trunk_pass:.1f}")]
-    rows += [("sweep of 1 trial, on its features", f"{costs.one_trial:.1f}")]
-    rows += [(f"sweep of {config.trials} trials", f"{costs.all_trials:.1f}")]
-    rows += [(f"{more} more trials", f"{costs.more_trials:.1f}")]
-    rows += [(f"{more} more train jobs, each from the photos", f"{more * costs.train_job:.1f} (computed)")]
-    say(table_text(rows))
-    return {**dataclasses.asdict(costs), "more_trials": round(costs.more_trials, 1)}
+def _label_row(name: str, runs: Sequence[Labelled], base: float) -> tuple[str, ...]:
+    rates = [run.warm_photos_per_second for run in runs]
+    return (
+        name,
+        f"{statistics.median(rates):.1f}",
+        f"{min(rates):.1f}-{max(rates):.1f}",
+        f"{statistics.median(rates) / base:.2f}",
+        f"{statistics.median(run.first_row_seconds for run in runs):.1f}s",
+        f"{statistics.median(run.seconds for run in runs):.1f}s",
+        f"{max(run.peak_bytes for run in runs) / 2**30:.2f} GiB",
+    )
 
 
-def _measure_overheads(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    runs = [measure_overheads() for _ in range(config.repeats)]
-    found = {name: [run[name] for run in runs] for name in runs[0]}
-    spread = [
-        (name, f"{statistics.median(all_):.2f}", f"{min(all_):.2f}-{max(all_):.2f}") for name, all_ in found.items()
-    ]
-    say(table_text([("a process that does this alone", "seconds", "spread"), *spread]))
-    return found
+def _point_row(point: Point) -> tuple[str, ...]:
+    return str(point.photos), f"{point.seconds:.0f}", f"{point.peak_bytes / 2**30:.2f} GiB"
 
 
-def _watch_one(name: str, config: BenchmarkConfig, folder: str) -> Watched:
-    """Run the program called `name` once, with its output in `folder`."""
-    here = str(Path(__file__).resolve().parent)
-    program, _, engine = name.partition(", ")
-    if program == "single program":
-        command = [f"{here}/benchmark.py", "--photos", config.photos, "--model", config.model]
-        command += ["--yardstick", f"{folder}/rows.parquet"]
-        return watch([sys.executable, *command], _printed_rows, verbose=config.verbose)
-    command = [
-        f"{here}/predict.py",
-        "--no-report",
-        "--photos",
-        config.photos,
-        "--model",
-        config.model,
-        "--engine",
-        engine,
-    ]
-    return watch([sys.executable, *command, "--out", folder], lambda _: _written_rows(folder), verbose=config.verbose)
-
-
-def _printed_rows(line: str) -> int | None:
-    return int(line) if line.strip().isdigit() else None
-
-
-def _written_rows(out: str) -> int | None:
-    """Return the rows in the parts that stand below `out`; parts are numbered in the order of the photos."""
-    from catdog.predictions import part_path, present_parts
-
-    sizes = _PART_ROWS.setdefault(out, {})
-    for part in present_parts(out) - sizes.keys():
-        with contextlib.suppress(OSError):  # a commit has just deleted it
-            sizes[part] = pq.read_metadata(part_path(out, part)).num_rows
-    return sum(sizes.values()) or None
-
-
-_PART_ROWS: dict[str, dict[int, int]] = {}
-
-
-def _cpu_name() -> str:
+def _hardware() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu,
+        "memory_gib": round(memory, 1),
+    }
 
 
-_MEASURES = {
-    "predict": _measure_predict,
-    "trunk": _measure_trunk,
-    "tune": _measure_tune,
-    "overheads": _measure_overheads,
-}
+_MEASURES = ("accuracy", "trunk", "predict", "tune", "overheads", "growth")
 
 
 def benchmark(config: BenchmarkConfig, *, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure what `config` asks for, print the table, and return what benchmark.json holds."""
-    return {
+    """Measure what `config` asks for, print the tables, and return what benchmark.json holds."""
+    result: dict[str, Any] = {
         "command": ["python", "jobs/benchmark.py", *sys.argv[1:]],
-        "hardware": {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "cpu": _cpu_name()},
+        "hardware": _hardware(),
         "versions": versions(),
-        config.measure: _MEASURES[config.measure](config, say=say),
     }
+    chosen = _MEASURES if config.measure == "all" else (config.measure,)
+    with tempfile.TemporaryDirectory(prefix="catdog-benchmark-", dir=config.folder or None) as folder:
+        measures = Benchmark(config, folder=folder, say=say)
+        for name in chosen:
+            say(f"\n{name.capitalize()}:")
+            result[name] = getattr(measures, name)()
+            # What is measured stands, whatever the next measure meets.
+            artifacts.write_json(artifacts.absolute(config.out), result)
+    return result
+
+
+_YARDSTICKS: Mapping[str, Callable[[BenchmarkConfig], None]] = {
+    "threads": lambda config: label_by_threads(config.photos, config.model, config.out),
+    "tf-data": lambda config: label_by_tf_data(config.photos, config.model, config.out),
+    "article": lambda config: train_by_the_article(config.photos, config.out, config.article_epochs),
+}
 
 
 def main() -> None:
     """Parse the command line and measure."""
     config = parse_arguments(BenchmarkConfig, sys.argv[1:], description=__doc__ or "")
     prepare_environment(verbose=config.verbose)
-    if config.measure == "predict" and not (config.photos and config.model):
-        raise UsageError("expected --photos, a folder to label, and --model, a model directory")
-    if config.measure in ("trunk", "tune") and not config.photos:
-        raise UsageError("expected --photos, a folder of class folders")
-    if config.yardstick:
-        label_alone(config.photos, config.model, config.yardstick)
+    if config.yardstick != "none":
+        _YARDSTICKS[config.yardstick](config)
         return
-    result = benchmark(config)
-    artifacts.write_json(artifacts.absolute(config.out), result)
+    if config.photos and not Path(config.photos).is_dir():
+        raise UsageError(f"--photos {config.photos}: expected a local folder of class folders, found none there")
+    benchmark(config)
     print(f"Figures: {artifacts.absolute(config.out)}")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 # A module imports only from layers below its own.
 LAYERS = [
-    {"errors", "console", "markup", "versions"},
+    {"errors", "console", "markup", "versions", "watching"},
     {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
     {
         "augmentation",
@@ -26,12 +26,13 @@ LAYERS = [
         "space",
         "tensors",
         "tracking",
+        "trainer",
     },
     {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
     {"engines"},
     {"backbones", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
-    {"diagnosis", "labelling", "model", "stages"},
-    {"exports", "inference", "measures", "pipeline"},
+    {"diagnosis", "labelling", "measures", "model", "races", "stages", "yardsticks"},
+    {"exports", "growth", "inference", "pipeline"},
     {"tuning"},
 ]
 # Imported inside functions, in worker processes only: TensorFlow stays out of the driver and of decoding tasks.
@@ -43,6 +44,8 @@ LATE = {
     ("engines", "model"),
     ("exports", "model"),
     ("tuning", "model"),
+    ("yardsticks", "model"),
+    ("yardsticks", "backbones"),
     ("tuning", "backbones"),
 }
 HEAVY = {"tensorflow", "tf_keras", "efficientnet"}
