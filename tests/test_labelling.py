@@ -16,7 +16,7 @@ import ray
 from conftest import draw_photo
 from PIL import Image
 
-from catdog import labelling, photos, predictions
+from catdog import labelling, losses, photos, predictions
 from catdog.cluster import PredictPlan
 from catdog.errors import FailureError
 from catdog.images import decode_image
@@ -173,7 +173,7 @@ def test_a_model_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "_MAX_RESTARTS", 1)
+    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
     folder = draw_folder(tmp_path / "photos", count=2)
     with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
