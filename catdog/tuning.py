@@ -27,9 +27,19 @@ from catdog.config import TrainConfig, TuneConfig, build_config, command_line, f
 from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
 from catdog.features import CachedRows, FeatureCache
+from catdog.losses import told_losses
 from catdog.manifest import Manifest
 from catdog.page import leave_page
-from catdog.pipeline import StageLayout, check_cut, copy_model, ingest, model_card, open_run, stage_mark
+from catdog.pipeline import (
+    StageLayout,
+    check_cut,
+    copy_model,
+    ingest,
+    model_card,
+    open_run,
+    stage_batches,
+    stage_mark,
+)
 from catdog.report import draw_sweep
 from catdog.schedulers import make_scheduler
 from catdog.search import make_searcher, require_optuna
@@ -343,18 +353,21 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
     say(f"Run directory: {run_dir}")
-    with cluster.connected(verbose=config.verbose) as resources:
+    with cluster.connected(verbose=config.verbose) as resources, told_losses(say):
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
         cluster.check_shared(
             written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features}
         )
+        trial_cpus, parallel = _share_out(
+            resources.scaled(gpus=config.cluster.use_gpu == "yes"), plan, workers=config.cluster.workers
+        )
+        say(_plan_sentence(config, space, plan, parallel=parallel, run_dir=run_dir))
         manifest = ingest(config, run_dir=run_dir, say=say)
         root = artifacts.absolute(config.features) if config.features else artifacts.join(run_dir, "features")
         start = time.monotonic()
         layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan, say=say)
         say(f"Features ready after {duration(time.monotonic() - start)}.")
-        trial_cpus, parallel = _share_out(resources, plan, workers=config.cluster.workers)
         sweep = Sweep(
             base=base,
             space=space,
@@ -364,10 +377,20 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
             memory_bytes=_memory_bytes(parallel),
             plan=plan,
         )
-        each = f"{plan.workers} workers" if config.cluster.workers else "one process"
-        say(f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}.")
         _run(sweep, config, pretrained=pretrained, parallel=parallel, trial_cpus=trial_cpus, say=say)
     return _finish(sweep, config, seconds=time.monotonic() - begin, say=say)
+
+
+def _plan_sentence(config: TuneConfig, space: Space, plan: cluster.Plan, *, parallel: int, run_dir: str) -> str:
+    each = f"{plan.workers} workers" if config.cluster.workers else "one process"
+    batches = {
+        stage: "swept" if f"{stage}.global_batch_size" in space else size
+        for stage, size in stage_batches(config).items()
+    }
+    return (
+        f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}, "
+        f"{plan.pool_text()}; {cluster.batches_text(batches)}; {cluster.storage_text(run_dir)}."
+    )
 
 
 def _extract(
@@ -488,6 +511,10 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             self._end(trial, {"status": "stopped"})
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            cause = cluster.root_cause(trial.get_pickled_error() or trial.get_error()).partition(". ")[0]
+            say(f"Trial {trial.config['chosen']['number']} was lost and runs again: {cause}")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             if trial.num_failures > _MAX_FAILURES:
