@@ -74,7 +74,9 @@ def told_losses(say: Callable[[str], None]) -> Iterator[None]:
     watch, stop = _Watch(), threading.Event()
 
     def look() -> None:
-        while not stop.wait(_LOOK_EVERY_SECONDS):
+        ended = False
+        while not ended:
+            ended = stop.wait(_LOOK_EVERY_SECONDS)  # and a last look then
             with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
                 for line in watch.news():
                     clear_line()
@@ -95,7 +97,8 @@ class _Watch:
     def __init__(self) -> None:
         import ray
 
-        self._told = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        self._known = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        self._told: set[str] = set()  # nodes that a line was about
         self._seen: dict[str, tuple[int, str]] = {}  # restarts of an actor, and its node
 
     def news(self) -> list[str]:
@@ -109,12 +112,15 @@ class _Watch:
         leaving = {node for node, deadline in state.get_draining_nodes().items() if deadline}
         for node in ray.nodes():
             name, place = node["NodeID"], f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}"
-            if name in self._told or (node["Alive"] and name not in leaving):
+            if name in self._known or (node["Alive"] and name not in leaving):
                 continue
-            self._told.add(name)
-            if name in leaving or node.get("DeathReason") == _death("AUTOSCALER_DRAIN_PREEMPTED"):
+            self._known.add(name)
+            if name in leaving or node["DeathReason"] == _death("AUTOSCALER_DRAIN_PREEMPTED"):
+                self._told.add(name)
                 yield f"The cloud takes back a machine ({place}): what runs there starts again on the others."
-            elif node.get("DeathReason") not in (_death("EXPECTED_TERMINATION"), _death("AUTOSCALER_DRAIN_IDLE")):
+            # One that had nothing to do goes without a word.
+            elif node["DeathReason"] not in (_death("EXPECTED_TERMINATION"), _death("AUTOSCALER_DRAIN_IDLE")):
+                self._told.add(name)
                 yield f"A machine was lost ({place}): what ran there starts again on the others."
 
     def _actors(self) -> Iterator[str]:

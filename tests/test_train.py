@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -276,6 +277,21 @@ def test_weights_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
     weights = b0_weights(tmp_path, spoil=True)
     with pytest.raises(FailureError, match=r"^the loss is not a number after epoch 1 .* try a smaller learning rate$"):
         run(photo_folder, tmp_path / "run", **{"backbone": "efficientnet-b0", "weights": weights, "views": 1})
+
+
+def test_an_exception_in_a_train_worker_is_one_line_with_the_place_of_the_logs(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "manifest", "features"):
+        source = finished[0] / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for part in (tmp_path / "features").rglob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:-8])
+    with pytest.raises(FailureError) as raised:
+        run(photo_folder, tmp_path, **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.max_failures": 0})
+    line = re.fullmatch(r"training failed: pyarrow\.lib\.ArrowInvalid: .*Parquet.* \(logs: (.*)\)", str(raised.value))
+    assert line, str(raised.value)
+    assert any(Path(line[1]).iterdir())
 
 
 def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: None, tmp_path: Path) -> None:
