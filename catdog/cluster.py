@@ -298,10 +298,26 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FailureError(f"cannot join or start a Ray cluster: {' '.join(str(error).split())}") from error
     try:
-        with _one_line_failures():
+        with contextlib.nullcontext() if verbose else _silent_raylets(), _one_line_failures():
             yield _resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_raylets() -> Iterator[None]:
+    """Keep off the console what raylets say of lost processes and machines, up to twenty lines for each.
+
+    Ray has no setting for it; the one line of losses.py and of Ray Train's callback stand in its place.
+    """
+    from ray._private import worker
+
+    spoken = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = spoken
 
 
 def _address() -> str | None:

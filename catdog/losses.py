@@ -139,6 +139,6 @@ class _Watch:
 
 
 def _death(reason: str) -> int:
-    from ray.core.generated import gcs_pb2
+    from ray.core.generated import common_pb2
 
-    return int(gcs_pb2.NodeDeathInfo.Reason.Value(reason))
+    return int(common_pb2.NodeDeathInfo.Reason.Value(reason))
