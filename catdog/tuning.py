@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -513,8 +514,7 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
             self._end(trial, {"status": "stopped"})
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            cause = cluster.root_cause(trial.get_pickled_error() or trial.get_error()).partition(". ")[0]
-            say(f"Trial {trial.config['chosen']['number']} was lost and runs again: {cause}")
+            say(f"Trial {trial.config['chosen']['number']} was lost and runs again: {_loss_cause(trial)}")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             if trial.num_failures > _MAX_FAILURES:
@@ -556,6 +556,18 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
             return text + (f" - ETA {duration(eta)}" if left else "")
 
     return Follower()
+
+
+def _loss_cause(trial: Any) -> str:
+    """Return in a line what ended the process of `trial` the last time."""
+    from ray import cloudpickle
+
+    try:
+        # Where the trial runs; in the sweep's own folder it stands later.
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # the line goes without it: an exception here would end the sweep
+        return "its process died"
+    return cluster.root_cause(error).partition(". ")[0]
 
 
 def trial_text(record: Mapping[str, Any]) -> str:

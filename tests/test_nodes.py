@@ -225,12 +225,13 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
 ) -> None:
     settings = {
         "photos": photo_folder, **SMALL, "cache_budget_gib": 0, "cluster.workers": 1,
-        "frozen.epochs": 2, "unfrozen.epochs": 60, "unfrozen.global_batch_size": 8, "frozen.global_batch_size": 8,
+        "frozen.epochs": 2, "unfrozen.epochs": 80, "unfrozen.global_batch_size": 8, "frozen.global_batch_size": 8,
     }  # fmt: skip
     calm = Job("train", cluster, tmp_path / "calm", **settings)
     assert "The unfrozen stage streams its features" in calm.finish()
 
-    job = Job("train", cluster, tmp_path / "killed", **settings)
+    # Neither loss is a failure of the training: the first leaves its worker alone, the second was announced.
+    job = Job("train", cluster, tmp_path / "killed", **settings, **{"cluster.max_failures": 0})
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
     (worker,) = find_processes("RayTrainWorker", address=cluster.address)
     (other,) = cluster.worker_nodes - {node_of(worker, cluster)}
@@ -242,9 +243,10 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
     assert LOST not in job.output  # the worker itself was not touched
 
     gone = node_of(worker, cluster)
-    take_back(gone, cluster, seconds=5)
+    take_back(gone, cluster, seconds=3)
     job.wait_for(lambda: "The cloud takes back a machine (" in job.output)
     job.wait_for(lambda: worker not in find_processes("RayTrainWorker", address=cluster.address))
+    assert not (job.run_dir / "unfrozen/_COMPLETE.json").exists()
     replace(gone, cluster)
     output = job.finish()
     assert output.count("The cloud takes back a machine (") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -159,6 +160,8 @@ def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder
     sweep(photo_folder, tmp_path, trials=3, features=str(finished / "features"), scheduler="none")
     thread.join(1)
     assert killed.is_set()
+    (line,) = (line for line in SAID if " was lost and runs again: " in line)
+    assert re.fullmatch(r"Trial \d was lost and runs again: The actor died .*", line), line
     assert {record["status"] for record in records(tmp_path).values()} == {"finished"}
     assert set(records(tmp_path)) == {0, 1, 2}
 
