@@ -20,6 +20,11 @@ from conftest import free_port
 
 HEAD_ID = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+# What the defaults of a real cloud would fill in.
+LISTS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
+)  # fmt: skip
 
 
 def autoscaler_file(port: int) -> str:
@@ -34,6 +39,8 @@ def autoscaler_file(port: int) -> str:
             "gcs_address": f"127.0.0.1:{port}",
         },
         "auth": {},
+        "file_mounts": {},
+        **{name: [] for name in LISTS},
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "cpu": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0},
