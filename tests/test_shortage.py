@@ -29,10 +29,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 48 KiB."""
+    """A disk of 20 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting is not permitted here")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
@@ -93,7 +93,7 @@ def test_processes_that_are_ended_for_want_of_memory_are_one_line_and_what_was_f
         process.kill()
     written = parts_of(out)
     # Ray ends processes from a share of memory on that is in use; this one always is.
-    ended = run(job, RAY_ADDRESS="local", RAY_memory_usage_threshold="0.01")
+    ended = run(job, RAY_ADDRESS="local", RAY_memory_usage_threshold="0.01", RAY_task_oom_retries="1")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert ended.stderr.startswith("catdog: ")
     assert "memory" in ended.stderr
