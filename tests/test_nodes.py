@@ -28,7 +28,7 @@ SLOW = {
     "unfrozen.epochs": 30, "unfrozen.global_batch_size": 8,
 }  # fmt: skip
 KILLS = {"driver": 4, "actor": 11, "node": 5}
-PHOTOS = 1600
+PHOTOS = 1440
 RUNS = 5
 
 
@@ -59,6 +59,8 @@ class Job:
         place = "out" if script == "predict" else "run-dir"
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         self._command = [sys.executable, f"jobs/{script}.py", f"--{place}={run_dir}", *flags]
+        if script == "predict":
+            self._command.append("--no-report")  # its rows are what counts here
         self._environment = {
             **os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         }  # fmt: skip
@@ -243,7 +245,7 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
     assert LOST not in job.output  # the worker itself was not touched
 
     gone = node_of(worker, cluster)
-    take_back(gone, cluster, seconds=3)
+    take_back(gone, cluster, seconds=1)
     job.wait_for(lambda: "The cloud takes back a machine (" in job.output)
     job.wait_for(lambda: worker not in find_processes("RayTrainWorker", address=cluster.address))
     assert not (job.run_dir / "unfrozen/_COMPLETE.json").exists()
@@ -261,7 +263,7 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw_photo(folder / f"{index:04d}.jpg", seed=index, colour=(5 * index, 90, 200 - 5 * index))
     for index in range(40, PHOTOS):
         os.link(folder / f"{index % 40:04d}.jpg", folder / f"{index:04d}.jpg")
-    for index in (100, 1500):
+    for index in (100, 1400):
         (folder / f"{index:04d}.jpg").unlink()
         (folder / f"{index:04d}.jpg").write_text("not a photo")
     return folder
@@ -290,7 +292,7 @@ def test_the_rows_of_a_job_killed_twenty_times_are_those_of_one_that_was_not(
 def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) -> list[str]:
     """Let `job` end, and deal the next of `kills` whenever a few more parts stand; return those that are left."""
     left, drivers, told = list(kills), 0, ""
-    next_kill = job.parts() + chance.randint(1, 3)
+    next_kill = job.parts() + chance.randint(1, 2)
     while not job.ended():
         time.sleep(chance.uniform(0.05, 0.3))
         if not left or job.parts() < next_kill:
@@ -305,7 +307,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
         elif not kill_process("MapWorker(MapBatches(PartWriter))", address=cluster.address):
             continue
         del left[0]
-        next_kill = job.parts() + chance.randint(1, 3)
+        next_kill = job.parts() + chance.randint(1, 2)
     told += job.finish()
     dealt = kills[: len(kills) - len(left)]
     if drivers:

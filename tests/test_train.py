@@ -252,12 +252,14 @@ def test_the_article_s_recipe_runs_both_stages_on_b0_with_a_weights_file(
 def test_the_whole_backbone_is_fine_tuned_on_the_manifest_of_an_earlier_ingest_job(
     ray_session: None, photo_folder: Path, tmp_path: Path
 ) -> None:
+    import ray
+
     counts = {"--train-per-class": "8", "--validation-per-class": "4", "--test-per-class": "4"}
     flags = [text for pair in counts.items() for text in pair]
     job = subprocess.run(
         [sys.executable, "jobs/ingest.py", "--photos", photo_folder, "--run-dir", tmp_path / "run", *flags],
         capture_output=True, text=True, timeout=120, check=False,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )  # fmt: skip
     assert job.returncode == 0, job.stderr
     assert "Found 16 images belonging to 2 classes." in job.stdout
