@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from catdog import artifacts
 from catdog.config import ClusterConfig, PredictClusterConfig
@@ -38,6 +40,8 @@ _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _WORKER_GPU = 0.6
 
 
+# Where `ray up` puts cluster.yaml, with Ray's defaults filled in, on the head.
+_AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
 _UNLIMITED = 16  # nodes that are planned for of a group without a limit
 
 # An actor of more threads gains little: a batch of 32 small layers does not keep them busy.
@@ -53,18 +57,38 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What an autoscaler lets the whole cluster become: nodes, CPU cores and GPUs over all of them."""
+
+    nodes: float = math.inf
+    cpus: float = math.inf
+    gpus: float = math.inf
+
+    def holds(self, nodes: Sequence[Node]) -> bool:
+        """Tell whether a cluster of these `nodes` is within the limit."""
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        return len(nodes) <= self.nodes and cpus <= self.cpus and gpus <= self.gpus
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
     """What the cluster has, node by node: nothing that is asked for may be larger than a node.
 
-    `upcoming` are nodes that its autoscaler would add when they are asked for.
+    `upcoming` are nodes that its autoscaler would add when they are asked for, as many of each group as it may have;
+    `limit` is what all groups share.
     """
 
     nodes: tuple[Node, ...]
     upcoming: tuple[Node, ...] = ()
+    limit: Limit = Limit()
 
     def scaled(self, *, gpus: bool) -> Resources:
-        """Return the cluster as large as it can become, nodes with GPUs only with `gpus`."""
-        return Resources(nodes=(*self.nodes, *(node for node in self.upcoming if gpus or not node.gpus)))
+        """Return the cluster as large as it can become, nodes with GPUs first and only with `gpus`."""
+        nodes = list(self.nodes)
+        for node in sorted(self.upcoming, key=lambda node: -node.gpus):
+            if (gpus or not node.gpus) and self.limit.holds([*nodes, node]):
+                nodes.append(node)
+        return Resources(nodes=tuple(nodes))
 
     @property
     def is_alone(self) -> bool:
@@ -99,14 +123,23 @@ class Plan:
     trunk_gpus: float
     trunk_threads: int
     task_cpus: float
+    gpus: int = 0  # over all workers and actors
 
-    def sentence(self) -> str:
-        """Return the plan in one line for the console."""
+    def sentence(self, *, batches: Mapping[str, int], storage: str) -> str:
+        """Return the plan in one line for the console.
+
+        `batches` has the rows a step of each stage, over all workers; `storage` is the run directory.
+        """
         device = "GPU" if self.worker_gpus else "CPU"
         return (
-            f"Plan: {_count(self.workers, 'train worker')} on {device}, {_count(self.trunk_actors, 'trunk actor')} "
-            f"({'GPU' if self.trunk_gpus else f'{self.trunk_threads} threads each'})."
+            f"Plan: {_count(self.workers, 'train worker')} on {device}, {self.pool_text()}; "
+            f"{batches_text(batches)}; {storage_text(storage)}."
         )
+
+    def pool_text(self) -> str:
+        """Return what runs the trunk, and the GPUs of the job, in words."""
+        each = "GPU" if self.trunk_gpus else f"{_count(self.trunk_threads, 'thread')} each"
+        return f"{_count(self.trunk_actors, 'trunk actor')} ({each}), {_count(self.gpus, 'GPU')}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,11 +152,27 @@ class PredictPlan:
     threads: int
     batch_size: int
     task_cpus: float
+    gpus: int = 0  # over all actors
 
-    def sentence(self, engine: str) -> str:
-        """Return the plan in one line for the console."""
+    def sentence(self, engine: str, *, storage: str) -> str:
+        """Return the plan in one line for the console; `storage` is the folder of the results."""
         device = "a GPU each" if self.actor_gpus else f"{_count(self.threads, 'thread')} each"
-        return f"Plan: {_count(self.actors, 'model actor')} on {engine} ({device})."
+        # OpenVINO takes one photo a thread, whatever the batch size.
+        batch = f"batch {self.batch_size}" if engine == "tensorflow" else "a photo a thread"
+        return (
+            f"Plan: {_count(self.actors, 'model actor')} on {engine} ({device}), {_count(self.gpus, 'GPU')}; "
+            f"{batch}; {storage_text(storage)}."
+        )
+
+
+def batches_text(batches: Mapping[str, int | str]) -> str:
+    """Return the rows a step of each stage in words."""
+    return "batch " + ", ".join(f"{size} {stage}" for stage, size in batches.items())
+
+
+def storage_text(place: str) -> str:
+    """Return where a job stores what it makes, in words."""
+    return f"stored in {'the URI' if artifacts.is_uri(place) else 'the folder'} {place}"
 
 
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
@@ -158,6 +207,7 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
         trunk_gpus=int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
         trunk_threads=threads,
         task_cpus=_task_cpus(resources),
+        gpus=min(gpus, max(workers, actors)),
     )
 
 
@@ -175,6 +225,7 @@ def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpu
         threads=threads,
         batch_size=config.batch_size or (256 if gpus else 32),
         task_cpus=_task_cpus(resources),
+        gpus=min(gpus, actors),
     )
 
 
@@ -252,10 +303,26 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FailureError(f"cannot join or start a Ray cluster: {' '.join(str(error).split())}") from error
     try:
-        with _one_line_failures():
+        with contextlib.nullcontext() if verbose else _silent_raylets(), _one_line_failures():
             yield _resources()
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_raylets() -> Iterator[None]:
+    """Keep off the console what raylets say of lost processes and machines, up to twenty lines for each.
+
+    Ray has no setting for it; the one line of losses.py and of Ray Train's callback stand in its place.
+    """
+    from ray._private import worker
+
+    spoken = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = spoken
 
 
 def _address() -> str | None:
@@ -324,7 +391,8 @@ def root_cause(error: BaseException) -> str:
     plain = lines[-1:] if lines and lines[0].startswith("ray::") else lines[:1]
     line = (causes or plain or [type(error).__name__])[0]
     # Of a dead process Ray goes on to list what may have been the cause.
-    return line.partition(" Worker exit type:")[0]
+    line = line.partition(" Worker exit type:")[0]
+    return line.removeprefix("catdog.errors.FailureError: ")  # our own words are for the user as they are
 
 
 def unlike(cpus: float, task_cpus: float) -> float:
@@ -392,12 +460,42 @@ def _missing(sought: Mapping[str, Path]) -> list[str]:
 def _resources() -> Resources:
     import ray
 
-    nodes = tuple(_node(node["Resources"]) for node in ray.nodes() if node["Alive"])
-    groups: tuple[tuple[Node, int], ...] = ()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(_node(node["Resources"]) for node in alive)
+    groups: Sequence[tuple[Node, int]] = ()
+    limit = Limit()
     with contextlib.suppress(Exception):  # what no public API tells is a bonus, never a reason to fail
         found = ray._private.state.state.get_cluster_config()
-        groups = tuple((_node(group.resources), int(group.max_count)) for group in found.node_group_configs)
-    return Resources(nodes=nodes, upcoming=upcoming_nodes(nodes, groups))
+        if found and found.node_group_configs:
+            groups = [(_node(group.resources), int(group.max_count)) for group in found.node_group_configs]
+            most = found.max_resources
+            limit = Limit(cpus=most.get("CPU", math.inf), gpus=most.get("GPU", math.inf))
+        elif _is_head(alive, ray.get_runtime_context().get_node_id()):
+            groups, limit = read_autoscaler(Path(_AUTOSCALER_FILE).expanduser())
+    return Resources(nodes=nodes, upcoming=upcoming_nodes(nodes, groups), limit=limit)
+
+
+def _is_head(nodes: Sequence[Mapping[str, Any]], own: str) -> bool:
+    """Tell whether this process is on the head, whose autoscaler's file is then on this machine."""
+    return any(node["NodeID"] == own and "node:__internal_head__" in node["Resources"] for node in nodes)
+
+
+def read_autoscaler(path: Path) -> tuple[list[tuple[Node, int]], Limit]:
+    """Return the groups of workers, each with its greatest count, and the limit over all of them.
+
+    `path` is the file that `ray up` leaves on the head for its autoscaler, which tells nobody else what it says.
+    Raises OSError, KeyError or ValueError where there is none or it is another file.
+    """
+    import yaml
+
+    settings = yaml.safe_load(path.read_text())
+    most = int(settings["max_workers"])
+    groups = [
+        (_node(group["resources"]), int(group.get("max_workers", most)))
+        for name, group in settings["available_node_types"].items()
+        if name != settings["head_node_type"]
+    ]
+    return groups, Limit(nodes=most + 1)
 
 
 def upcoming_nodes(nodes: Sequence[Node], groups: Sequence[tuple[Node, int]]) -> tuple[Node, ...]:

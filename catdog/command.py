@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from catdog.console import quiet_stderr
 from catdog.errors import CatdogError
@@ -18,6 +19,8 @@ def run(main: Callable[[], None]) -> int:
 
     A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
     """
+    if shipped := _shipped_text(Path.cwd()):
+        print(shipped)
     try:
         with contextlib.nullcontext() if "--verbose" in sys.argv else quiet_stderr():
             main()
@@ -28,3 +31,11 @@ def run(main: Callable[[], None]) -> int:
         print("catdog: interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
+
+
+def _shipped_text(directory: Path) -> str:
+    """Return how much `ray job submit` shipped, where `directory` is the copy that a submitted job runs in, else ""."""
+    if directory.parent.name != "working_dir_files":
+        return ""
+    sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
+    return f"Shipped to the cluster: {len(sizes)} files, {sum(sizes) / 2**20:.1f} MiB."

@@ -50,6 +50,12 @@ class ProgressLine:
             print(text, file=self._stream, flush=True)
 
 
+def clear_line() -> None:
+    """Wipe a progress line off the terminal, so that another line can take its place."""
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="", flush=True)
+
+
 def progress_text(title: str, unit: str, *, done: int, total: int, new: int, seconds: float) -> str:
     """Return one progress line; `new` of the `done` took `seconds`."""
     rate = new / seconds if seconds > 0 and new > 0 else 0.0

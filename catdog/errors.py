@@ -7,6 +7,8 @@ CatdogError
 └── ImageError      one photo that cannot be used; carries a code, never stops a job
 """
 
+from __future__ import annotations
+
 
 class CatdogError(Exception):
     """Base of every error raised on purpose; its text is one line for the user."""
@@ -40,7 +42,11 @@ class ImageError(CatdogError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
+        self.code, self.message = code, message
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        # An exception is built again of its text alone, and this one comes back from other processes.
+        return ImageError, (self.code, self.message)
 
 
 IMAGE_ERROR_CODES = (

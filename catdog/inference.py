@@ -27,6 +27,7 @@ from catdog.evaluation import Comparison, Evaluation, compare, evaluate
 from catdog.images import decode_image
 from catdog.labelling import Decoding, label_photos, photos_a_part
 from catdog.layouts import assign_classes
+from catdog.losses import told_losses
 from catdog.page import PAGE_FILE, leave_page
 from catdog.photos import read_photo
 from catdog.predict_page import build_predict_page
@@ -189,6 +190,7 @@ class _Job:
         """Ray, started or joined by the first step that needs it, for all steps."""
         resources = self._stack.enter_context(cluster.connected(verbose=self._config.verbose))
         cluster.quiet_datasets(verbose=self._config.verbose)
+        self._stack.enter_context(told_losses(self._say))
         return resources
 
     def _plan(self) -> tuple[cluster.PredictPlan, int]:
@@ -213,7 +215,7 @@ class _Job:
         plan, gpus = self._plan()
         engine = choose_engine(config.engine, gpus=gpus > 0)
         cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
-        self._say(plan.sentence(engine))
+        self._say(plan.sentence(engine, storage=self.out))
         progress = _Progress(self._say)
         begun = time.monotonic()
         label_photos(

@@ -9,7 +9,6 @@ photo that kills the process which decodes it is found out at the second try, an
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +19,12 @@ from catdog import predictions
 from catdog.cluster import PredictPlan, root_cause, unlike
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.images import decode_image
+from catdog.losses import count_tries, map_in_actors
 from catdog.sources import read_inputs
 from catdog.trunk import share
 
 Decode = Callable[..., np.ndarray]
 Progress = Callable[[int, int], None]
-
-# Tries of one part whose process dies, before the job gives up; a node that is lost counts as one.
-MAX_TRIES = 10
-_MAX_RESTARTS = 20  # of one model actor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,33 +86,26 @@ def _pipeline(
     plan: PredictPlan,
 ) -> Any:
     import ray
-    from ray.util.annotations import RayDeprecationWarning
 
     def read_block(block: pa.Table) -> dict[str, np.ndarray]:
         return load_block(block, decoding)
 
     photos = ray.data.from_arrow(blocks)
     images = photos.map_batches(read_block, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus)
-    with warnings.catch_warnings():
-        # Ray restarts an actor for ever unless it is told so here; Ray 2.64, which we exclude, has no such setting.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        written = images.map_batches(
-            PartWriter,
-            fn_constructor_kwargs={
-                "engines": share(list(engines)),
-                "out": out,
-                "rule": rule,
-                "batch_size": plan.batch_size,
-                "threads": plan.threads,
-            },
-            batch_size=None,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=min(plan.actors, len(blocks))),
-            num_cpus=unlike(plan.actor_cpus, plan.task_cpus),
-            num_gpus=plan.actor_gpus or None,
-            max_restarts=_MAX_RESTARTS,
-            max_task_retries=MAX_TRIES,
-        )
+    written = map_in_actors(
+        images,
+        PartWriter,
+        {
+            "engines": share(list(engines)),
+            "out": out,
+            "rule": rule,
+            "batch_size": plan.batch_size,
+            "threads": plan.threads,
+        },
+        actors=min(plan.actors, len(blocks)),
+        num_cpus=unlike(plan.actor_cpus, plan.task_cpus),
+        num_gpus=plan.actor_gpus,
+    )
     return written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
 
 
@@ -134,7 +123,7 @@ def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
     Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. At a second try, which Ray makes
     when the process died, each photo is decoded in a process of its own, so that the one to blame is known.
     """
-    tries = _tries()
+    tries = count_tries()
     load = _load if tries == 0 else _load_apart
     size, paths = decoding.image_size, block["path"].to_pylist()
     images = np.zeros((len(paths), size, size, 3), np.uint8)
@@ -195,19 +184,6 @@ def _load_first(row: pa.Table, decoding: Decoding) -> Any:
     return next(_load(row, decoding))
 
 
-def _tries() -> int:
-    """Return how often Ray has tried this task before.
-
-    Raises FailureError after MAX_TRIES: Ray itself would try for ever.
-    """
-    from ray._private.worker import global_worker  # the runtime context does not tell
-
-    tries = int(global_worker.core_worker.get_current_task_attempt_number())
-    if tries >= MAX_TRIES:
-        raise FailureError(f"the process of one part died {tries} times")
-    return tries
-
-
 class PartWriter:
     """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
 
@@ -217,7 +193,7 @@ class PartWriter:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Label and write one part; return how many rows it has."""
-        _tries()
+        count_tries()
         good = block["error"] == ""
         images = block["image"] if good.all() else block["image"][good]
         rows = predictions.build_rows(

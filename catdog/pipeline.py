@@ -30,6 +30,7 @@ from catdog.features import (
     feature_bytes,
     locate_cache,
 )
+from catdog.losses import told_losses
 from catdog.manifest import Manifest, build_manifest, read_manifest, write_manifest
 from catdog.page import PAGE_FILE, leave_page
 from catdog.report import draw_curves, stage_table
@@ -178,12 +179,12 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
-    with cluster.connected(verbose=config.verbose) as resources:
+    with cluster.connected(verbose=config.verbose) as resources, told_losses(say):
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
         cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         watch.add("start", time.monotonic() - begin)
-        say(plan.sentence())
+        say(plan.sentence(batches=stage_batches(config), storage=run_dir))
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir, say=say)
         watch.save()
@@ -220,6 +221,12 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     _leave_page(report, run_dir=run_dir, say=say)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir, say=say)
     return report
+
+
+def stage_batches(config: TrainConfig) -> dict[str, int]:
+    """Return the rows a step of each stage that `config` trains."""
+    stages: dict[str, StageConfig] = {"frozen": config.frozen, "unfrozen": config.unfrozen}
+    return {name: stage.global_batch_size for name, stage in stages.items() if stage.epochs}
 
 
 class StageLayout:

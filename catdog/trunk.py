@@ -31,6 +31,7 @@ from catdog.features import (
     write_part,
 )
 from catdog.images import decode_image
+from catdog.losses import count_tries, map_in_actors
 from catdog.openvino_graph import build_trunk, can_cut
 from catdog.photos import read_photo
 from catdog.weights import Pretrained
@@ -107,9 +108,10 @@ def _run(
     blocks = [_photo_block(job.photos, job.views, block=index) for index, job in enumerate(jobs)]
     images = load_images(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
     shared = share(pretrained)
-    written = images.map_batches(
+    written = map_in_actors(
+        images,
         TrunkWriter,
-        fn_constructor_kwargs={
+        {
             "extraction": extraction,
             "cuts": cuts,
             "pretrained": shared,
@@ -117,11 +119,9 @@ def _run(
             "gpu": plan.trunk_gpus > 0,
             "targets": [job.targets for job in jobs],
         },
-        batch_size=None,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=min(plan.trunk_actors, len(jobs))),
+        actors=min(plan.trunk_actors, len(jobs)),
         num_cpus=unlike(plan.trunk_cpus, plan.task_cpus),
-        num_gpus=plan.trunk_gpus or None,
+        num_gpus=plan.trunk_gpus,
     )
     done, total = 0, sum(job.rows for job in jobs)
     progress(done, total)
@@ -156,19 +156,18 @@ def stream_features(
     if extraction.cut != INPUT_CUT:
         actors = max(1, plan.trunk_actors // workers)
         share = min(1.0, plan.trunk_actors / (actors * workers))  # more workers than actors: smaller ones
-        dataset = dataset.map_batches(
+        dataset = map_in_actors(
+            dataset,
             TrunkStreamer,
-            fn_constructor_kwargs={
+            {
                 "extraction": extraction,
                 "pretrained": pretrained,
                 "threads": max(1, round(plan.trunk_threads * share)),
                 "gpu": plan.trunk_gpus > 0,
             },
-            batch_size=None,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            actors=actors,
             num_cpus=unlike(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
-            num_gpus=int(100 * plan.trunk_gpus * share) / 100 or None,
+            num_gpus=int(100 * plan.trunk_gpus * share) / 100,
         )
     # A stream of its own settings: order tells which epoch a block belongs to.
     dataset.context.execution_options = copy.copy(dataset.context.execution_options)
@@ -213,6 +212,7 @@ def _load_block(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray
     """Read and decode each photo of `block` once, whatever the number of its views."""
     import cv2
 
+    count_tries()
     cv2.setNumThreads(1)  # Ray runs a task on each core already
     size, rows = extraction.image_size, block.to_pylist()
     views = rows[0]["views"]
@@ -289,6 +289,7 @@ class TrunkWriter:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Write the features of one part; return how many rows it was for the progress line."""
+        count_tries()
         kept = block["label"] >= 0
         whole = bool(kept.all())
         features = self._trunk(block["feature"] if whole else block["feature"][kept])
@@ -308,6 +309,7 @@ class TrunkStreamer:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replace the images of a block by their features."""
+        count_tries()
         features = self._trunk(block["feature"])[self._extraction.cut]
         return {**block, "feature": features.astype(self._extraction.dtype, copy=False)}
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,9 +28,19 @@ from catdog.config import TrainConfig, TuneConfig, build_config, command_line, f
 from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
 from catdog.features import CachedRows, FeatureCache
+from catdog.losses import told_losses
 from catdog.manifest import Manifest
 from catdog.page import leave_page
-from catdog.pipeline import StageLayout, check_cut, copy_model, ingest, model_card, open_run, stage_mark
+from catdog.pipeline import (
+    StageLayout,
+    check_cut,
+    copy_model,
+    ingest,
+    model_card,
+    open_run,
+    stage_batches,
+    stage_mark,
+)
 from catdog.report import draw_sweep
 from catdog.schedulers import make_scheduler
 from catdog.search import make_searcher, require_optuna
@@ -342,18 +353,21 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
     say(f"Run directory: {run_dir}")
-    with cluster.connected(verbose=config.verbose) as resources:
+    with cluster.connected(verbose=config.verbose) as resources, told_losses(say):
         cluster.quiet_datasets(verbose=config.verbose)
         plan = cluster.make_plan(resources, config.cluster)
         cluster.check_shared(
             written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features}
         )
+        trial_cpus, parallel = _share_out(
+            resources.scaled(gpus=config.cluster.use_gpu == "yes"), plan, workers=config.cluster.workers
+        )
+        say(_plan_sentence(config, space, plan, parallel=parallel, run_dir=run_dir))
         manifest = ingest(config, run_dir=run_dir, say=say)
         root = artifacts.absolute(config.features) if config.features else artifacts.join(run_dir, "features")
         start = time.monotonic()
         layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan, say=say)
         say(f"Features ready after {duration(time.monotonic() - start)}.")
-        trial_cpus, parallel = _share_out(resources, plan, workers=config.cluster.workers)
         sweep = Sweep(
             base=base,
             space=space,
@@ -363,10 +377,20 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
             memory_bytes=_memory_bytes(parallel),
             plan=plan,
         )
-        each = f"{plan.workers} workers" if config.cluster.workers else "one process"
-        say(f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}.")
         _run(sweep, config, pretrained=pretrained, parallel=parallel, trial_cpus=trial_cpus, say=say)
     return _finish(sweep, config, seconds=time.monotonic() - begin, say=say)
+
+
+def _plan_sentence(config: TuneConfig, space: Space, plan: cluster.Plan, *, parallel: int, run_dir: str) -> str:
+    each = f"{plan.workers} workers" if config.cluster.workers else "one process"
+    batches = {
+        stage: "swept" if f"{stage}.global_batch_size" in space else size
+        for stage, size in stage_batches(config).items()
+    }
+    return (
+        f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}, "
+        f"{plan.pool_text()}; {cluster.batches_text(batches)}; {cluster.storage_text(run_dir)}."
+    )
 
 
 def _extract(
@@ -488,6 +512,9 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             self._end(trial, {"status": "stopped"})
 
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            say(f"Trial {trial.config['chosen']['number']} was lost and runs again: {_loss_cause(trial)}")
+
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             if trial.num_failures > _MAX_FAILURES:
                 self._end(trial, {"status": "failed", "reason": "its process died, or raised an error, more than once"})
@@ -528,6 +555,16 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
             return text + (f" - ETA {duration(eta)}" if left else "")
 
     return Follower()
+
+
+def _loss_cause(trial: Any) -> str:
+    """Return in a line what ended the process of `trial` the last time."""
+    try:
+        # Where the trial runs; in the sweep's own folder it stands later. The text: nothing is unpickled from a file.
+        text = Path(trial.error_file).read_text()
+    except (OSError, TypeError):
+        return "its process died"
+    return cluster.root_cause(RuntimeError(text)).partition(". ")[0]
 
 
 def trial_text(record: Mapping[str, Any]) -> str:

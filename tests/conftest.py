@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,21 +39,28 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-def find_process(title: str, *, address: str) -> psutil.Process | None:
-    """A process that Ray calls `title`, of the cluster at `address` alone; its parent is the raylet of its node."""
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def find_processes(title: str, *, address: str) -> list[psutil.Process]:
+    """The processes that Ray calls `title`, of the cluster at `address` alone; a parent is the raylet of its node."""
+    found = []
     for process in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = process.parent()
             named = title in " ".join(process.info["cmdline"] or [])
             if named and raylet and any(address in word for word in raylet.cmdline()):
-                return process
-    return None
+                found.append(process)
+    return found
 
 
 def kill_process(title: str, *, address: str) -> bool:
-    """kill -9 the process that `find_process` finds; tell whether there was one."""
+    """kill -9 the first process that `find_processes` finds; tell whether there was one."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        if process := find_process(title, address=address):
+        for process in find_processes(title, address=address):
             process.kill()
             return True
     return False

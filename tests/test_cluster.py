@@ -1,14 +1,17 @@
 import itertools
 import socket
+from pathlib import Path
 
 import pytest
 
 from catdog import cluster
 from catdog.cluster import (
+    Limit,
     Node,
     Resources,
     make_plan,
     make_predict_plan,
+    read_autoscaler,
     root_cause,
     upcoming_nodes,
     usable_gpus,
@@ -25,13 +28,18 @@ def test_a_laptop_of_two_cores_gets_one_worker_and_one_actor_of_two_threads() ->
     plan = make_plan(one_node(2, 0), ClusterConfig())
     assert (plan.workers, plan.worker_cpus, plan.worker_gpus) == (1, 0.5, 0.0)
     assert (plan.trunk_actors, plan.trunk_cpus, plan.trunk_threads, plan.task_cpus) == (1, 1.0, 2, 0.5)
-    assert plan.sentence() == "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each)."
+    assert plan.sentence(batches={"frozen": 32, "unfrozen": 16}, storage="/runs/pets") == (
+        "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 frozen, 16 unfrozen; "
+        "stored in the folder /runs/pets."
+    )
 
 
 def test_gpus_are_taken_where_there_are_any_one_worker_each() -> None:
     plan = make_plan(one_node(64, 4), ClusterConfig())
     assert (plan.workers, plan.trunk_actors) == (4, 4)
-    assert plan.sentence() == "Plan: 4 train workers on GPU, 4 trunk actors (GPU)."
+    assert plan.sentence(batches={"frozen": 32}, storage="s3://bucket/runs") == (
+        "Plan: 4 train workers on GPU, 4 trunk actors (GPU), 4 GPUs; batch 32 frozen; stored in the URI s3://bucket/runs."
+    )
 
 
 def test_two_train_workers_never_share_a_gpu_but_a_worker_and_an_actor_do() -> None:
@@ -88,9 +96,14 @@ def test_model_actors_fit_and_leave_room_for_decoding(nodes: list[tuple[int, int
 
 def test_a_predict_plan_is_said_in_one_line() -> None:
     two = make_predict_plan(one_node(2, 0), PredictClusterConfig(), gpus=0)
-    assert two.sentence("tensorflow") == "Plan: 1 model actor on tensorflow (2 threads each)."
+    assert two.sentence("tensorflow", storage="/labels") == (
+        "Plan: 1 model actor on tensorflow (2 threads each), 0 GPUs; batch 32; stored in the folder /labels."
+    )
+    assert "; a photo a thread; " in two.sentence("openvino", storage="/labels")
     four = make_predict_plan(one_node(32, 4), PredictClusterConfig(), gpus=4)
-    assert four.sentence("tensorflow") == "Plan: 4 model actors on tensorflow (a GPU each)."
+    assert four.sentence("tensorflow", storage="gs://labels/pets") == (
+        "Plan: 4 model actors on tensorflow (a GPU each), 4 GPUs; batch 256; stored in the URI gs://labels/pets."
+    )
     assert (four.actor_cpus, four.actor_gpus, four.task_cpus, four.batch_size) == (1.0, 1.0, 1.0, 256)
 
 
@@ -156,8 +169,33 @@ def test_nodes_that_the_autoscaler_would_add_are_planned_for() -> None:
 def test_gpus_that_would_have_to_be_rented_are_taken_on_demand_only() -> None:
     resources = Resources(nodes=(Node(cpus=8),), upcoming=(Node(cpus=8, gpus=1), Node(cpus=8, gpus=1)))
     assert [usable_gpus(resources, use_gpu) for use_gpu in ("auto", "yes", "no")] == [0, 2, 0]
-    assert make_plan(resources, ClusterConfig()).sentence().startswith("Plan: 1 train worker on CPU")
-    assert make_plan(resources, ClusterConfig(use_gpu="yes")).sentence().startswith("Plan: 2 train workers on GPU")
+    without, rented = (make_plan(resources, ClusterConfig(use_gpu=use_gpu)) for use_gpu in ("auto", "yes"))
+    assert (without.workers, without.gpus, rented.workers, rented.gpus) == (1, 0, 2, 2)
+
+
+def test_groups_that_share_one_limit_are_not_counted_beyond_it() -> None:
+    head, small, large = Node(cpus=0), Node(cpus=16), Node(cpus=8, gpus=1)
+    nodes = (head, small)
+    upcoming = upcoming_nodes(nodes, [(small, 8), (large, 8)])
+    assert upcoming == (small,) * 7 + (large,) * 8
+    whole = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(nodes=9))
+    assert whole.scaled(gpus=False).nodes == (head, small, *[small] * 7)
+    # Where GPUs are asked for they come first: no CPU node is in their way.
+    assert whole.scaled(gpus=True).nodes == (head, small, *[large] * 7)
+    cores = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(cpus=64, gpus=2))
+    assert cores.scaled(gpus=True).nodes == (head, small, large, large, small, small)
+
+
+def test_the_autoscaler_s_file_tells_what_the_cluster_can_become(tmp_path: Path) -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config
+
+    # As `ray up` leaves it on the head: cluster.yaml with Ray's defaults filled in.
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump(prepare_config(yaml.safe_load(Path("cluster.yaml").read_text()))))
+    groups, limit = read_autoscaler(file)
+    assert groups == [(Node(cpus=16), 8), (Node(cpus=8, gpus=1), 8)]
+    assert limit == Limit(nodes=9)
 
 
 def test_a_cluster_of_this_machine_that_is_dead_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,9 @@ def test_the_head_does_no_work_and_machines_that_cost_come_on_demand_and_go(sett
     types = settings["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
     assert [types[name]["min_workers"] for name in ("cpu", "gpu")] == [0, 0]
-    assert types["cpu"]["max_workers"] + types["gpu"]["max_workers"] == settings["max_workers"]
+    # One number decides, for each type and for all together.
+    assert [types[name]["max_workers"] for name in ("cpu", "gpu")] == [settings["max_workers"]] * 2
+    assert len(re.findall(r"^ *max_workers:", TEXT, re.MULTILINE)) == 1
     assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert 0 < settings["idle_timeout_minutes"] <= 30
 

@@ -16,10 +16,10 @@ import ray
 from conftest import draw_photo
 from PIL import Image
 
-from catdog import labelling, photos, predictions
+from catdog import labelling, losses, photos, predictions
 from catdog.cluster import PredictPlan
 from catdog.errors import FailureError
-from catdog.images import decode_image
+from catdog.images import FORMATS, decode_image
 from catdog.labelling import Decoding, label_photos, photos_a_part
 from catdog.predictions import LabelRule
 from catdog.sources import list_inputs, part_bounds
@@ -156,12 +156,14 @@ def test_a_photo_that_kills_its_process_is_one_error_row(tmp_path: Path) -> None
     folder = draw_folder(tmp_path / "photos", count=12)
     for name in ("003.jpg", "009.jpg"):
         (folder / name).write_bytes(b"poison")
+    (folder / "004.jpg").write_text("not a photo")  # what is wrong with it comes back from another process too
     label(folder, tmp_path / "out", decode=decode_or_die)
     rows = rows_below(tmp_path / "out")
     crashed = "crash: the process that decoded it died, at each of 2 tries"
-    assert [row["error"] for row in rows] == [crashed if index in (3, 9) else None for index in range(12)]
+    bad = {3: crashed, 4: f"not-an-image: the content is none of {', '.join(FORMATS)}", 9: crashed}
+    assert [row["error"] for row in rows] == [bad.get(index) for index in range(12)]
     assert [row["label"] for row in rows if not row["error"]] == [
-        ("blue", "red")[index % 2] for index in range(12) if index not in (3, 9)
+        ("blue", "red")[index % 2] for index in range(12) if index not in bad
     ]
 
 
@@ -173,7 +175,7 @@ def test_a_model_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "_MAX_RESTARTS", 1)
+    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
     folder = draw_folder(tmp_path / "photos", count=2)
     with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))

@@ -6,7 +6,7 @@ import pytest
 # A module imports only from layers below its own.
 LAYERS = [
     {"errors", "console", "markup", "versions", "watching"},
-    {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download"},
+    {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download", "losses"},
     {
         "augmentation",
         "card",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,14 +18,9 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from conftest import free_port
 
 RAY = str(Path(sys.executable).parent / "ray")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +83,9 @@ def test_train_tune_and_predict_run_as_submitted_jobs(
     run_dir = tmp_path / "run"
     train = submit(environment, "jobs/train.py", *small, "--run-dir", str(run_dir))
     assert train.returncode == 0, train.stdout + train.stderr
+    size = re.search(r"^Shipped to the cluster: \d+ files, ([\d.]+) MiB\.$", train.stdout, re.MULTILINE)
+    assert size
+    assert 0.5 < float(size[1]) < 2
     assert "Found 16 images belonging to 2 classes." in train.stdout
     assert f"Model: {run_dir}/model" in train.stdout
 
@@ -129,3 +128,18 @@ def test_what_is_shipped_is_the_code(tmp_path: Path) -> None:
     assert {"catdog/config.py", "jobs/train.py", "pyproject.toml"} <= set(names)
     assert not [name for name in names if name.startswith((".git/", "runs/", ".venv/", "labels/"))]
     assert shipped.stat().st_size < 2_000_000
+
+
+def test_photos_in_the_checkout_stay_there(tmp_path: Path) -> None:
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    checkout, shipped = tmp_path / "checkout", tmp_path / "shipped.zip"
+    for name in (".gitignore", "catdog/photos.py", "jobs/train.py"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, checkout / name)
+    for name in ("photos/cat/1.jpg", "PetImages/Cat/1.jpg", "runs/pets/model/weights.h5", "kagglecatsanddogs_5340.zip"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"large")
+    create_package(str(checkout), shipped, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    assert set(zipfile.ZipFile(shipped).namelist()) == {".gitignore", "catdog/photos.py", "jobs/train.py"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,10 +114,11 @@ def test_the_report_has_the_numbers_of_both_stages(finished: tuple[Path, dict, l
 
 
 def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path, dict, list]) -> None:
-    _, _, lines = finished
+    run_dir, _, lines = finished
     assert "Found 16 images belonging to 2 classes." in lines
     assert "Of 35 files 0 are left over and 3 rejected." in lines
-    assert "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each)." in lines
+    plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    assert f"{plan}stored in the folder {run_dir}." in lines
     assert sum(line.startswith("Epoch ") for line in lines) == 8
     assert any(line.startswith("unfrozen") and "1.0000" in line for line in "\n".join(lines).splitlines())
     assert lines[-2].startswith("Model: ")
@@ -204,7 +206,8 @@ def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
         photo_folder, tmp_path / "two",
         **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.workers": 2, "cache_budget_gib": 0.0001},
     )  # fmt: skip
-    assert "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each)." in lines
+    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    assert f"{plan}stored in the folder {tmp_path}/two." in lines
     assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
     check_outcomes(tmp_path / "two", two)
     for stage in ("frozen", "unfrozen"):
@@ -250,12 +253,14 @@ def test_the_article_s_recipe_runs_both_stages_on_b0_with_a_weights_file(
 def test_the_whole_backbone_is_fine_tuned_on_the_manifest_of_an_earlier_ingest_job(
     ray_session: None, photo_folder: Path, tmp_path: Path
 ) -> None:
+    import ray
+
     counts = {"--train-per-class": "8", "--validation-per-class": "4", "--test-per-class": "4"}
     flags = [text for pair in counts.items() for text in pair]
     job = subprocess.run(
         [sys.executable, "jobs/ingest.py", "--photos", photo_folder, "--run-dir", tmp_path / "run", *flags],
         capture_output=True, text=True, timeout=120, check=False,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )  # fmt: skip
     assert job.returncode == 0, job.stderr
     assert "Found 16 images belonging to 2 classes." in job.stdout
@@ -275,6 +280,23 @@ def test_weights_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
     weights = b0_weights(tmp_path, spoil=True)
     with pytest.raises(FailureError, match=r"^the loss is not a number after epoch 1 .* try a smaller learning rate$"):
         run(photo_folder, tmp_path / "run", **{"backbone": "efficientnet-b0", "weights": weights, "views": 1})
+
+
+def test_an_exception_in_a_train_worker_is_one_line_with_the_place_of_the_logs(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "manifest", "features"):
+        source = finished[0] / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for part in (tmp_path / "features").rglob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:-8])
+    with pytest.raises(FailureError) as raised:
+        run(photo_folder, tmp_path, **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.max_failures": 0})
+    line = re.fullmatch(
+        r"training failed: Parquet magic bytes not found in footer\. .* \(logs: (.*)\)", str(raised.value)
+    )
+    assert line, str(raised.value)
+    assert any(Path(line[1]).iterdir())
 
 
 def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: None, tmp_path: Path) -> None:

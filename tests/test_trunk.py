@@ -1,14 +1,21 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import threading
+from pathlib import Path
 
-from catdog import trunk
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import kill_process
+
+from catdog import losses, trunk
 from catdog.card import HEAD_CUT, INPUT_CUT
-from catdog.config import AugmentationConfig
-from catdog.features import Extraction
+from catdog.cluster import Node, Resources, make_plan
+from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.errors import FailureError
+from catdog.features import Extraction, PhotoSet
 from catdog.openvino_graph import can_cut
-from catdog.trunk import Trunk
+from catdog.trunk import Trunk, extract_features
 from catdog.weights import load_weights
 
 
@@ -52,3 +59,35 @@ def test_gpus_and_random_weights_stay_with_tensorflow() -> None:
 def test_a_cut_behind_a_folded_layer_stays_with_tensorflow() -> None:
     assert [can_cut(cut) for cut in ("stem_conv", "block2a_dwconv", "top_conv", HEAD_CUT)] == [True] * 4
     assert [can_cut(cut) for cut in ("block7a_project_bn", "top_activation", "gap", "conv")] == [False] * 4
+
+
+def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
+    ray_session: None, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
+    paths = sorted(str(path) for path in (photo_folder / "Cat").glob("[0-9].jpg"))
+    photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": paths})
+    said: list[str] = []
+    ended, address = threading.Event(), ray.get_runtime_context().gcs_address
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            kill_process("MapWorker(MapBatches(TrunkWriter))", address=address)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with losses.told_losses(said.append), pytest.raises(FailureError, match=r"^the trunk pass failed: .*\(logs: /"):
+            extract_features(
+                [(extraction(), PhotoSet(table=photos, views=(0,)))],
+                pretrained=load_weights("efficientnet-lite0", weights="imagenet"),
+                plan=make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig()),
+                root=str(tmp_path),
+                progress=lambda done, total: None,
+            )
+    finally:
+        ended.set()
+        thread.join()
+    assert said == ["A trunk actor was lost and starts again."]
