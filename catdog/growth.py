@@ -121,8 +121,8 @@ def project(photos: int, *, nodes: int, cores: int, costs: UnitCosts, wait_a_rea
 
 
 def doubled(largest: int) -> list[int]:
-    """Return an eighth, a quarter, a half and the whole of `largest`."""
-    return [max(12, largest // part) for part in (8, 4, 2, 1)]
+    """Return an eighth, a quarter, a half and the whole of `largest`, none of them below 12."""
+    return sorted({max(12, largest // part) for part in (8, 4, 2, 1)})
 
 
 def grow_training(programs: Programs, photos: str, sizes: Sequence[int], *, keep: str, say: Say) -> list[Point]:

@@ -179,11 +179,18 @@ class _Job:
         artifacts.refuse_difference(
             self.out, found=found, wanted=wanted, remedy="another --out, or --overwrite to label anew"
         )
+        if committed and found:
+            return
         if not found:
             self._check_sorting()
             self._check_truth()
             wanted["inputs"] = f"{self.inputs.num_rows} files {_digest(self.inputs['path'].to_pylist())}"
-            artifacts.write_json(artifacts.join(self.out, JOB_FILE), {**wanted, "exclude": self._exclude})
+        size = photos_a_part(self.inputs.num_rows)
+        if found.get("photos_a_part") != size:
+            # Parts that another version of catdog cut otherwise hold other photos than ours of the same number.
+            artifacts.delete(predictions.parts_directory(self.out))
+            job = {**wanted, "exclude": self._exclude, "photos_a_part": size}
+            artifacts.write_json(artifacts.join(self.out, JOB_FILE), job)
 
     @cached_property
     def _cluster(self) -> cluster.Resources:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +23,7 @@ from catdog import cluster
 from catdog.augmentation import augment
 from catdog.card import HEAD_CUT
 from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.errors import ImageError
 from catdog.features import (
     CachedRows,
     Extraction,
@@ -31,18 +35,22 @@ from catdog.features import (
 )
 from catdog.images import decode_image
 from catdog.manifest import build_manifest
-from catdog.photos import read_photo
+from catdog.photos import list_photos, read_photo
 from catdog.trunk import Trunk, extract_features
 from catdog.weights import Pretrained, load_weights
 
-_WARM = 256  # images that the loop over ready arrays goes over
+_WARM = 256  # images that the loops of single steps go over
+_ROUNDS = 5
 _VIEWS = (0, 1, 2)  # as many as the default recipe has
 _EPOCH_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkRates:
-    """Images a second: of the model alone on ready arrays, of each step alone, and of the whole pass."""
+    """Images a second: of the model alone on ready arrays, of each step alone, and of the whole pass.
+
+    Single steps run on the cores of this process; the pass runs on those of the cluster.
+    """
 
     model_alone: float
     read_alone: float  # photos a second out of the page cache, by threads of one process on all cores
@@ -55,11 +63,11 @@ class TrunkRates:
 
 def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
     """Run the trunk pass over up to `limit` photos of each class, and its steps one by one; write below `folder`."""
-    cores = len(os.sched_getaffinity(0))
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
     extraction = _extraction(pretrained, cut=HEAD_CUT)
     deep = _extraction(pretrained, cut="block7a_project_conv")
+    alone = _measure_steps(photos, extraction, deep, pretrained)
     with cluster.connected() as resources:
         cluster.quiet_datasets(verbose=False)
         plan = cluster.make_plan(resources, ClusterConfig())
@@ -76,31 +84,45 @@ def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
                 progress=lambda done, _: seen.append((time.monotonic() - start, done)),
             )  # fmt: skip
     (first, before), (last, total) = next(pair for pair in seen if pair[1]), seen[-1]
-    paths = table["path"].to_pylist()[:_WARM]
-    with ThreadPoolExecutor(cores) as pool:
-        content, reading = _timed(lambda: list(pool.map(read_photo, paths)))
-        decoded, decoding = _timed(lambda: list(pool.map(lambda one: decode_image(one, size=224), content)))
-        _, augmenting = _timed(
-            lambda: list(
-                pool.map(
-                    lambda image: augment(image, seed=0, digest="0" * 64, view=1, ranges=AugmentationConfig()), decoded
-                )
-            )
-        )
-    images = np.stack(decoded)
-    trunk = Trunk(extraction, (HEAD_CUT, deep.cut), pretrained, threads=cores)
-    trunk(images[:32])
-    _, running = _timed(lambda: trunk(images))
-    model_alone, whole = len(images) / running, (total - before) / (last - first) if last > first else total / last
+    whole = (total - before) / (last - first) if last > first else total / last
     return TrunkRates(
-        model_alone=round(model_alone, 1),
-        read_alone=round(len(images) / reading, 1),
-        decode_alone=round(len(images) / decoding, 1),
-        augment_alone=round(len(images) / augmenting, 1),
+        **{step: round(rate, 1) for step, rate in alone.items()},
         whole_pass=round(whole, 1),
         whole_pass_with_start=round(total / last, 1),
-        share_of_limit=round(whole / model_alone, 3),
+        share_of_limit=round(whole / alone["model_alone"], 3),
     )
+
+
+def _measure_steps(photos: str, extraction: Extraction, deep: Extraction, pretrained: Pretrained) -> dict[str, float]:
+    """Return the rates of the steps of a trunk pass, each by itself on all cores of this process: medians of five."""
+    cores = len(os.sched_getaffinity(0))
+    cv2.setNumThreads(1)  # as in the tasks of the pass; the threads below are as many as the cores
+    paths = [photo.path for photo in list_photos(photos)]
+    content = [read_photo(path) for path in paths]  # into the page cache
+    good = []
+    for one in content:
+        with contextlib.suppress(ImageError):
+            good.append((one, decode_image(one, size=224)))
+        if len(good) == _WARM:
+            break
+    content, images = [one for one, _ in good], np.stack([image for _, image in good])
+    trunk = Trunk(extraction, (extraction.cut, deep.cut), pretrained, threads=cores)
+    trunk(images[:32])
+    with ThreadPoolExecutor(cores) as pool:
+        steps: dict[str, Callable[[], Any]] = {
+            "read_alone": lambda: list(pool.map(read_photo, paths[: len(images)])),
+            "decode_alone": lambda: list(pool.map(lambda one: decode_image(one, size=224), content)),
+            "augment_alone": lambda: list(pool.map(_augment, images)),
+            "model_alone": lambda: trunk(images),
+        }
+        return {
+            name: len(images) / statistics.median(_timed(step)[1] for _ in range(_ROUNDS))
+            for name, step in steps.items()
+        }
+
+
+def _augment(image: np.ndarray) -> np.ndarray:
+    return augment(image, seed=0, digest="0" * 64, view=1, ranges=AugmentationConfig())
 
 
 def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
@@ -136,7 +158,7 @@ _PROGRAMS = {
     "catdog, its configuration": "import catdog.config",
     "ray, import": "import ray",
     "ray, start and connect": "from catdog import cluster\nwith cluster.connected(): pass",
-    "ray train, import": "import ray.train.tensorflow",
+    "ray train, import": "import catdog.trainer",
     "openvino, import and model": (
         "from catdog.openvino_graph import *\nfrom catdog.weights import load_weights\n"
         "from catdog.card import ClassifierSpec\nfrom catdog.engines import OpenvinoRunner\n"

@@ -24,7 +24,7 @@ def make_scheduler(name: str, *, epochs: int, waits: bool) -> Any:
         # max_t is never reached: ASHA would stop a trial there before it leaves its model.
         limits = {"max_t": epochs + 2, "reduction_factor": _FACTOR}
         if waits:
-            return _make_halving(grace_period=_GRACE, **limits, **counted)
+            return _make_halving(grace_period=min(_GRACE, epochs + 1), **limits, **counted)
         return schedulers.ASHAScheduler(grace_period=1, **limits, **counted)
     if name == "median":
         return schedulers.MedianStoppingRule(grace_period=2, min_samples_required=3, **counted)

@@ -564,7 +564,8 @@ def _loss_cause(trial: Any) -> str:
         text = Path(trial.error_file).read_text()
     except (OSError, TypeError):
         return "its process died"
-    return cluster.root_cause(RuntimeError(text)).partition(". ")[0]
+    last = text.rpartition("Failure # ")[2].partition("\n")[2]  # under a line with its number and time
+    return cluster.root_cause(RuntimeError(last)).partition(". ")[0]
 
 
 def trial_text(record: Mapping[str, Any]) -> str:

@@ -69,8 +69,8 @@ class BenchmarkConfig:
         choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth"),
     )
     count: int = knob(3000, "photos that trunk, predict, tune take: copies of --photos where these are fewer", low=12)
-    grow_to: int = knob(8000, "photos of growth's largest train job; smaller ones take 1/2, 1/4, 1/8 of them", low=96)
-    label_to: int = knob(100_000, "files of growth's largest predict job", low=96)
+    grow_to: int = knob(8000, "photos of growth's largest train job; smaller ones take 1/2, 1/4, 1/8 of them", low=24)
+    label_to: int = knob(100_000, "files of growth's largest predict job", low=24)
     article_epochs: int = knob(3, "epochs of each stage of the article's recipe that are run", low=1, high=300)
     trials: int = knob(17, "trials of the sweep", low=2, high=10_000)
     repeats: int = knob(3, "runs of what is short enough to be repeated; medians count", low=1, high=100)

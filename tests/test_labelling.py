@@ -214,4 +214,4 @@ def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_err
 
 
 def test_parts_are_small_where_photos_are_few_and_never_large() -> None:
-    assert [photos_a_part(count) for count in (1, 370, 5_000, 16_384, 10_000_000)] == [32, 32, 78, 256, 256]
+    assert [photos_a_part(count) for count in (1, 370, 5_000, 16_384, 10_000_000)] == [32, 32, 208, 256, 256]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import draw_photo, save_classifier
@@ -155,6 +156,23 @@ def test_a_commit_that_was_killed_is_made_again(folder: Path, model_dir: Path, t
 
 
 # Proof
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_parts_that_another_version_cut_otherwise_are_not_taken_for_ours(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
+    predict(folder, out, model_dir)
+    wanted = rows_of(out)
+    (out / "predictions").rename(out / "first")
+    job = json.loads((out / "predict.json").read_text())
+    assert job["photos_a_part"] == 32
+    (out / "predict.json").write_text(json.dumps({**job, "photos_a_part": 3}))
+    three = pa.Table.from_pylist(wanted[:3], schema=pq.read_schema(next((out / "first").glob("*.parquet"))))
+    predictions.write_part(str(out), 0, three, retried=0)
+    predict(folder, out, model_dir)
+    assert rows_of(out) == wanted
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -47,3 +47,8 @@ def test_a_search_that_learns_does_not_wait() -> None:
     scheduler = make_scheduler("asha", epochs=EPOCHS, waits=False)
     assert type(scheduler).__name__ == "AsyncHyperBandScheduler"
     assert make_scheduler("none", epochs=EPOCHS, waits=False) is None
+
+
+def test_a_last_stage_of_one_epoch_has_a_scheduler_too() -> None:
+    for waits in (True, False):
+        assert make_scheduler("asha", epochs=1, waits=waits) is not None
