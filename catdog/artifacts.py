@@ -69,9 +69,19 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def exists(path: str) -> bool:
-    """Tell whether a file or directory stands at `path`."""
+    """Tell whether a file or directory stands at `path`.
+
+    Raises FailureError when that cannot be told: no network, no permission.
+    """
+    return _kind(path) != fs.FileType.NotFound
+
+
+def _kind(path: str) -> fs.FileType:
     system, inside = open_filesystem(path)
-    return bool(system.get_file_info(inside).type != fs.FileType.NotFound)
+    try:
+        return system.get_file_info(inside).type
+    except OSError as error:
+        raise FailureError(f"cannot reach {path}: {one_line(error)}") from error
 
 
 def read_bytes(path: str) -> bytes:
@@ -112,7 +122,7 @@ def make_directory(path: str) -> None:
 def delete(path: str) -> None:
     """Delete the file at `path`, or the directory with all it holds; nothing where there is none."""
     system, inside = open_filesystem(path)
-    kind = system.get_file_info(inside).type
+    kind = _kind(path)
     if kind == fs.FileType.Directory:
         system.delete_dir(inside)
     elif kind == fs.FileType.File:
@@ -151,10 +161,13 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
 def read_json(path: str) -> dict[str, Any]:
     """Return the JSON object at `path`.
 
-    Raises FailureError when the file is not one: we write such files whole, so somebody else changed it.
+    Raises FailureError when the file cannot be read, or is not one: we write such files whole, so somebody else
+    changed it.
     """
     try:
         content = json.loads(read_bytes(path))
+    except OSError as error:
+        raise FailureError(f"cannot read {path}: {one_line(error)}") from error
     except ValueError as error:
         raise FailureError(f"{path} is not JSON ({one_line(error)}); delete it and run the command again") from error
     if not isinstance(content, dict):

@@ -126,7 +126,7 @@ class _Watch:
     def _actors(self) -> Iterator[str]:
         import ray
 
-        job = ray.get_runtime_context().job_id
+        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
         for name, actor in ray._private.state.state.actor_table(None, job).items():
             kinds = [kind for part, kind in _ACTORS.items() if f"({part})" in actor["ActorClassName"]]
             if not kinds:

@@ -76,9 +76,15 @@ def list_photos(source: str) -> list[Photo]:
 
 
 def source_exists(source: str) -> bool:
-    """Tell whether a file or folder stands at `source`, whatever characters its name has."""
+    """Tell whether a file or folder stands at `source`, whatever characters its name has.
+
+    Raises FailureError when that cannot be told.
+    """
     system, inside = _open(absolute(source))
-    return bool(system.get_file_info(inside).type != fs.FileType.NotFound)
+    try:
+        return bool(system.get_file_info(inside).type != fs.FileType.NotFound)
+    except OSError as error:
+        raise FailureError(f"cannot reach {source}: {one_line(error)}") from error
 
 
 def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:

@@ -83,6 +83,20 @@ def test_json_that_somebody_broke_is_a_failure_of_one_line(tmp_path: Path) -> No
         artifacts.read_json(str(tmp_path / "y.json"))
 
 
+def test_a_store_that_does_not_answer_is_a_failure_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable:
+        def __getattr__(self, name: str) -> object:
+            raise OSError("Could not connect\nto the server")
+
+    monkeypatch.setattr(artifacts, "open_filesystem", lambda path: (Unreachable(), path))
+    message = "s3://bucket/run: Could not connect to the server"
+    for ask in (artifacts.exists, artifacts.delete):
+        with pytest.raises(FailureError, match=f"^cannot reach {message}$"):
+            ask("s3://bucket/run")
+    with pytest.raises(FailureError, match=f"^cannot read {message}$"):
+        artifacts.read_json("s3://bucket/run")
+
+
 def test_a_place_that_cannot_be_written_is_a_failure_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FailureError, match="cannot make the directory"):

@@ -103,6 +103,8 @@ def test_train_tune_and_predict_run_as_submitted_jobs(
     )  # fmt: skip
     assert labels.returncode == 0, labels.stdout + labels.stderr
     assert pq.read_table(tmp_path / "labels/predictions").num_rows == 35
+    for job in (train, sweep, labels):  # Ray shows its own wherever its code is called
+        assert "DeprecationWarning" not in job.stdout + job.stderr
 
 
 def test_a_failing_job_fails_the_submission_with_its_one_line(environment: dict[str, str], tmp_path: Path) -> None:
