@@ -35,23 +35,14 @@ from catdog.manifest import Manifest, build_manifest, read_manifest, write_manif
 from catdog.page import PAGE_FILE, leave_page
 from catdog.report import draw_curves, stage_table
 from catdog.sample import draw_sample
-from catdog.stages import (
-    HEAT_FAILURE,
-    HEAT_FILE,
-    LOSSES_FILE,
-    ComingStage,
-    StageJob,
-    StreamSource,
-    Training,
-    TrainJob,
-    best_stage,
-    read_history,
-)
+from catdog.stages import read_history
 from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.train_page import build_train_page
+from catdog.training import LOSSES_FILE, Training
 from catdog.trunk import extract_features
 from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
+from catdog.workers import HEAT_FAILURE, HEAT_FILE, ComingStage, StageJob, StreamSource, TrainJob, best_stage
 
 # What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
 _IMAGE_SIZE = 224

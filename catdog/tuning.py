@@ -45,22 +45,14 @@ from catdog.report import draw_sweep
 from catdog.schedulers import make_scheduler
 from catdog.search import make_searcher, require_optuna
 from catdog.space import DEFAULT_SPACE, Space, check_trials, draw_trial, parse_space
-from catdog.stages import (
-    LOSSES_FILE,
-    DivergedError,
-    StageJob,
-    StageState,
-    Training,
-    TrainJob,
-    evaluate,
-    fit_stage,
-    read_history,
-)
+from catdog.stages import DivergedError, StageState, evaluate, fit_stage, read_history
 from catdog.tracking import TrackedRun, require_tracker, run_curves, track_runs
+from catdog.training import LOSSES_FILE, Training
 from catdog.trunk import Shared, share
 from catdog.tune_page import build_tune_page
 from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
+from catdog.workers import StageJob, TrainJob
 
 Say = Callable[[str], None]
 

@@ -32,15 +32,18 @@ LAYERS = [
     {"engines"},
     {"backbones", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
     {"diagnosis", "labelling", "measures", "model", "races", "stages", "yardsticks"},
-    {"exports", "growth", "inference", "pipeline"},
+    {"exports", "growth", "inference", "workers"},
+    {"training"},
+    {"pipeline"},
     {"tuning"},
 ]
 # Imported inside functions, in worker processes only: TensorFlow stays out of the driver and of decoding tasks.
 LATE = {
     ("trunk", "model"),
     ("trunk", "backbones"),
+    ("workers", "model"),
+    ("workers", "backbones"),
     ("stages", "model"),
-    ("stages", "backbones"),
     ("engines", "model"),
     ("exports", "model"),
     ("tuning", "model"),
