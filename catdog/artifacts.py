@@ -84,6 +84,25 @@ def _kind(path: str) -> fs.FileType:
         raise FailureError(f"cannot reach {path}: {one_line(error)}") from error
 
 
+def require_bucket(path: str, *, flag: str) -> None:
+    """Raise UsageError, naming `flag`, where `path` is a URI of S3 or Google Cloud in a bucket that does not exist.
+
+    A job that writes there would find out at its first result. A bucket that may not be looked at is taken to exist.
+    """
+    if not is_uri(path):
+        return
+    system, inside = open_filesystem(path)
+    bucket = inside.split("/")[0]
+    if system.type_name not in ("s3", "gcs"):
+        return
+    try:
+        found = system.get_file_info(bucket).type
+    except OSError:
+        return
+    if found == fs.FileType.NotFound:
+        raise UsageError(f"{flag} {path}: expected a place in a bucket that exists, found no bucket {bucket}")
+
+
 def read_bytes(path: str) -> bytes:
     """Return the content of the file at `path`; OSError as the file system raises it."""
     system, inside = open_filesystem(path)

@@ -150,6 +150,7 @@ class _Job:
                 f"expected --model once, or twice to compare two models, found it {len(config.model)} times"
             )
         self.out = artifacts.absolute(config.out or default_out(config.photos))
+        artifacts.require_bucket(self.out, flag="--out")
         self.where = artifacts.join(self.out, "predictions")
         self._models = [read_model(directory) for directory in config.model]
         self._spec = _common_spec(self._models, config)

@@ -86,9 +86,10 @@ def default_run_dir(config: IngestConfig) -> str:
 def open_run(config: IngestConfig) -> str:
     """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
 
-    Raises UsageError with the differences when it was made with other settings.
+    Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
     """
     run_dir = artifacts.absolute(config.run_dir or default_run_dir(config))
+    artifacts.require_bucket(run_dir, flag="--run-dir")
     artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config))
     return run_dir
 

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from catdog import artifacts
 from catdog.errors import FailureError, UsageError
@@ -95,6 +96,23 @@ def test_a_store_that_does_not_answer_is_a_failure_of_one_line(monkeypatch: pyte
             ask("s3://bucket/run")
     with pytest.raises(FailureError, match=f"^cannot read {message}$"):
         artifacts.read_json("s3://bucket/run")
+
+
+def test_a_bucket_that_does_not_exist_is_the_user_s_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        type_name = "s3"
+
+        def get_file_info(self, bucket: str) -> fs.FileInfo:
+            if bucket == "secret":
+                raise OSError("access denied")
+            return fs.FileInfo(bucket, fs.FileType.Directory if bucket == "mine" else fs.FileType.NotFound)
+
+    monkeypatch.setattr(artifacts, "open_filesystem", lambda path: (Store(), path.partition("://")[2]))
+    for path in ("s3://mine/run", "s3://secret/run", "/local/run"):
+        artifacts.require_bucket(path, flag="--run-dir")
+    message = "--run-dir s3://yours/run: expected a place in a bucket that exists, found no bucket yours"
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        artifacts.require_bucket("s3://yours/run", flag="--run-dir")
 
 
 def test_a_place_that_cannot_be_written_is_a_failure_of_one_line(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_every_measure_runs_and_is_kept(ray_session: None, photo_folder: Path, t
 
     trunk = found["trunk"]
     assert min(trunk.values()) > 0
+    assert trunk["bound"] < trunk["model_alone"]
     assert trunk["whole_pass_with_start"] <= trunk["whole_pass"]
     assert trunk["share_of_limit"] == pytest.approx(trunk["whole_pass"] / trunk["model_alone"], abs=0.01)
 
