@@ -274,8 +274,10 @@ def _count(number: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def connected(*, verbose: bool = False) -> Iterator[Resources]:
+def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Resources]:
     """Join the cluster this process belongs to, or start one on this machine, for the length of the block.
+
+    A Ray that is started has no `dashboard` unless the job needs its state API: Ray Train and Ray Tune do.
 
     Yields what the cluster has. A session that is already up is used and left as it is.
     Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined.
@@ -290,6 +292,7 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     try:
         ray.init(
             address=_address(),
+            include_dashboard=None if dashboard else False,
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={

@@ -196,7 +196,7 @@ class _Job:
     @cached_property
     def _cluster(self) -> cluster.Resources:
         """Ray, started or joined by the first step that needs it, for all steps."""
-        resources = self._stack.enter_context(cluster.connected(verbose=self._config.verbose))
+        resources = self._stack.enter_context(cluster.connected(verbose=self._config.verbose, dashboard=False))
         cluster.quiet_datasets(verbose=self._config.verbose)
         self._stack.enter_context(told_losses(self._say))
         return resources

@@ -18,7 +18,7 @@ def main() -> None:
     from catdog.pipeline import ingest, open_run
 
     run_dir = open_run(config)
-    with cluster.connected(verbose=config.verbose):
+    with cluster.connected(verbose=config.verbose, dashboard=False):
         cluster.quiet_datasets(verbose=config.verbose)
         cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, say=print)
