@@ -73,7 +73,7 @@ def exists(path: str) -> bool:
 
     Raises FailureError when that cannot be told: no network, no permission.
     """
-    return _kind(path) != fs.FileType.NotFound
+    return bool(_kind(path) != fs.FileType.NotFound)
 
 
 def _kind(path: str) -> fs.FileType:
