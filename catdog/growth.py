@@ -76,6 +76,7 @@ class Projection:
 
     photos: int
     nodes: int
+    wait_a_read: float
     seconds: dict[str, float]
     total: float
     bottleneck: str
@@ -113,6 +114,7 @@ def project(photos: int, *, nodes: int, cores: int, costs: UnitCosts, wait_a_rea
     return Projection(
         photos=photos,
         nodes=nodes,
+        wait_a_read=wait_a_read,
         seconds={step: round(value, 3) for step, value in seconds.items()},
         total=round(total, 1),
         bottleneck=max(deciding, key=lambda step: deciding[step]),
