@@ -100,6 +100,7 @@ class _Watch:
         self._known = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
         self._told: set[str] = set()  # nodes that a line was about
         self._seen: dict[str, tuple[int, str]] = {}  # restarts of an actor, and its node
+        list(self._actors())  # of an earlier job in the same Ray: no news
 
     def news(self) -> list[str]:
         """Return a line for each loss since the last call."""
