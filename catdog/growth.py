@@ -24,7 +24,6 @@ from catdog.sources import list_inputs
 Say = Callable[[str], None]
 _BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
 _MAX_BLOCK_PHOTOS = 256  # as labelling.photos_a_part has it for many photos
-_IMAGE_BYTES = 224 * 224 * 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,8 @@ class Point:
 class UnitCosts:
     """What a predict job pays for one photo or block, in seconds, and what its driver holds of one photo, in bytes.
 
-    `read`, `decode` and `model` are of one core and are shared out over the cluster; `list`, `commit` and
-    `block_schedule` are the driver's alone or nearly so.
+    Reading, decoding, model and commit are of one core and are shared out over the cluster; listing and scheduling
+    are the driver's alone.
     """
 
     list_a_photo: float

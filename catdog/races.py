@@ -21,8 +21,6 @@ from catdog.watching import Watched, watch_program
 THRESHOLDS = (0.95, 0.98, 0.985)  # of validation accuracy
 _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
 
-Say = Callable[[str], None]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs:

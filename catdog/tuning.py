@@ -52,7 +52,7 @@ from catdog.trunk import Shared, share
 from catdog.tune_page import build_tune_page
 from catdog.versions import versions
 from catdog.weights import Pretrained, load_weights
-from catdog.workers import StageJob, TrainJob
+from catdog.workers import StageJob, TrainJob, best_stage
 
 Say = Callable[[str], None]
 
@@ -253,7 +253,7 @@ class _DistributedTrial:
         training.finish(self._follow)
         self._follow()
         marks = {stage.name: stage_mark(self._directory, stage.name) for stage in self._job.stages}
-        best = max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
+        best = best_stage(marks)
         copy_model(artifacts.join(self._directory, best, "model"), artifacts.join(self._directory, "model"))
         for leftover in ("checkpoints", LOSSES_FILE, *marks):
             artifacts.delete(artifacts.join(self._directory, leftover))
