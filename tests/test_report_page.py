@@ -65,7 +65,22 @@ def open_page(browser: Any, path: Path, *, width: int = 1200) -> list[Any]:
     browser.set_window_size(width, 900)
     browser.get_log("browser")
     browser.get(path.as_uri())
+    wait_for(lambda: browser.execute_script("return document.readyState") == "complete")
     return list(browser.get_log("browser"))
+
+
+def open_again(browser: Any) -> None:
+    """Load the page anew; the driver by itself may come back while the old one still stands."""
+    browser.execute_script("window.isOld = true")
+    browser.refresh()
+    wait_for(lambda: browser.execute_script("return !window.isOld && document.readyState === 'complete'"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def find(browser: Any, selector: str) -> list[Any]:
@@ -184,13 +199,16 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
     press(browser, "#photos .card:nth-child(4) button:nth-child(1)")
     press(browser, "#photos .card:nth-child(4) button:nth-child(1)")  # taken back
     assert texts(browser, "#marked") == ["4 corrections marked"]
-    browser.refresh()
-    assert texts(browser, "#marked") == ["4 corrections marked"]
+
+    def are_kept() -> bool:
+        open_again(browser)
+        return texts(browser, "#marked") == ["4 corrections marked"]
+
+    # Chromium stores in its own time: a page that comes at once may be read before what was stored has arrived.
+    wait_for(are_kept)
     find(browser, "#download")[0].click()
     file = browser.downloads / "corrections.csv"
-    end = time.monotonic() + 10
-    while not file.exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(file.exists)
     paths = [path for path in predicted(labels_page) if path != EVIL][:3]
     wanted = {EVIL: "cat", paths[0]: "<b>dog</b>", paths[1]: None, paths[2]: "=cow()"}
     assert read_corrections(str(file)).classes == wanted
