@@ -154,13 +154,14 @@ class PredictPlan:
     task_cpus: float
     gpus: int = 0  # over all actors
 
-    def sentence(self, engine: str, *, storage: str) -> str:
+    def sentence(self, engine: str, *, precision: str = "float32", storage: str) -> str:
         """Return the plan in one line for the console; `storage` is the folder of the results."""
+        runner = engine if precision == "float32" else f"{engine} in {precision}"
         device = "a GPU each" if self.actor_gpus else f"{_count(self.threads, 'thread')} each"
         # OpenVINO takes one photo a thread, whatever the batch size.
         batch = f"batch {self.batch_size}" if engine == "tensorflow" else "a photo a thread"
         return (
-            f"Plan: {_count(self.actors, 'model actor')} on {engine} ({device}), {_count(self.gpus, 'GPU')}; "
+            f"Plan: {_count(self.actors, 'model actor')} on {runner} ({device}), {_count(self.gpus, 'GPU')}; "
             f"{batch}; {storage_text(storage)}."
         )
 

@@ -175,6 +175,11 @@ class PredictConfig:
     )
     max_pixels: int = knob(64_000_000, "a photo of more pixels is an error row (decompression bombs)", low=1)
     engine: str = knob("auto", "what runs the model", choices=("auto", "tensorflow", "openvino"), identity=False)
+    precision: str = knob(
+        "float32",
+        "what the model computes in; bfloat16 is faster on CPUs and GPUs that have it, and rounds more",
+        choices=("float32", "bfloat16"),
+    )
     overwrite: bool = knob(False, "replace results that were made with other settings", identity=False)
     verify: bool = knob(False, "prove that the rows in --out are the files, each once, and stop", identity=False)
     verbose: bool = knob(False, "show what Ray and TensorFlow have to say", identity=False)

@@ -1,6 +1,7 @@
 """What runs a saved model: uint8 images in, probabilities out. TensorFlow always; OpenVINO where it is installed.
 
-OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow.
+OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. Where
+a CPU or GPU computes in bfloat16, a model may be asked to run in it: faster, with rounding that can be seen.
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import platform
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from catdog import artifacts
 from catdog.card import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
-from catdog.errors import UsageError
+from catdog.errors import FailureError, UsageError
 from catdog.keras_environment import set_keras_environment
 from catdog.openvino_graph import build_graph, import_openvino
 from catdog.tensors import parse_tensors
+
+_CAPABILITIES, _BFLOAT16 = "OPTIMIZATION_CAPABILITIES", "BF16"  # as OpenVINO names them
 
 
 class Engine(Protocol):
@@ -67,34 +72,46 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
     return asked
 
 
+def check_precision(precision: str, *, engine: str, gpus: bool) -> None:
+    """Refuse what `engine` cannot compute in, as far as that is known without the machine that it will run on.
+
+    Raises UsageError for bfloat16 in TensorFlow on CPUs.
+    """
+    if precision == "bfloat16" and engine == "tensorflow" and not gpus:
+        raise UsageError(
+            "--precision bfloat16: expected GPUs or --engine openvino, found TensorFlow on CPUs, which is slower in it"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """A model in memory and the name of what runs it: what a worker builds its Engine from."""
+    """A model in memory, the name of what runs it, and in which arithmetic: what a worker builds its Engine from."""
 
     model: ModelBytes
     engine: str = "tensorflow"
+    precision: str = "float32"  # or bfloat16; what goes in and what comes out are the same
 
     def load(self, *, batch_size: int, threads: int) -> Engine:
         """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread.
 
-        Raises FailureError when the weights do not fit the card.
+        Raises FailureError when the weights do not fit the card, or when this machine cannot compute in `precision`.
         """
         if self.engine == "openvino":
-            return OpenvinoEngine(self.model, threads=threads)
-        return TensorflowEngine(self.model, batch_size=batch_size, threads=threads)
+            return OpenvinoEngine(self.model, threads=threads, precision=self.precision)
+        return TensorflowEngine(self.model, batch_size=batch_size, threads=threads, precision=self.precision)
 
 
 class TensorflowEngine:
     """The model in TensorFlow, on the GPU where the process has one."""
 
-    def __init__(self, model: ModelBytes, *, batch_size: int, threads: int) -> None:
+    def __init__(self, model: ModelBytes, *, batch_size: int, threads: int, precision: str) -> None:
         set_keras_environment()
         import tensorflow as tf
 
         from catdog.model import build_classifier, configure_tensorflow, set_weights
 
         configure_tensorflow(threads=threads)
-        network = build_classifier(model.spec)
+        network = build_classifier(model.spec, precision=precision)
         set_weights(network, model.weights, where="the model")
         size = model.spec.image_size
         self._batch, self._classes = batch_size, len(model.spec.classes)
@@ -110,29 +127,54 @@ class TensorflowEngine:
 
 
 class OpenvinoEngine:
-    """The model in OpenVINO on CPU threads, float32 throughout."""
+    """The model in OpenVINO on CPU threads."""
 
-    def __init__(self, model: ModelBytes, *, threads: int) -> None:
-        self._run = OpenvinoRunner(build_graph(model.spec, model.weights), threads=threads)
+    def __init__(self, model: ModelBytes, *, threads: int, precision: str) -> None:
+        self._run = OpenvinoRunner(build_graph(model.spec, model.weights), threads=threads, precision=precision)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities of `images`, as Engine says."""
         return self._run(images)[0]
 
 
-class OpenvinoRunner:
-    """An openvino.Model of (?, S, S, 3) uint8 images on CPU threads, in float32."""
+def has_bfloat16() -> bool:
+    """Tell whether OpenVINO is installed and this machine's CPU computes in bfloat16."""
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    return _BFLOAT16 in import_openvino().Core().get_property("CPU", _CAPABILITIES)
 
-    def __init__(self, graph: Any, *, threads: int) -> None:
+
+def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
+    """Refuse a precision that this CPU would only imitate. `capabilities` are as OpenVINO names them.
+
+    Raises FailureError with what to do.
+    """
+    if precision == "bfloat16" and _BFLOAT16 not in capabilities:
+        raise FailureError(
+            f"--precision bfloat16: expected a CPU that computes in it (AVX512_BF16 or AMX), found none on "
+            f"{platform.node()}: use --precision float32"
+        )
+
+
+class OpenvinoRunner:
+    """An openvino.Model of (?, S, S, 3) uint8 images on CPU threads; its features and probabilities are float32.
+
+    Raises FailureError where the CPU does not compute in `precision`.
+    """
+
+    def __init__(self, graph: Any, *, threads: int, precision: str = "float32") -> None:
         openvino = import_openvino()
+        core = openvino.Core()
+        check_cpu(precision, core.get_property("CPU", _CAPABILITIES))
         self._shapes = [tuple(side.get_length() for side in list(output.partial_shape)[1:]) for output in graph.outputs]
         # An image for each thread at a time was the fastest of batches of 1 to 32, with one stream or several.
         graph.reshape([1, *list(graph.inputs[0].partial_shape)[1:]])
-        compiled = openvino.Core().compile_model(
+        compiled = core.compile_model(
             graph,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16 where the CPU has it
+                # By itself it takes bfloat16 where the CPU has it, and other machines would give other rows.
+                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "NUM_STREAMS": threads,
                 "INFERENCE_NUM_THREADS": threads,

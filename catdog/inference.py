@@ -21,7 +21,7 @@ from catdog import artifacts, cluster, predictions
 from catdog.card import ClassifierSpec
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
-from catdog.engines import EngineSpec, ModelBytes, choose_engine, read_model
+from catdog.engines import EngineSpec, ModelBytes, check_precision, choose_engine, read_model
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation import Comparison, Evaluation, compare, evaluate
 from catdog.images import decode_image
@@ -72,6 +72,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
     Raises UsageError as read_model does, FailureError when the photo cannot be read.
     """
     engine = choose_engine(config.engine, gpus=False)
+    check_precision(config.precision, engine=engine, gpus=False)
     for directory in config.model:
         model = read_model(directory)
         try:
@@ -79,7 +80,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
             image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
-        run = EngineSpec(model=model, engine=engine).load(batch_size=1, threads=1)
+        run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
         (probabilities,) = run(image[np.newaxis])
         label = int(np.argmax(probabilities))
         say(str((model.spec.classes[label], float(probabilities[label]))))
@@ -222,8 +223,9 @@ class _Job:
         bounds = part_bounds(self.inputs, photos_a_part=photos_a_part(self.inputs.num_rows))
         plan, gpus = self._plan()
         engine = choose_engine(config.engine, gpus=gpus > 0)
+        check_precision(config.precision, engine=engine, gpus=gpus > 0)
         cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
-        self._say(plan.sentence(engine, storage=self.out))
+        self._say(plan.sentence(engine, precision=config.precision, storage=self.out))
         progress = _Progress(self._say)
         begun = time.monotonic()
         label_photos(
@@ -231,7 +233,7 @@ class _Job:
             bounds,
             out=self.out,
             rule=self._rule,
-            engines=[EngineSpec(model=model, engine=engine) for model in self._models],
+            engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in self._models],
             decoding=Decoding(image_size=self._spec.image_size, max_pixels=config.max_pixels),
             plan=plan,
             progress=progress,
@@ -287,6 +289,7 @@ class _Job:
             "steps": {step: round(took, 3) for step, took in self._seconds.items()},
             "photos_per_second": round(labelled / seconds, 1),
             "engine": engine,
+            "precision": self._config.precision,
             "models": [
                 {"path": artifacts.absolute(path), "fingerprint": model.fingerprint}
                 for path, model in zip(self._config.model, self._models, strict=True)

@@ -225,11 +225,15 @@ def _making(out: str, summary: Mapping[str, Any]) -> Html:
     models = [(tag("span", one["path"], class_="name"), tag("code", one["fingerprint"])) for one in summary["models"]]
     return join(
         [
-            tag("p", "Rows: ", tag("code", artifacts.join(out, "predictions")), f"; engine {summary['engine']}."),
+            tag("p", "Rows: ", tag("code", artifacts.join(out, "predictions")), f"; {_engine_text(summary)}."),
             table(("model", "fingerprint"), models),
             details("Versions", settings_table(summary["versions"], head=("package", "version"))),
         ]
     )
+
+
+def _engine_text(summary: Mapping[str, Any]) -> str:
+    return f"engine {summary['engine']}, {summary.get('precision', 'float32')}"
 
 
 def _content(shown: Shown, pictures: Mapping[str, bytes], *, classes: Sequence[str], key: str) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def label_by_yardstick(programs: Programs, name: str, *, photos: str, model: str
     return _labelled(seen, [(seconds, int(line)) for seconds, line in seen.lines if line.isdigit()])
 
 
-def label_by_catdog(programs: Programs, *, photos: str, model: str, engine: str = "auto") -> Labelled:
-    """Run the predict job and watch the parts that it writes."""
+def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, model: str) -> Labelled:
+    """Run the predict job, with `more` flags, and watch the parts that it writes."""
     rows: dict[int, int] = {}
     counts: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir=programs.folder) as out:
@@ -130,7 +130,7 @@ def label_by_catdog(programs: Programs, *, photos: str, model: str, engine: str 
             if (total := sum(rows.values())) and (not counts or total > counts[-1][1]):
                 counts.append((seconds, total))
 
-        flags = ["--no-report", "--photos", photos, "--model", model, "--engine", engine, "--out", out]
+        flags = ["--no-report", "--photos", photos, "--model", model, "--out", out, *more]
         return _labelled(programs.run("predict", *flags, poll=look), counts)
 
 

@@ -21,6 +21,7 @@ from catdog import artifacts
 from catdog.cluster import prepare_environment
 from catdog.config import knob, parse_arguments
 from catdog.console import duration, table_text
+from catdog.engines import has_bfloat16
 from catdog.errors import UsageError
 from catdog.growth import (
     Point,
@@ -51,7 +52,12 @@ from catdog.sample import draw_sample
 from catdog.versions import versions
 from catdog.yardsticks import label_by_tf_data, label_by_threads, train_by_the_article
 
-_LABELLERS = ("threads and tensorflow", "tf.data and tensorflow", "predict job, tensorflow", "predict job, openvino")
+_YARDSTICK_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
+_JOB_LABELLERS = {
+    "predict job, tensorflow": ("--engine", "tensorflow"),
+    "predict job, openvino": ("--engine", "openvino"),
+    "predict job, openvino, bfloat16": ("--engine", "openvino", "--precision", "bfloat16"),
+}
 _PROJECTED = ((1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256))  # photos, machines
 _PROJECTED_CORES = 16
 _STORE_WAIT_SECONDS = 0.03  # of a read from an object store: assumed, not measured
@@ -129,20 +135,22 @@ class Benchmark:
     def predict(self) -> dict[str, Any]:
         """Run all labellers in turn, `repeats` times."""
         photos, model, repeats = self._many_photos(), self._a_model(), self._config.repeats
-        found: dict[str, list[Labelled]] = {name: [] for name in _LABELLERS}
+        programs = self._programs
+        found: dict[str, list[Labelled]] = {}
         for turn in range(repeats):
-            for name, runs in found.items():
-                program, _, engine = name.partition(", ")
-                if engine:
-                    runs.append(label_by_catdog(self._programs, photos=photos, model=model, engine=engine))
-                else:
-                    yardstick = {"threads": "threads", "tf.data": "tf-data"}[program.split()[0]]
-                    runs.append(label_by_yardstick(self._programs, yardstick, photos=photos, model=model))
-                self._say(f"Turn {turn + 1} of {repeats}: {name}: {runs[-1].warm_photos_per_second:.1f} photos/s")
-        base = statistics.median(run.warm_photos_per_second for run in found[_LABELLERS[0]])
+            for name, yardstick in _YARDSTICK_LABELLERS.items():
+                self._keep(found, name, turn, label_by_yardstick(programs, yardstick, photos=photos, model=model))
+            for name, flags in _JOB_LABELLERS.items():
+                if "bfloat16" not in flags or has_bfloat16():
+                    self._keep(found, name, turn, label_by_catdog(programs, flags, photos=photos, model=model))
+        base = statistics.median(run.warm_photos_per_second for run in next(iter(found.values())))
         header = ("program", "photos/s warm", "spread", "of the first", "first row", "in all", "peak memory")
         self._say(table_text([header, *(_label_row(name, runs, base) for name, runs in found.items())]))
         return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
+
+    def _keep(self, found: dict[str, list[Labelled]], name: str, turn: int, run: Labelled) -> None:
+        found.setdefault(name, []).append(run)
+        self._say(f"Turn {turn + 1} of {self._config.repeats}: {name}: {run.warm_photos_per_second:.1f} photos/s")
 
     def tune(self) -> dict[str, Any]:
         """Run a train job, a sweep of one trial, and one of many."""

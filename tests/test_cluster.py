@@ -99,7 +99,8 @@ def test_a_predict_plan_is_said_in_one_line() -> None:
     assert two.sentence("tensorflow", storage="/labels") == (
         "Plan: 1 model actor on tensorflow (2 threads each), 0 GPUs; batch 32; stored in the folder /labels."
     )
-    assert "; a photo a thread; " in two.sentence("openvino", storage="/labels")
+    fast = two.sentence("openvino", precision="bfloat16", storage="/labels")
+    assert (" on openvino in bfloat16 (" in fast, "; a photo a thread; " in fast) == (True, True)
     four = make_predict_plan(one_node(32, 4), PredictClusterConfig(), gpus=4)
     assert four.sentence("tensorflow", storage="gs://labels/pets") == (
         "Plan: 4 model actors on tensorflow (a GPU each), 4 GPUs; batch 256; stored in the URI gs://labels/pets."

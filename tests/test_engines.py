@@ -12,8 +12,8 @@ from conftest import save_classifier
 
 from catdog import engines
 from catdog.card import ClassifierSpec
-from catdog.engines import EngineSpec, choose_engine, read_model
-from catdog.errors import UsageError
+from catdog.engines import EngineSpec, check_cpu, check_precision, choose_engine, has_bfloat16, read_model
+from catdog.errors import FailureError, UsageError
 from catdog.images import decode_image
 from catdog.sample import draw_sample
 
@@ -64,6 +64,47 @@ def test_openvino_agrees_with_tensorflow(backbone: str, model_dir: Path, images:
     np.testing.assert_allclose(one, wanted, atol=1e-5)
     np.testing.assert_array_equal(one, two)  # a job that goes on elsewhere gives the same rows
     assert spec.load(batch_size=1, threads=1)(images[:0]).shape == (0, len(model.spec.classes))
+
+
+def test_bfloat16_moves_probabilities_a_little_and_no_label_that_was_sure(model_dir: Path, images: np.ndarray) -> None:
+    model = read_model(str(model_dir))
+    spec = EngineSpec(model=model, engine="openvino", precision="bfloat16")
+    if not has_bfloat16():
+        with pytest.raises(FailureError, match="expected a CPU that computes in it"):
+            spec.load(batch_size=1, threads=1)
+        return
+    exact = EngineSpec(model=model, engine="openvino").load(batch_size=1, threads=2)(images)
+    one, two = (spec.load(batch_size=1, threads=threads)(images) for threads in (1, 2))
+    assert one.dtype == np.float32
+    np.testing.assert_array_equal(one, two)
+    moved = np.abs(one - exact)
+    assert 1e-5 < moved.mean() < 0.03
+    sure = exact.max(axis=1) > 0.65
+    assert sure.any()
+    np.testing.assert_array_equal(one[sure].argmax(axis=1), exact[sure].argmax(axis=1))
+
+
+def test_tensorflow_computes_in_bfloat16_too_where_it_has_a_gpu(model_dir: Path, images: np.ndarray) -> None:
+    # TensorFlow imitates it on any CPU, which is how this can be seen without a GPU.
+    model = read_model(str(model_dir))
+    exact, found = (
+        EngineSpec(model=model, precision=precision).load(batch_size=8, threads=2)(images[:8])
+        for precision in ("float32", "bfloat16")
+    )
+    assert found.dtype == np.float32
+    assert 1e-5 < np.abs(found - exact).mean() < 0.03
+
+
+def test_bfloat16_is_refused_where_it_would_be_imitated() -> None:
+    check_precision("bfloat16", engine="tensorflow", gpus=True)
+    check_precision("bfloat16", engine="openvino", gpus=False)
+    check_precision("float32", engine="tensorflow", gpus=False)
+    with pytest.raises(UsageError, match=r"--precision bfloat16: expected GPUs or --engine openvino, found TensorFlow"):
+        check_precision("bfloat16", engine="tensorflow", gpus=False)
+    check_cpu("bfloat16", ["FP32", "BF16", "INT8"])
+    check_cpu("float32", ["FP32"])
+    with pytest.raises(FailureError, match=r"AVX512_BF16 or AMX\), found none on .*: use --precision float32"):
+        check_cpu("bfloat16", ["FP32", "INT8"])
 
 
 def test_openvino_needs_no_tensorflow_and_tells_nobody(model_dir: Path, tmp_path: Path) -> None:

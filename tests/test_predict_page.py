@@ -61,13 +61,7 @@ def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came
         draw_photo(tmp_path / f"photos/dog/{index}.jpg", seed=50 + index, colour=(60, 90, 190))
     page, said = tmp_path / "labels/report.html", []
     values: dict[str, Any] = {"engine": "tensorflow", "model": (str(model_dir),)}
-    values |= {"photos": f"{tmp_path}/photos", "out": f"{tmp_path}/labels"}
-    values = {
-        "photos": f"{tmp_path}/photos",
-        "out": str(page.parent),
-        "model": (str(model_dir),),
-        "engine": "tensorflow",
-    }
+    values |= {"photos": f"{tmp_path}/photos", "out": str(page.parent)}
 
     def predict(**more: bool) -> bytes:
         said.clear()

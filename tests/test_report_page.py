@@ -135,7 +135,8 @@ def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = evaluate(known, told, classes=CLASSES, threshold=0.6)
     (out / "evaluation.json").write_text(json.dumps({"models": [{"path": "m", **found.to_json()}]}))
     summary = {
-        "seconds": 3.0, "photos_per_second": 24.0, "engine": "openvino", "versions": {"catdog": "1"},
+        "seconds": 3.0, "photos_per_second": 24.0, "engine": "openvino", "precision": "bfloat16",
+        "versions": {"catdog": "1"},
         "models": [{"path": "/m", "fingerprint": out.name}],
     }  # fmt: skip
     return write(
