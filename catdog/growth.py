@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog import cluster
-from catdog.races import Programs
+from catdog.races import Programs, split_flags
 from catdog.sources import list_inputs
 
 Say = Callable[[str], None]
@@ -134,9 +134,8 @@ def grow_training(programs: Programs, photos: str, sizes: Sequence[int], *, keep
             multiply_photos(photos, f"{folder}/photos", size)
             run_dir = keep if size == sizes[-1] else f"{folder}/run"
             train = size // 3
-            counts = {"--train-per-class": train, "--validation-per-class": train // 2, "--test-per-class": 0}
-            flags = [text for flag, count in counts.items() for text in (flag, str(count))]
-            seen = programs.run("train", "--photos", f"{folder}/photos", "--run-dir", run_dir, *flags)
+            flags = split_flags(f"{folder}/photos", train=train, validation=train // 2)
+            seen = programs.run("train", *flags, "--run-dir", run_dir)
             steps = json.loads(Path(run_dir, "report.json").read_text())["seconds"]
         steps.pop("total")
         points.append(Point(photos=size, seconds=round(seen.seconds, 1), peak_bytes=seen.peak_bytes, steps=steps))

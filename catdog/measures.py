@@ -187,16 +187,17 @@ def measure_trainer(folder: str) -> float:
 
 
 def start_trainer(folder: str) -> None:
-    """Run a TensorflowTrainer of one worker that does nothing but note the time; leave both times in `folder`."""
+    """Run the job's trainer with one worker that does nothing but note the time; leave both times in `folder`."""
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
+
+    from catdog.trainer import LeanTensorflowTrainer
 
     def step() -> None:
         with Path(folder, "steps").open("a") as notes:
             notes.write(f"{time.time()}\n")
 
     step()
-    TensorflowTrainer(
+    LeanTensorflowTrainer(
         step,
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(name="trainer", storage_path=folder),

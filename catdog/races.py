@@ -189,5 +189,10 @@ def recipe_flags(photos: str, *, a_class: int) -> list[str]:
     """Return the flags of a train or tune job on up to `a_class` photos a class, a third of them to validate."""
     defaults = TrainConfig()
     train = max(1, min(2 * a_class // 3, defaults.train_per_class))
-    counts = {"--train-per-class": train, "--validation-per-class": max(1, train // 2), "--test-per-class": 0}
+    return split_flags(photos, train=train, validation=max(1, train // 2))
+
+
+def split_flags(photos: str, *, train: int, validation: int) -> list[str]:
+    """Return the flags of a job that draws so many photos a class, and none to test."""
+    counts = {"--train-per-class": train, "--validation-per-class": validation, "--test-per-class": 0}
     return ["--photos", photos, *(text for flag, count in counts.items() for text in (flag, str(count)))]

@@ -597,7 +597,8 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
     if best is None:
         reasons = sorted({record.get("reason", record["status"]) for record in records.values()})
         raise FailureError(f"none of {len(records)} trials finished: {'; '.join(reasons)}")
-    winner = dataclasses.replace(sweep.config(best["values"]), run_dir="")
+    # A place of its own: the photos' default run directory may hold another training of theirs.
+    winner = dataclasses.replace(sweep.config(best["values"]), run_dir=artifacts.join(sweep.run_dir, "best"))
     command = ["python", "jobs/train.py", *command_line(winner)]
     copy_model(artifacts.join(sweep.directory(best["number"]), "model"), artifacts.join(sweep.run_dir, "model"))
     draw_sweep(list(records.values()), list(sweep.space), run_dir=sweep.run_dir)

@@ -47,6 +47,7 @@ from catdog.races import (
     race_catdog,
     race_trials,
     recipe_flags,
+    split_flags,
 )
 from catdog.sample import draw_sample
 from catdog.versions import versions
@@ -105,10 +106,8 @@ class Benchmark:
     def accuracy(self) -> dict[str, Any]:
         """Race the default recipe against the article's on the photos as they are: half of each class to train on."""
         config, run_dir = self._config, f"{self._folder}/race"
-        counts = {"--train-per-class": 100, "--validation-per-class": 100, "--test-per-class": 0}
-        if len(_files(self._photos)) >= 3000:
-            counts |= {"--train-per-class": 1000, "--validation-per-class": 500}
-        flags = ["--photos", self._photos, *(str(text) for pair in counts.items() for text in pair)]
+        train, validation = (1000, 500) if len(_files(self._photos)) >= 3000 else (100, 100)
+        flags = split_flags(self._photos, train=train, validation=validation)
         races = {"catdog, default recipe": race_catdog(self._programs, flags, run_dir=run_dir)}
         self._model = self._model or f"{run_dir}/model"
         races["the article's recipe"] = race_article(self._programs, run_dir=run_dir, epochs=config.article_epochs)

@@ -77,8 +77,8 @@ def test_the_best_trial_is_chosen_on_validation_and_can_be_used_and_trained_agai
     words = shlex.split(best["command"])
     assert words[:2] == ["python", "jobs/train.py"]
     config = parse_arguments(TrainConfig, words[2:], description="train")
-    assert (config.dropout, config.frozen.learning_rate) == (
-        best["values"]["dropout"], best["values"]["frozen.learning_rate"],
+    assert (config.dropout, config.frozen.learning_rate, config.run_dir) == (
+        best["values"]["dropout"], best["values"]["frozen.learning_rate"], f"{finished}/best",
     )  # fmt: skip
     kept = [path.parent.name for path in (finished / "trials").glob("*/model")]
     assert kept == [f"{best['number']:05d}"]
