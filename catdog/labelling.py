@@ -9,6 +9,7 @@ photo that kills the process which decodes it is found out at the second try, an
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -193,14 +194,15 @@ class PartWriter:
     def __init__(self, *, engines: Any, out: str, rule: predictions.LabelRule, batch_size: int, threads: int) -> None:
         self._models = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
         self._out, self._rule = out, rule
+        self._one_by_one = threading.Lock()
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Label and write one part; return how many rows it has."""
         count_tries()
         good = block["error"] == ""
         images = block["image"] if good.all() else block["image"][good]
-        rows = predictions.build_rows(
-            block["path"].tolist(), block["error"].tolist(), [model(images) for model in self._models], self._rule
-        )
+        with self._one_by_one:
+            found = [model(images) for model in self._models]
+        rows = predictions.build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
         predictions.write_part(self._out, int(block["part"][0]), rows, retried=int(block["retried"].sum()))
         return {"rows": np.array([len(good)])}

@@ -30,8 +30,10 @@ def map_in_actors(
 ) -> Any:
     """Return the Ray dataset `blocks` as `actors` actors make it, block by block, each lost one started anew.
 
-    `arguments` are those of the class `actor`. CPUs and GPUs are what each of them books. After MAX_RESTARTS of one
-    actor, or MAX_TRIES of one block, the dataset fails with an exception of Ray's.
+    `arguments` are those of the class `actor`. CPUs and GPUs are what each of them books. Two blocks are in an actor at
+    once, each in a thread of its own, so that one is written while the network runs on the other: the actor itself
+    lets only one of them to the network. After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails
+    with an exception of Ray's.
     """
     import ray
     from ray.util.annotations import RayDeprecationWarning
@@ -44,7 +46,9 @@ def map_in_actors(
             fn_constructor_kwargs=dict(arguments),
             batch_size=None,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=ray.data.ActorPoolStrategy(
+                size=actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+            ),
             num_cpus=num_cpus,
             num_gpus=num_gpus or None,
             max_restarts=MAX_RESTARTS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -285,6 +286,7 @@ class TrunkWriter:
         targets: Sequence[Sequence[tuple[str, str, str]]],
     ) -> None:
         self._trunk = Trunk(extraction, cuts, pretrained, threads=threads, gpu=gpu)
+        self._one_by_one = threading.Lock()
         self._targets = targets
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -292,7 +294,8 @@ class TrunkWriter:
         count_tries()
         kept = block["label"] >= 0
         whole = bool(kept.all())
-        features = self._trunk(block["feature"] if whole else block["feature"][kept])
+        with self._one_by_one:
+            features = self._trunk(block["feature"] if whole else block["feature"][kept])
         rows = {name: block[name] if whole else block[name][kept] for name in ("path", "label", "view")}
         for cut, dtype, path in self._targets[int(block["block"][0])]:
             found = features[cut].astype(dtype, copy=False)
@@ -305,12 +308,14 @@ class TrunkStreamer:
 
     def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
         self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
+        self._one_by_one = threading.Lock()
         self._extraction = extraction
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replace the images of a block by their features."""
         count_tries()
-        features = self._trunk(block["feature"])[self._extraction.cut]
+        with self._one_by_one:
+            features = self._trunk(block["feature"])[self._extraction.cut]
         return {**block, "feature": features.astype(self._extraction.dtype, copy=False)}
 
 
