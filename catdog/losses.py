@@ -47,7 +47,10 @@ def map_in_actors(
             batch_size=None,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(
-                size=actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+                size=actors,
+                max_concurrent_calls_per_actor=2,
+                max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would go with a lost actor
+                enable_true_multi_threading=True,
             ),
             num_cpus=num_cpus,
             num_gpus=num_gpus or None,
