@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,8 @@ import pytest
 from PIL import Image
 
 from catdog import cluster
+
+RAY = str(Path(sys.executable).parent / "ray")
 
 cluster.prepare_environment(verbose=False)
 
@@ -43,6 +49,28 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A `ray start --head` and its temporary folder; in the end every process that it started is killed."""
+    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
+    folder = tempfile.mkdtemp(prefix="catdog-")
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
+         # Ray's own numbers for these may be taken by the Ray that the other tests share.
+         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}", *flags],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield head, Path(folder)
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_processes(title: str, *, address: str) -> list[psutil.Process]:
