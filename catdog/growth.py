@@ -22,7 +22,7 @@ from catdog.races import Programs, split_flags
 from catdog.sources import list_inputs
 
 Say = Callable[[str], None]
-_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
+SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
 _MAX_BLOCK_PHOTOS = 256  # as labelling.photos_a_part has it for many photos
 
 
@@ -164,7 +164,7 @@ def measure_listing(photos: str) -> tuple[float, float]:
     return (time.monotonic() - start) / inputs.num_rows, inputs.nbytes / inputs.num_rows
 
 
-def measure_scheduler(*, blocks: int = _BLOCKS) -> float:
+def measure_scheduler(*, blocks: int = SCHEDULED_BLOCKS) -> float:
     """Return the seconds that Ray Data takes for a block of no work, in the cluster that this process is in."""
     import pyarrow as pa
     import ray

@@ -24,6 +24,7 @@ from catdog.console import duration, table_text
 from catdog.engines import has_bfloat16
 from catdog.errors import UsageError
 from catdog.growth import (
+    SCHEDULED_BLOCKS,
     Point,
     UnitCosts,
     doubled,
@@ -197,7 +198,8 @@ class Benchmark:
             self.trunk()
         assert self._rates is not None
         listing, held = measure_listing(self._many_photos())
-        costs = unit_costs(self._rates, largest, list_a_photo=listing, driver_bytes=held, block=measure_scheduler())
+        block = measure_scheduler(blocks=min(SCHEDULED_BLOCKS, largest.photos))
+        costs = unit_costs(self._rates, largest, list_a_photo=listing, driver_bytes=held, block=block)
         projections = [
             project(photos, nodes=nodes, cores=_PROJECTED_CORES, costs=costs, wait_a_read=wait)
             for wait in (0.0, _STORE_WAIT_SECONDS)

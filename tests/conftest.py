@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,8 @@ import pytest
 from PIL import Image
 
 from catdog import cluster
+
+RAY = str(Path(sys.executable).parent / "ray")
 
 cluster.prepare_environment(verbose=False)
 
@@ -45,14 +51,37 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@contextlib.contextmanager
+def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A `ray start --head` and its temporary folder; in the end every process that it started is killed."""
+    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
+    folder = tempfile.mkdtemp(prefix="catdog-")
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
+         # Ray's own numbers for these may be taken by the Ray that the other tests share.
+         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}", *flags],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield head, Path(folder)
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def find_processes(title: str, *, address: str) -> list[psutil.Process]:
     """The processes that Ray calls `title`, of the cluster at `address` alone; a parent is the raylet of its node."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
+        if title not in " ".join(process.info["cmdline"] or []):
+            continue  # first: to look up every process's parent takes five times as long, and there are tests that poll
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = process.parent()
-            named = title in " ".join(process.info["cmdline"] or [])
-            if named and raylet and any(address in word for word in raylet.cmdline()):
+            if raylet and any(address in word for word in raylet.cmdline()):
                 found.append(process)
     return found
 

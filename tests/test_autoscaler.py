@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import free_port
+from conftest import free_port, started_head
 
 HEAD_ID = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -54,36 +50,22 @@ def autoscaler_file(port: int) -> str:
 def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a shell on a head without CPUs that may start two nodes."""
     port = free_port()
-    folder = tempfile.mkdtemp(prefix="catdog-")  # short, because it has sockets in it
     (tmp_path / "ray_bootstrap_config.yaml").write_text(autoscaler_file(port))
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    shell = {**plain, "HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    head = subprocess.Popen(
-        [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--port={port}",
-         f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=false",
-         f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
-         f"--autoscaling-config={tmp_path}/ray_bootstrap_config.yaml"],
-        env={
-            **plain, "HOME": str(tmp_path), "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        },
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    environment = {
+        **plain, "HOME": str(tmp_path), "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }  # fmt: skip
+    flags = ("--num-cpus=0", f"--port={port}", "--include-dashboard=false")
+    file = f"--autoscaling-config={tmp_path}/ray_bootstrap_config.yaml"
+    with started_head(*flags, file, environment=environment) as (head, folder):
         deadline = time.monotonic() + 60
-        while not (Path(folder) / "ray_current_cluster").exists():
+        while not (folder / "ray_current_cluster").exists():
             assert head.poll() is None
             assert time.monotonic() < deadline, "Ray did not start"
             time.sleep(0.1)
-        yield shell
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if folder in " ".join(process.info["cmdline"] or []):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        yield {**plain, "HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{port}"}
 
 
 def test_a_job_plans_for_the_nodes_that_come_and_ends_on_them(

@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import free_port
-
-RAY = str(Path(sys.executable).parent / "ray")
+from conftest import RAY, free_port, started_head
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell on a machine whose Ray is up and asks for a token."""
     home, port = tmp_path_factory.mktemp("home"), free_port()
-    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
-    folder = tempfile.mkdtemp(prefix="catdog-")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     shell = {
         **plain, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
         "PATH": f"{Path(sys.executable).parent}:{plain['PATH']}", "CATDOG_CACHE": str(home / "cache"),
     }  # fmt: skip
     subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
-    head = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}",
-         "--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}",
-         # Ray's own number for this one may be taken by the Ray that the other tests share.
-         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"],
-        env=shell, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    flags = ("--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1")
+    with started_head(*flags, environment=shell) as (head, _):
         wait_for_jobs(shell, head, port)
         yield shell
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if folder in " ".join(process.info["cmdline"] or []):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], port: int) -> None:
