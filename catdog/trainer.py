@@ -1,7 +1,7 @@
-"""Ray's TensorflowTrainer without TensorFlow in the driver and in the trainer's controller, which have no use for it.
+"""Ray's TensorflowTrainer without what a job of ours has no use for: seconds of a core, and hundreds of MB.
 
-Ray imports TensorFlow there only to name the backend that sets TF_CONFIG on the workers: seconds of a core and hundreds
-of MB in two processes. Import this module where a trainer is started: it imports Ray Train.
+Ray imports TensorFlow in the driver and in the trainer's controller only to name the backend that sets TF_CONFIG on the
+workers, and starts two processes besides. Import this module where a trainer is started: it imports Ray Train.
 """
 
 from __future__ import annotations
@@ -11,15 +11,38 @@ import os
 from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.tensorflow.tensorflow_trainer import TensorflowTrainer
 
 
 class LeanTensorflowTrainer(TensorflowTrainer):  # type: ignore[misc]
-    """A TensorflowTrainer whose workers are made known to each other by TensorflowWorkers; arguments as Ray's."""
+    """A TensorflowTrainer whose workers are made known to each other by TensorflowWorkers.
+
+    Arguments are Ray's, but for `datasets`: what workers read they open themselves.
+    """
 
     def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
         # Past TensorflowTrainer's own, which does nothing but import TensorFlow to make its default backend.
         super(TensorflowTrainer, self).__init__(train_loop_per_worker, backend_config=TensorflowWorkers(), **arguments)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        lean: list[Any] = []
+        for callback in super()._create_default_callbacks():
+            if isinstance(callback, DatasetsCallback):
+                lean.append(_DataContext(train_run_context=self.train_run_context, datasets={}))
+            # The cleaner frees the workers' places when the controller was killed and the driver goes on; Ray itself
+            # frees them when either their maker, the controller, or the job is gone.
+            elif not isinstance(callback, PlacementGroupCleanerCallback):
+                lean.append(callback)
+        return lean
+
+
+class _DataContext(DatasetsCallback):  # type: ignore[misc]
+    """Hands Ray Data's settings to the workers, as its base does, and starts no process to share datasets out."""
+
+    def before_init_train_context(self, workers: list[Any]) -> dict[str, list[Any]]:
+        return {}
 
 
 class TensorflowWorkers(BackendConfig):  # type: ignore[misc]
