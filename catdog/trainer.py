@@ -27,13 +27,16 @@ class LeanTensorflowTrainer(TensorflowTrainer):  # type: ignore[misc]
         super(TensorflowTrainer, self).__init__(train_loop_per_worker, backend_config=TensorflowWorkers(), **arguments)
 
     def _create_default_callbacks(self) -> list[Any]:
+        import ray
+
+        # The cleaner frees the workers' places when the controller was killed and the rest of the job goes on, as a
+        # sweep does around a trial, an actor. A train job ends then, and its places with it.
+        is_trial = ray.get_runtime_context().get_actor_id() is not None
         lean: list[Any] = []
         for callback in super()._create_default_callbacks():
             if isinstance(callback, DatasetsCallback):
                 lean.append(_DataContext(train_run_context=self.train_run_context, datasets={}))
-            # The cleaner frees the workers' places when the controller was killed and the driver goes on; Ray itself
-            # frees them when either their maker, the controller, or the job is gone.
-            elif not isinstance(callback, PlacementGroupCleanerCallback):
+            elif is_trial or not isinstance(callback, PlacementGroupCleanerCallback):
                 lean.append(callback)
         return lean
 
