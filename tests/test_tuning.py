@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import find_processes
 from PIL import Image
 
 from catdog import tuning
@@ -141,24 +141,24 @@ def test_a_distributed_trial_is_a_trainer_of_its_own(finished: Path, photo_folde
 
 
 def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
-    killed = threading.Event()
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    before = find_processes("ray::ImplicitFunc", address=address)  # of a sweep that has just ended
+    killed, ended = threading.Event(), threading.Event()
 
     def kill() -> None:
-        while not killed.is_set():
-            for entry in Path("/proc").iterdir():
-                try:
-                    if entry.name.isdigit() and b"ray::ImplicitFunc" in (entry / "cmdline").read_bytes():
-                        os.kill(int(entry.name), signal.SIGKILL)
-                        killed.set()
-                        return
-                except OSError:
-                    continue
-            time.sleep(0.2)
+        while not (killed.is_set() or ended.wait(0.1)):
+            for process in find_processes("ray::ImplicitFunc.train", address=address):  # Ray's name of a trial at work
+                if process not in before and not killed.is_set():
+                    process.kill()
+                    killed.set()
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     sweep(photo_folder, tmp_path, trials=3, features=str(finished / "features"), scheduler="none")
-    thread.join(1)
+    ended.set()
+    thread.join(10)
     assert killed.is_set()
     (line,) = (line for line in SAID if " was lost and runs again: " in line)
     assert re.fullmatch(r"Trial \d was lost and runs again: The actor died .*", line), line
