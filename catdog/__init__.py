@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from catdog.model import Classifier
+    from catdog.model.classifier import Classifier
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_classifier"]
@@ -19,6 +19,6 @@ def load_classifier(model_dir: str) -> Classifier:
 
     Raises UsageError when `model_dir` is not a model directory.
     """
-    from catdog.model import load_classifier as load  # TensorFlow takes seconds: only when asked
+    from catdog.model.classifier import load_classifier as load  # TensorFlow takes seconds: only when asked
 
     return load(model_dir)

@@ -17,27 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from catdog import artifacts
-from catdog.cluster import prepare_environment
-from catdog.config import knob, parse_arguments
-from catdog.console import duration, table_text
-from catdog.engines import has_bfloat16
-from catdog.errors import UsageError
-from catdog.growth import (
-    SCHEDULED_BLOCKS,
-    Point,
-    UnitCosts,
-    doubled,
-    fit_line,
-    grow_labelling,
-    grow_training,
-    measure_listing,
-    measure_scheduler,
-    multiply_photos,
-    project,
-)
-from catdog.measures import TrunkRates, measure_overheads, measure_trunk
-from catdog.races import (
+from catdog.benchmark.baselines import label_by_tf_data, label_by_threads, train_by_the_article
+from catdog.benchmark.end_to_end import (
     THRESHOLDS,
     Labelled,
     Programs,
@@ -50,9 +31,28 @@ from catdog.races import (
     recipe_flags,
     split_flags,
 )
-from catdog.sample import draw_sample
-from catdog.versions import versions
-from catdog.yardsticks import label_by_tf_data, label_by_threads, train_by_the_article
+from catdog.benchmark.microbenchmarks import TrunkRates, measure_overheads, measure_trunk
+from catdog.benchmark.scaling import (
+    SCHEDULED_BLOCKS,
+    Point,
+    UnitCosts,
+    doubled,
+    fit_line,
+    grow_labelling,
+    grow_training,
+    measure_listing,
+    measure_scheduler,
+    multiply_photos,
+    project,
+)
+from catdog.cluster.plan import prepare_environment
+from catdog.config import knob, parse_arguments
+from catdog.console import duration, table_text
+from catdog.errors import UsageError
+from catdog.model.engines import has_bfloat16
+from catdog.photos.sample import draw_sample
+from catdog.storage import artifacts
+from catdog.storage.versions import versions
 
 _YARDSTICK_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
 _JOB_LABELLERS = {
@@ -342,6 +342,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from catdog.command import run
+    from catdog.command_line import run
 
     sys.exit(run(main))

@@ -11,16 +11,16 @@ def main() -> None:
 
     config = parse_arguments(ExportConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog.cluster import prepare_environment
+    from catdog.cluster.plan import prepare_environment
 
     prepare_environment(verbose=config.verbose)
 
-    from catdog.exports import export
+    from catdog.model.export import export
 
     print(f"Exported: {export(config)}")
 
 
 if __name__ == "__main__":
-    from catdog.command import run
+    from catdog.command_line import run
 
     sys.exit(run(main))

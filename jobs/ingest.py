@@ -11,11 +11,12 @@ def main() -> None:
 
     config = parse_arguments(IngestConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog import artifacts, cluster
+    from catdog.cluster import plan as cluster
+    from catdog.storage import artifacts
 
     cluster.prepare_environment(verbose=config.verbose)
 
-    from catdog.pipeline import ingest, open_run
+    from catdog.training.job import ingest, open_run
 
     run_dir = open_run(config)
     with cluster.connected(verbose=config.verbose, dashboard=False):
@@ -26,6 +27,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from catdog.command import run
+    from catdog.command_line import run
 
     sys.exit(run(main))

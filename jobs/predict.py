@@ -14,11 +14,11 @@ def main() -> None:
 
     config = parse_arguments(PredictConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog.cluster import prepare_environment
+    from catdog.cluster.plan import prepare_environment
 
     prepare_environment(verbose=config.verbose)
 
-    from catdog import inference
+    from catdog.prediction import job as inference
 
     if config.verify:
         inference.verify(config.out)
@@ -29,6 +29,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from catdog.command import run
+    from catdog.command_line import run
 
     sys.exit(run(main))

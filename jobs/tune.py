@@ -14,16 +14,16 @@ def main() -> None:
 
     config = parse_arguments(TuneConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog.cluster import prepare_environment
+    from catdog.cluster.plan import prepare_environment
 
     prepare_environment(verbose=config.verbose)
 
-    from catdog.tuning import tune
+    from catdog.tuning.job import tune
 
     tune(config, started=_STARTED)
 
 
 if __name__ == "__main__":
-    from catdog.command import run
+    from catdog.command_line import run
 
     sys.exit(run(main))

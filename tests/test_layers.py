@@ -1,100 +1,106 @@
+"""The order between the folders of catdog: imports run one way."""
+
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-# A module imports only from layers below its own.
+# A folder, or a module beside the folders, imports only from lines above its own.
 LAYERS = [
-    {"errors", "console", "markup", "versions", "watching"},
-    {"charts", "config", "rows", "artifacts", "pth", "images", "sample", "command", "download", "losses"},
-    {
-        "augmentation",
-        "card",
-        "corrections",
-        "duplicates",
-        "evaluation",
-        "gallery",
-        "keras_environment",
-        "label_errors",
-        "layouts",
-        "outcomes",
-        "page",
-        "photos",
-        "predictions",
-        "report",
-        "schedulers",
-        "space",
-        "tensors",
-        "tracking",
-        "trainer",
-    },
-    {"calibration", "cluster", "features", "manifest", "openvino_graph", "scores", "sorting", "sources", "weights"},
-    {"engines"},
-    {"backbones", "predict_page", "search", "thumbnails", "train_page", "trunk", "tune_page"},
-    {"diagnosis", "labelling", "measures", "model", "races", "stages", "yardsticks"},
-    {"exports", "growth", "inference", "workers"},
-    {"training"},
-    {"pipeline"},
-    {"tuning"},
+    {"errors", "console"},
+    {"config"},
+    {"storage", "command_line"},
+    {"cluster", "evaluation"},
+    {"photos"},
+    {"model", "report"},
+    {"features"},
+    {"prediction", "training"},
+    {"tuning", "benchmark"},
 ]
-# Imported inside functions, in worker processes only: TensorFlow stays out of the driver and of decoding tasks.
-LATE = {
-    ("trunk", "model"),
-    ("trunk", "backbones"),
-    ("workers", "model"),
-    ("workers", "backbones"),
-    ("stages", "model"),
-    ("engines", "model"),
-    ("exports", "model"),
-    ("tuning", "model"),
-    ("yardsticks", "model"),
-    ("yardsticks", "backbones"),
-    ("tuning", "backbones"),
-}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# TensorFlow costs seconds: these import it at their top, and everything else imports these inside functions.
 HEAVY = {"tensorflow", "tf_keras", "efficientnet"}
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-SOURCES = sorted(Path("catdog").glob("*.py"))
+HEAVY_MODULES = {"catdog.model.backbones", "catdog.model.classifier"}
+# What drivers run before they know that TensorFlow is needed.
+DRIVERS = ["catdog.training.job", "catdog.tuning.job", "catdog.prediction.job", "catdog.model.export"]
+
+
+def module_name(source: Path) -> str:
+    return ".".join(source.with_suffix("").parts).removesuffix(".__init__")
+
+
+SOURCES = {module_name(source): source for source in sorted(Path("catdog").rglob("*.py"))}
 
 
 def imports(source: Path, *, top_level: bool) -> set[str]:
-    """The modules that `source` imports, those of catdog as "catdog.name"."""
+    """The modules that `source` imports, by their full names."""
     tree = ast.parse(source.read_text())
-    nodes = tree.body if top_level else list(ast.walk(tree))
     found = set()
-    for node in nodes:
+    for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "catdog":
-            found |= {f"catdog.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in SOURCES else str(node.module) for name in inside}
     return found
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {source.stem for source in SOURCES} - {"__init__"} == LEVEL.keys()
+def place(module: str) -> str:
+    """The folder of a module, or the module itself where it stands beside the folders."""
+    return module.split(".")[1]
 
 
-@pytest.mark.parametrize("source", [source for source in SOURCES if source.stem != "__init__"], ids=lambda s: s.stem)
-def test_a_module_imports_only_what_lies_below_it(source: Path) -> None:
-    for name in imports(source, top_level=False):
-        below = name.removeprefix("catdog.")
-        if not name.startswith("catdog.") or below not in LEVEL or (source.stem, below) in LATE:
-            continue
-        assert LEVEL[below] < LEVEL[source.stem], f"{source.stem} imports {below}"
+def test_every_folder_has_a_layer() -> None:
+    assert {place(module) for module in SOURCES if module != "catdog"} == LEVEL.keys()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
-def test_tensorflow_is_imported_at_the_top_of_two_modules_only(source: Path) -> None:
-    heavy = {name.split(".")[0] for name in imports(source, top_level=True)} & HEAVY
-    assert not heavy or source.stem in {"model", "backbones"}
+@pytest.mark.parametrize("module", [module for module in SOURCES if module != "catdog"])
+def test_a_module_imports_only_from_folders_below_its_own(module: str) -> None:
+    for name in imports(SOURCES[module], top_level=False):
+        if name.startswith("catdog.") and place(name) != place(module):
+            assert LEVEL[place(name)] < LEVEL[place(module)], f"{module} imports {name}"
 
 
-def test_no_module_of_the_driver_reaches_tensorflow_at_import() -> None:
-    reached, queue = set(), ["exports", "pipeline", "inference", "tuning"]
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {name for name in imports(source, top_level=False) if name in SOURCES and name != module}
+        for module, source in SOURCES.items()
+    }
+    graph["catdog"] = set()  # offers load_classifier, and imports it when that is called
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("folder", sorted(name for name in LEVEL if (Path("catdog") / name).is_dir()))
+def test_a_folder_says_what_it_does_and_holds_four_to_nine_modules(folder: str) -> None:
+    initial = Path("catdog", folder, "__init__.py").read_text()
+    docstring = ast.get_docstring(ast.parse(initial))
+    assert docstring
+    assert len(docstring.splitlines()) <= 4
+    assert 4 <= len([*Path("catdog", folder).glob("[!_]*.py"), *Path("catdog", folder).glob("*/__init__.py")]) <= 9
+
+
+def test_the_package_opens_on_fifteen_entries_or_fewer() -> None:
+    assert len(LEVEL) <= 15
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_tensorflow_is_imported_at_the_top_of_two_modules_only(module: str) -> None:
+    heavy = {name.split(".")[0] for name in imports(SOURCES[module], top_level=True)} & HEAVY
+    assert not heavy or module in HEAVY_MODULES
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_no_module_of_a_driver_reaches_tensorflow_at_import(driver: str) -> None:
+    reached: set[str] = set()
+    queue = [driver]
     while queue:
         module = queue.pop()
         reached.add(module)
-        found = {name.removeprefix("catdog.") for name in imports(Path(f"catdog/{module}.py"), top_level=True)}
-        queue += [name for name in found & LEVEL.keys() if name not in reached]
-    assert not reached & {"model", "backbones"}
+        queue += [n for n in imports(SOURCES[module], top_level=True) if n in SOURCES and n not in reached]
+    assert not reached & HEAVY_MODULES
+
+
+def test_tests_stand_in_the_folders_of_what_they_test() -> None:
+    folders = {path.name for path in Path("tests").iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert folders <= LEVEL.keys()

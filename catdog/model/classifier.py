@@ -1,0 +1,242 @@
+"""The classifier: uint8 image in, class probabilities out; its cut into trunk and tail; its file format.
+
+A saved model is a directory of `weights.h5` and `card.json`. The card says what to build, so nothing that is
+loaded is code: a stranger's model cannot run anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from catdog.cluster.environment import set_keras_environment
+
+set_keras_environment()
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from catdog.errors import FailureError, UsageError
+from catdog.model.backbones import build_backbone
+from catdog.model.saved_model import (
+    CARD_FILE,
+    HEAD_CUT,
+    INPUT_CUT,
+    OUTPUT,
+    WEIGHTS_FILE,
+    ClassifierSpec,
+    read_card,
+    spec_from_card,
+)
+from catdog.photos.decode import decode_image
+from catdog.photos.files import read_photo
+from catdog.storage import artifacts
+
+GAP = "gap"
+DROPOUT = "dropout_out"
+
+
+def build_classifier(spec: ClassifierSpec, *, precision: str = "float32") -> tf_keras.Model:
+    """Build the classifier with random weights: (B, S, S, 3) uint8 to (B, classes) float32 probabilities.
+
+    The head is the article's: global pooling `gap`, `dropout_out`, a softmax layer `fc_out`. With the precision
+    `bfloat16` the layers compute in it; weights and probabilities are float32 all the same.
+    """
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        return _build_classifier(spec)
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+
+
+def choose_precision(asked: str, capabilities: Sequence[tuple[int, int]]) -> str:
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 where all GPUs have tensor cores for it.
+
+    `capabilities` has the compute capability (major, minor) of each GPU of the process, and is empty without GPUs.
+    From 8.0 (NVIDIA Ampere) on there are such tensor cores; bfloat16 has float32's range, so no loss needs scaling.
+    """
+    if asked != "auto":
+        return asked
+    return "bfloat16" if capabilities and min(capabilities) >= (8, 0) else "float32"
+
+
+def gpu_capabilities() -> list[tuple[int, int]]:
+    """Return the compute capability of each GPU that TensorFlow sees."""
+    details = (tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU"))
+    return [tuple(found.get("compute_capability", (0, 0))) for found in details]
+
+
+def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
+    image = tf_keras.Input((spec.image_size, spec.image_size, 3), dtype="uint8", name="image")
+    scaled = tf_keras.layers.Rescaling(list(spec.input_scale), list(spec.input_offset), name="input_scaling")(image)
+    feature_map = build_backbone(spec.backbone, scaled)
+    pool = {"max": tf_keras.layers.GlobalMaxPooling2D, "avg": tf_keras.layers.GlobalAveragePooling2D}[spec.pooling]
+    feature = pool(name=GAP)(feature_map)
+    if spec.dropout > 0:
+        feature = tf_keras.layers.Dropout(spec.dropout, name=DROPOUT)(feature)
+    # Probabilities stay float32 where the rest of the model runs in half precision.
+    output = tf_keras.layers.Dense(len(spec.classes), activation="softmax", dtype="float32", name=OUTPUT)(feature)
+    return tf_keras.Model(image, output, name="classifier")
+
+
+def valid_cuts(classifier: tf_keras.Model) -> tuple[str, ...]:
+    """Return the layers at whose input the classifier falls into two, in order from the input.
+
+    A layer inside a skip connection is none: another path leads around it.
+    """
+    last_use: dict[int, int] = {}
+    for index, layer in enumerate(classifier.layers):
+        for tensor in _inputs(layer):
+            last_use[id(tensor)] = index
+    cuts, alive = [], set[int]()
+    for index, layer in enumerate(classifier.layers):
+        inputs = {id(tensor) for tensor in _inputs(layer)}
+        alive = {tensor for tensor in alive if last_use.get(tensor, -1) >= index}
+        if len(inputs) == 1 and alive == inputs:
+            cuts.append(layer.name)
+        alive.add(id(layer.output))
+    return tuple(cuts)
+
+
+def split_at(classifier: tf_keras.Model, cut: str) -> tuple[tf_keras.Model, tf_keras.Model]:
+    """Cut `classifier` at the input of the layer `cut` into (trunk, tail), which share its layers.
+
+    `tail(trunk(image))` equals `classifier(image)`. The cut `input` makes the trunk an identity, the cut
+    `head` leaves dropout and output layer to the tail.
+    Raises UsageError, naming the valid cuts that carry weights, where the layer is none.
+    """
+    if cut == INPUT_CUT:
+        identity = tf_keras.layers.Activation("linear", dtype="uint8", name="identity")(classifier.input)
+        return tf_keras.Model(classifier.input, identity, name="trunk"), classifier
+    if cut == HEAD_CUT:
+        return _split(classifier, classifier.get_layer(GAP).output)
+    cuts = valid_cuts(classifier)
+    if cut not in cuts:
+        trainable = [name for name in cuts if classifier.get_layer(name).weights]
+        known = "a layer inside a skip connection" if cut in {layer.name for layer in classifier.layers} else "no layer"
+        raise UsageError(
+            f"--unfrozen.unfreeze-from: {cut!r} is {known}; expected {INPUT_CUT} or one of {', '.join(trainable)}"
+        )
+    return _split(classifier, classifier.get_layer(cut).input)
+
+
+def _split(classifier: tf_keras.Model, border: Any) -> tuple[tf_keras.Model, tf_keras.Model]:
+    return (
+        tf_keras.Model(classifier.input, border, name="trunk"),
+        tf_keras.Model(border, classifier.output, name="tail"),
+    )
+
+
+def trunk_with_outputs(classifier: tf_keras.Model, cuts: Sequence[str]) -> tf_keras.Model:
+    """Return a model from image to the list of features at `cuts`, computed in one pass."""
+    return tf_keras.Model(classifier.input, [split_at(classifier, cut)[0].output for cut in cuts], name="trunk")
+
+
+def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return where in each image the evidence for its label lies: (N, H, W) float32 from 0 to 1.
+
+    `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map. This is Grad-CAM (R. R.
+    Selvaraju and others, ICCV 2017): the channels of that map weighted by the mean gradient of the label's score,
+    negative sums cut off. Behind the map there are only the pooling and one dense layer, so for both poolings the mean
+    gradient of a channel is its weight in that layer over H * W, and nothing need be differentiated.
+    """
+    last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
+    maps = np.asarray(last(tf.convert_to_tensor(images), training=False))
+    kernel = np.asarray(classifier.get_layer(OUTPUT).kernel)
+    evidence = np.maximum(np.einsum("nhwc,cn->nhw", maps, kernel[:, labels]), 0.0)
+    found: np.ndarray = evidence / np.maximum(evidence.max(axis=(1, 2), keepdims=True), np.float32(1e-9))
+    return found.astype(np.float32)
+
+
+def configure_tensorflow(*, threads: int) -> None:
+    """Give TensorFlow its threads and let it take GPU memory as it needs it; no effect once it has started."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+    except RuntimeError:
+        return  # a process that is used again
+
+
+def save_model(directory: Path, classifier: tf_keras.Model, card: Mapping[str, Any]) -> None:
+    """Write `weights.h5` and `card.json` into the existing local `directory`."""
+    classifier.save_weights(str(directory / WEIGHTS_FILE))
+    artifacts.write_json(str(directory / CARD_FILE), card)
+
+
+def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
+    """Set all weights of `network` from the model directory `model_dir`, a path or URI.
+
+    Raises FailureError when they do not fit.
+    """
+    try:
+        content = artifacts.read_bytes(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE))
+    except OSError as error:
+        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {artifacts.one_line(error)}") from error
+    set_weights(network, content, where=model_dir)
+
+
+def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
+    """Set all weights of `network` from the `content` of a weights.h5.
+
+    Raises FailureError, naming `where`, when they do not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+        local = Path(folder) / WEIGHTS_FILE
+        try:
+            local.write_bytes(content)
+            network.load_weights(str(local))
+        except (OSError, ValueError) as error:
+            raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
+
+
+def load_classifier(model_dir: str) -> Classifier:
+    """Load the model that a train job left in `model_dir`, a path or URI.
+
+    Raises UsageError when it is not a model directory, FailureError when its weights do not fit its card.
+    """
+    card = read_card(model_dir)
+    spec = spec_from_card(card, where=model_dir)
+    network = build_classifier(spec)
+    load_weights_into(network, model_dir)
+    return Classifier(network=network, spec=spec, card=card)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A loaded model: `predict` for one photo, `predict_images` for many."""
+
+    network: tf_keras.Model
+    spec: ClassifierSpec
+    card: Mapping[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+        return self.spec.classes
+
+    def predict(self, photo: str) -> tuple[str, float]:
+        """Return (class name, probability) for the file at `photo`, a path or URI: `("dog", 0.9998)`.
+
+        Raises ImageError when the photo cannot be read.
+        """
+        image = decode_image(read_photo(artifacts.absolute(photo)), size=self.spec.image_size)
+        probabilities = self.predict_images(image[np.newaxis])[0]
+        label = int(np.argmax(probabilities))
+        return self.classes[label], float(probabilities[label])
+
+    def predict_images(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (N, classes) probabilities of uint8 (N, S, S, 3) RGB `images`."""
+        return np.asarray(self.network(tf.convert_to_tensor(images), training=False))
+
+
+def _inputs(layer: tf_keras.layers.Layer) -> list[Any]:
+    if isinstance(layer, tf_keras.layers.InputLayer):
+        return []
+    return list(layer.input) if isinstance(layer.input, list) else [layer.input]

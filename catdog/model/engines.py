@@ -1,0 +1,198 @@
+"""What runs a saved model: uint8 images in, probabilities out. TensorFlow always; OpenVINO where it is installed.
+
+OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. Where
+a CPU or GPU computes in bfloat16, a model may be asked to run in it: faster, with rounding that can be seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import platform
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from catdog.cluster.environment import set_keras_environment
+from catdog.errors import FailureError, UsageError
+from catdog.model.openvino_graph import build_graph, import_openvino
+from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
+from catdog.model.weights.weights_file import parse_tensors
+from catdog.storage import artifacts
+
+_CAPABILITIES, _BFLOAT16 = "OPTIMIZATION_CAPABILITIES", "BF16"  # as OpenVINO names them
+
+
+class Engine(Protocol):
+    """A model that is ready to label."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (N, classes) probabilities of uint8 (N, S, S, 3) RGB `images`; N may be 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelBytes:
+    """A saved model in memory, so that workers need neither its place nor the network."""
+
+    spec: ClassifierSpec
+    weights: bytes  # the content of weights.h5
+    fingerprint: str  # 16 hex digits: what decides its answers
+
+
+def read_model(model_dir: str) -> ModelBytes:
+    """Read the model that a train job left in `model_dir`, a path or URI.
+
+    Raises UsageError when it is not a model directory or its weights cannot be read.
+    """
+    spec = spec_from_card(read_card(model_dir), where=model_dir)
+    path = artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE)
+    try:
+        weights = artifacts.read_bytes(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
+    parse_tensors(weights, backbone=spec.backbone, where=path)  # a damaged file is found here, not in every worker
+    checksum = hashlib.sha256(weights).hexdigest()
+    # What only training knows of, dropout, is left out: it is no part of an answer.
+    decides = {**dataclasses.asdict(spec), "dropout": None, "weights": checksum}
+    return ModelBytes(spec=spec, weights=weights, fingerprint=artifacts.fingerprint(decides))
+
+
+def choose_engine(asked: str, *, gpus: bool) -> str:
+    """Return `tensorflow` or `openvino`; `auto` is OpenVINO where it is installed and the job has no GPUs.
+
+    Raises UsageError when OpenVINO is asked for and not installed.
+    """
+    installed = importlib.util.find_spec("openvino") is not None
+    if asked == "openvino" and not installed:
+        raise UsageError("--engine openvino: expected the package openvino, found none: pip install openvino")
+    if asked == "auto":
+        return "openvino" if installed and not gpus else "tensorflow"
+    return asked
+
+
+def check_precision(precision: str, *, engine: str, gpus: bool) -> None:
+    """Refuse what `engine` cannot compute in, as far as that is known without the machine that it will run on.
+
+    Raises UsageError for bfloat16 in TensorFlow on CPUs.
+    """
+    if precision == "bfloat16" and engine == "tensorflow" and not gpus:
+        raise UsageError(
+            "--precision bfloat16: expected GPUs or --engine openvino, found TensorFlow on CPUs, which is slower in it"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """A model in memory, the name of what runs it, and in which arithmetic: what a worker builds its Engine from."""
+
+    model: ModelBytes
+    engine: str = "tensorflow"
+    precision: str = "float32"  # or bfloat16; what goes in and what comes out are the same
+
+    def load(self, *, batch_size: int, threads: int) -> Engine:
+        """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread.
+
+        Raises FailureError when the weights do not fit the card, or when this machine cannot compute in `precision`.
+        """
+        if self.engine == "openvino":
+            return OpenvinoEngine(self.model, threads=threads, precision=self.precision)
+        return TensorflowEngine(self.model, batch_size=batch_size, threads=threads, precision=self.precision)
+
+
+class TensorflowEngine:
+    """The model in TensorFlow, on the GPU where the process has one."""
+
+    def __init__(self, model: ModelBytes, *, batch_size: int, threads: int, precision: str) -> None:
+        set_keras_environment()
+        import tensorflow as tf
+
+        from catdog.model.classifier import build_classifier, configure_tensorflow, set_weights
+
+        configure_tensorflow(threads=threads)
+        network = build_classifier(model.spec, precision=precision)
+        set_weights(network, model.weights, where="the model")
+        size = model.spec.image_size
+        self._batch, self._classes = batch_size, len(model.spec.classes)
+        self._run = tf.function(
+            lambda images: network(images, training=False),
+            input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)],
+        )
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of `images`, as Engine says."""
+        found = [self._run(images[start : start + self._batch]).numpy() for start in range(0, len(images), self._batch)]
+        return np.concatenate(found) if found else np.zeros((0, self._classes), np.float32)
+
+
+class OpenvinoEngine:
+    """The model in OpenVINO on CPU threads."""
+
+    def __init__(self, model: ModelBytes, *, threads: int, precision: str) -> None:
+        self._run = OpenvinoRunner(build_graph(model.spec, model.weights), threads=threads, precision=precision)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities of `images`, as Engine says."""
+        return self._run(images)[0]
+
+
+def has_bfloat16() -> bool:
+    """Tell whether OpenVINO is installed and this machine's CPU computes in bfloat16."""
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    return _BFLOAT16 in import_openvino().Core().get_property("CPU", _CAPABILITIES)
+
+
+def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
+    """Refuse a precision that this CPU would only imitate. `capabilities` are as OpenVINO names them.
+
+    Raises FailureError with what to do.
+    """
+    if precision == "bfloat16" and _BFLOAT16 not in capabilities:
+        raise FailureError(
+            f"--precision bfloat16: expected a CPU that computes in it (AVX512_BF16 or AMX), found none on "
+            f"{platform.node()}: use --precision float32"
+        )
+
+
+class OpenvinoRunner:
+    """An openvino.Model of (?, S, S, 3) uint8 images on CPU threads; its features and probabilities are float32.
+
+    Raises FailureError where the CPU does not compute in `precision`.
+    """
+
+    def __init__(self, graph: Any, *, threads: int, precision: str = "float32") -> None:
+        openvino = import_openvino()
+        core = openvino.Core()
+        check_cpu(precision, core.get_property("CPU", _CAPABILITIES))
+        self._shapes = [tuple(side.get_length() for side in list(output.partial_shape)[1:]) for output in graph.outputs]
+        # An image for each thread at a time was the fastest of batches of 1 to 32, with one stream or several.
+        graph.reshape([1, *list(graph.inputs[0].partial_shape)[1:]])
+        compiled = core.compile_model(
+            graph,
+            "CPU",
+            {
+                # By itself it takes bfloat16 where the CPU has it, and other machines would give other rows.
+                "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "NUM_STREAMS": threads,
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,  # two actors would fight for the same cores
+            },
+        )
+        self._queue: Any = openvino.AsyncInferQueue(compiled, threads)
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return each output, (N, …) float32, of uint8 (N, S, S, 3) `images`; N may be 0."""
+        found = [np.zeros((len(images), *shape), np.float32) for shape in self._shapes]
+
+        def keep(request: Any, place: int) -> None:
+            for index, array in enumerate(found):
+                array[place] = request.get_output_tensor(index).data[0]
+
+        self._queue.set_callback(keep)
+        for place in range(len(images)):
+            self._queue.start_async({0: images[place : place + 1]}, place)
+        self._queue.wait_all()
+        return found

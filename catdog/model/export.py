@@ -1,0 +1,185 @@
+"""A trained model in the formats of other programs, each proved to agree with ours before it stands.
+
+Input and output are the same everywhere: uint8 RGB images (N, S, S, 3), squeezed to the square, to float32
+probabilities (N, classes); scaling, softmax and calibration are inside. The model card goes along: it names the
+classes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catdog.config import ExportConfig
+from catdog.errors import FailureError, ImageError, UsageError
+from catdog.model.engines import ModelBytes, read_model
+from catdog.model.openvino_graph import build_graph, import_openvino
+from catdog.model.saved_model import CARD_FILE
+from catdog.photos.decode import decode_image
+from catdog.photos.inputs import list_inputs, read_inputs
+from catdog.photos.sample import draw_sample
+from catdog.storage import artifacts
+
+TOLERANCE = 1e-4  # of a probability
+_PHOTOS = 10
+_SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
+_PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}
+
+Say = Callable[[str], None]
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def export(config: ExportConfig, *, say: Say = print) -> str:
+    """Write the model `config.model` as `config.to` at `config.out`, and return where it stands.
+
+    What was written is read back and run on ten photos first; nothing is left at `out` unless its probabilities are
+    the model's within 0.0001. Raises UsageError for a mistake in the command, FailureError when they are not.
+    """
+    if not (config.model and config.to and config.out):
+        raise UsageError("--model, --to and --out are needed: --model runs/pets/model --to tflite --out pets.tflite")
+    for package in _PACKAGES.get(config.to, ()):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"--to {config.to}: expected the package {package}, found none: pip install 'catdog[{config.to}]'"
+            )
+    out = artifacts.absolute(config.out)
+    suffix = _SUFFIXES.get(config.to, "")
+    out += "" if out.lower().endswith(suffix) else suffix
+    if artifacts.exists(out):
+        raise UsageError(f"--out {config.out}: {out} exists already: give another place, or delete it")
+    model = read_model(config.model)
+    images = _read_images(config.photos, size=model.spec.image_size, max_pixels=config.max_pixels)
+    from catdog.model.classifier import load_classifier
+
+    classifier = load_classifier(config.model)
+    expected = classifier.predict_images(images)
+    with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+        made = Path(folder) / f"model{suffix}"
+        run = {"savedmodel": _save_model, "tflite": _save_tflite, "onnx": _save_onnx, "openvino": _save_openvino}
+        found = run[config.to](model, classifier, made)(images)
+        difference = float(np.abs(found - expected).max())
+        if found.shape != expected.shape or not difference <= TOLERANCE:
+            raise FailureError(
+                f"the exported model does not agree with {config.model} on {len(images)} photos: probabilities differ "
+                f"by up to {difference:.2g}, at most {TOLERANCE:g} is allowed; nothing was written"
+            )
+        _publish(made, out, card=artifacts.read_bytes(artifacts.join(artifacts.absolute(config.model), CARD_FILE)))
+    say(
+        f"Agreement on {len(images)} photos: probabilities differ by up to {difference:.2g} "
+        f"(at most {TOLERANCE:g} is allowed)."
+    )
+    return out
+
+
+def _read_images(photos: str, *, size: int, max_pixels: int) -> np.ndarray:
+    """Return ten images, uint8 (10, S, S, 3), or as many as can be read; of the drawn sample without `photos`."""
+    with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+        if not photos:
+            draw_sample(Path(folder) / "sample", per_class=_PHOTOS // 2)
+        images: list[np.ndarray] = []
+        for _, content in read_inputs(list_inputs(photos or folder)):
+            try:
+                if not isinstance(content, ImageError):
+                    images.append(decode_image(content, size=size, max_pixels=max_pixels))
+            except ImageError:
+                continue
+            if len(images) == _PHOTOS:
+                break
+    if not images:
+        raise UsageError(
+            f"--photos {photos}: expected photos to try the exported model on, found none that can be read"
+        )
+    return np.stack(images)
+
+
+def _publish(made: Path, out: str, *, card: bytes) -> None:
+    """Put what stands at `made` to `out`: the card and OpenVINO's weights first, so that the model comes last."""
+    if made.is_dir():
+        (made / CARD_FILE).write_bytes(card)
+        with artifacts.staged_directory(out) as folder:
+            for file in sorted(made.rglob("*")):
+                if file.is_file():
+                    place = folder / file.relative_to(made)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(file.read_bytes())
+        return
+    stem = out[: -len(made.suffix)]
+    artifacts.write_bytes(f"{stem}.json", card)
+    for file in (made.with_suffix(".bin"), made):
+        if file.exists():
+            artifacts.write_bytes(stem + file.suffix, file.read_bytes())
+
+
+# Formats: each writes its files, and returns a function that runs what it has written
+
+
+def _serving_function(classifier: Any) -> Any:
+    """Return the model as a tf.function of one signature, `image` to `probabilities`."""
+    import tensorflow as tf
+
+    network, size = classifier.network, classifier.spec.image_size
+    module = tf.Module()
+    module.parameters = network.variables  # not the network itself: Keras would trace each layer once more to save it
+    module.serve = tf.function(
+        lambda image: {"probabilities": network(image, training=False)},
+        input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
+    )
+    return module
+
+
+def _save_model(model: ModelBytes, classifier: Any, made: Path) -> Predict:
+    import tensorflow as tf
+
+    module = _serving_function(classifier)
+    tf.saved_model.save(module, str(made), signatures={"serving_default": module.serve})
+    served = tf.saved_model.load(str(made)).signatures["serving_default"]
+    return lambda images: np.asarray(served(image=tf.constant(images))["probabilities"])
+
+
+def _save_tflite(model: ModelBytes, classifier: Any, made: Path) -> Predict:
+    import tensorflow as tf
+
+    module = _serving_function(classifier)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    made.write_bytes(converter.convert())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow announces another package for what it still has itself
+        interpreter = tf.lite.Interpreter(model_path=str(made))
+    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(taken["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(taken["index"], images)
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(given["index"]))
+
+    return predict
+
+
+def _save_onnx(model: ModelBytes, classifier: Any, made: Path) -> Predict:
+    import onnxruntime
+    import tf2onnx
+
+    module = _serving_function(classifier)
+    converted, _ = tf2onnx.convert.from_function(
+        module.serve, input_signature=module.serve.input_signature, opset=17, output_path=str(made)
+    )
+    del converted
+    session = onnxruntime.InferenceSession(str(made), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images})[0])
+
+
+def _save_openvino(model: ModelBytes, classifier: Any, made: Path) -> Predict:
+    openvino = import_openvino()
+    openvino.save_model(build_graph(model.spec, model.weights), str(made), compress_to_fp16=False)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(str(made)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: np.array(compiled({0: images})[0])

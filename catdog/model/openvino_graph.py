@@ -1,0 +1,150 @@
+"""The classifier as an OpenVINO graph, made from its weights by the names of the layers: without TensorFlow."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from catdog.errors import FailureError, UsageError
+from catdog.model.saved_model import HEAD_CUT, WEIGHTS_FILE, ClassifierSpec
+from catdog.model.weights.weights_file import Tensors, parse_tensors
+from catdog.storage import artifacts
+
+# What the names and shapes of the weights do not tell. Source: efficientnet/model.py, DEFAULT_BLOCKS_ARGS.
+_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
+ACTIVATIONS = {"efficientnet-b0": "swish", "efficientnet-lite0": "relu6"}
+_EPSILON = 1e-3  # of Keras's batch normalization
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which reports over the network unless one opts out."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
+    """Return the openvino.Model of a classifier: (?, S, S, 3) uint8 images to (?, classes) float32 probabilities.
+
+    `weights` is the content of its weights.h5. Batch normalization is folded into the convolutions.
+    Raises FailureError when the weights do not fit `spec`.
+    """
+    import_openvino()
+    try:
+        tensors, _ = parse_tensors(weights, backbone=spec.backbone, where="the model")
+        return _Builder(spec, tensors).build()
+    except (UsageError, KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
+
+
+def can_cut(cut: str) -> bool:
+    """Tell whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
+    return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-d]_(expand_|dw|project_))conv", cut) is not None
+
+
+def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> Any:
+    """Return the openvino.Model of a trunk: (?, S, S, 3) uint8 images to the float32 features at each of `cuts`.
+
+    Feature maps are (?, H, W, C), those at the head (?, C). The classes and the dropout of `spec` do not matter.
+    Raises FailureError when `tensors` do not fit the backbone.
+    """
+    import_openvino()
+    try:
+        return _Builder(spec, tensors).build_trunk(cuts)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise FailureError(f"the backbone's weights cannot be used: {artifacts.one_line(error)}") from error
+
+
+class _Builder:
+    """Puts model.build_classifier's network together from OpenVINO's operations, channels first."""
+
+    def __init__(self, spec: ClassifierSpec, tensors: Tensors) -> None:
+        self._ops = importlib.import_module("openvino.opset13")
+        self._spec, self._tensors, self._used = spec, tensors, set[str]()
+        self._inputs: dict[str, Any] = {}  # of each convolution, by its name
+
+    def build(self) -> Any:
+        """Return the classifier.
+
+        Raises KeyError for a missing layer, ValueError for one too many, RuntimeError where shapes do not fit.
+        """
+        ops = self._ops
+        image, feature = self._backbone()
+        head = self._layer("fc_out")
+        kernel, bias = self._constant(head["kernel"]), self._constant(head["bias"])
+        logits = ops.add(ops.matmul(feature, kernel, False, False), bias)
+        if extra := self._tensors.keys() - self._used:
+            raise ValueError(f"no layer has the name {min(extra)}")
+        return import_openvino().Model([ops.softmax(logits, 1)], [image], "classifier")
+
+    def build_trunk(self, cuts: Sequence[str]) -> Any:
+        """Return the trunk with an output for each of `cuts`. Raises as `build` does, but for a layer too many."""
+        image, feature = self._backbone()
+        last = self._ops.constant([0, 2, 3, 1])
+        outputs = [feature if cut == HEAD_CUT else self._ops.transpose(self._inputs[cut], last) for cut in cuts]
+        return import_openvino().Model(outputs, [image], "trunk")
+
+    def _backbone(self) -> tuple[Any, Any]:
+        """Return the image and the pooled feature."""
+        ops, spec = self._ops, self._spec
+        image = ops.parameter([-1, spec.image_size, spec.image_size, 3], np.uint8, name="image")
+        node = ops.transpose(ops.convert(image, "f32"), ops.constant([0, 3, 1, 2]))
+        scale, offset = (self._constant(values, channels=True) for values in (spec.input_scale, spec.input_offset))
+        node = ops.add(ops.multiply(node, scale), offset)
+        node = self._activate(self._convolve(node, "stem_conv", normalization="stem_bn", stride=2))
+        for stage, (blocks, stride) in enumerate(_STAGES, 1):
+            for index in range(blocks):
+                node = self._block(node, f"block{stage}{'abcd'[index]}_", stride=1 if index else stride, skip=index > 0)
+        node = self._activate(self._convolve(node, "top_conv", normalization="top_bn"))
+        pool = {"max": ops.reduce_max, "avg": ops.reduce_mean}[spec.pooling]
+        return image, pool(node, ops.constant([2, 3]), keep_dims=False)
+
+    def _block(self, node: Any, prefix: str, *, stride: int, skip: bool) -> Any:
+        """Apply one inverted residual block, whose optional layers are those that have weights."""
+        ops, start = self._ops, node
+        if f"{prefix}expand_conv" in self._tensors:
+            node = self._activate(self._convolve(node, f"{prefix}expand_conv", normalization=f"{prefix}expand_bn"))
+        node = self._convolve(node, f"{prefix}dwconv", normalization=f"{prefix}bn", stride=stride)
+        node = self._activate(node)
+        if f"{prefix}se_reduce" in self._tensors:
+            squeezed = ops.reduce_mean(node, ops.constant([2, 3]), keep_dims=True)
+            reduced = self._activate(self._convolve(squeezed, f"{prefix}se_reduce"))
+            node = ops.multiply(node, ops.sigmoid(self._convolve(reduced, f"{prefix}se_expand")))
+        node = self._convolve(node, f"{prefix}project_conv", normalization=f"{prefix}project_bn")
+        return ops.add(node, start) if skip else node
+
+    def _convolve(self, node: Any, name: str, *, normalization: str = "", stride: int = 1) -> Any:
+        """Apply the convolution `name` with "same" padding, its batch normalization folded into kernel and bias."""
+        layer, self._inputs[name] = self._layer(name), node
+        if depthwise := "depthwise_kernel" in layer:
+            # (H, W, C, 1) to (C, 1, 1, H, W): a group for each channel.
+            kernel = layer["depthwise_kernel"].transpose(2, 3, 0, 1)[:, np.newaxis]
+        else:
+            kernel = layer["kernel"].transpose(3, 2, 0, 1)
+        bias = layer.get("bias")
+        if normalization:
+            values = {key: array.astype(np.float64) for key, array in self._layer(normalization).items()}
+            factor = values["gamma"] / np.sqrt(values["moving_variance"] + _EPSILON)
+            kernel = kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
+            bias = values["beta"] - values["moving_mean"] * factor
+        apply = self._ops.group_convolution if depthwise else self._ops.convolution
+        node = apply(node, self._constant(kernel), [stride, stride], [0, 0], [0, 0], [1, 1], auto_pad="same_upper")
+        return node if bias is None else self._ops.add(node, self._constant(bias, channels=True))
+
+    def _activate(self, node: Any) -> Any:
+        relu6 = ACTIVATIONS[self._spec.backbone] == "relu6"
+        return self._ops.clamp(node, 0.0, 6.0) if relu6 else self._ops.swish(node)
+
+    def _layer(self, name: str) -> dict[str, np.ndarray]:
+        self._used.add(name)
+        return self._tensors[name]
+
+    def _constant(self, values: Any, *, channels: bool = False) -> Any:
+        array = np.ascontiguousarray(values, np.float32)
+        return self._ops.constant(array.reshape(1, -1, 1, 1) if channels else array)

@@ -1,0 +1,70 @@
+"""The model card: what to build a classifier from, and what is known about it. Needs no TensorFlow to read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from catdog.errors import UsageError
+from catdog.storage import artifacts
+
+CARD_FILE = "card.json"
+WEIGHTS_FILE = "weights.h5"
+CARD_FORMAT = 1
+
+# Cuts that are no layer's name: before the whole backbone, and between the pooling and the head.
+INPUT_CUT = "input"
+HEAD_CUT = "head"
+OUTPUT = "fc_out"  # the output layer's name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierSpec:
+    """All that is needed to build a classifier but its weights.
+
+    `image_size` is the side of the square input, in pixels. The backbone sees
+    `image * input_scale + input_offset`, each channel of a [0, 255] image by itself.
+    """
+
+    backbone: str
+    image_size: int
+    classes: tuple[str, ...]
+    pooling: str
+    dropout: float
+    input_scale: tuple[float, float, float]
+    input_offset: tuple[float, float, float]
+
+
+def spec_to_card(spec: ClassifierSpec) -> dict[str, Any]:
+    """Return the part of a model card that tells how to build the classifier."""
+    return {"format": CARD_FORMAT, **dataclasses.asdict(spec), "classes": list(spec.classes)}
+
+
+def spec_from_card(card: Mapping[str, Any], *, where: str) -> ClassifierSpec:
+    """Read back what `spec_to_card` wrote.
+
+    Raises UsageError, naming `where`, when something is missing or of another format.
+    """
+    if card.get("format") != CARD_FORMAT:
+        raise UsageError(f"{where}: expected a model card of format {CARD_FORMAT}, found {card.get('format')!r}")
+    names = [field.name for field in dataclasses.fields(ClassifierSpec)]
+    missing = [name for name in names if name not in card]
+    if missing:
+        raise UsageError(f"{where}: the model card lacks {', '.join(missing)}; was it written by catdog?")
+    values: dict[str, Any] = {name: tuple(card[name]) if isinstance(card[name], list) else card[name] for name in names}
+    return ClassifierSpec(**values)
+
+
+def read_card(model_dir: str) -> dict[str, Any]:
+    """Return the card of the model in `model_dir`, a path or URI.
+
+    Raises UsageError when the directory holds no model.
+    """
+    path = artifacts.join(artifacts.absolute(model_dir), CARD_FILE)
+    if not artifacts.exists(path):
+        raise UsageError(
+            f"{model_dir} is not a model directory: expected {CARD_FILE} and {WEIGHTS_FILE} in it, "
+            "as a train job leaves them in RUN_DIR/model"
+        )
+    return artifacts.read_json(path)

@@ -1,0 +1,202 @@
+"""Reads the tensors of a backbone out of a weights file, whoever wrote it: by layer name, then variable name.
+
+The names, like the layouts, are those of the `efficientnet` package: "stem_conv", "kernel". What a file expects as its
+input comes with them: a file of Keras's own EfficientNet holds a normalization layer, all others expect what is usual
+for the backbone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from catdog.errors import UsageError
+from catdog.model.weights.torch_file import parse_state_dict
+
+Tensors = dict[str, dict[str, np.ndarray]]
+Channels = tuple[float, float, float]  # red, green, blue
+
+
+class Scaling(NamedTuple):
+    """What a backbone's input is made of: `image * scale + offset`, each channel of a [0, 255] image by itself."""
+
+    scale: Channels
+    offset: Channels
+
+
+def _standardize(mean: Collection[float], stddev: Collection[float]) -> Scaling:
+    """Return (image / 255 - mean) / stddev as a scaling."""
+    red, green, blue = ((1 / (255 * d), -m / d) for m, d in zip(map(float, mean), map(float, stddev), strict=True))
+    return Scaling((red[0], green[0], blue[0]), (red[1], green[1], blue[1]))
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]
+IMAGENET_STDDEV = (0.229, 0.224, 0.225)
+DEFAULT_SCALINGS = {
+    "efficientnet-b0": _standardize(IMAGENET_MEAN, IMAGENET_STDDEV),
+    # (image - 127) / 128, as TensorFlow's EfficientNet-Lite was trained.
+    "efficientnet-lite0": Scaling((1 / 128, 1 / 128, 1 / 128), (-127 / 128, -127 / 128, -127 / 128)),
+}
+
+_TOP = "probs"
+_TOP_NAMES = (_TOP, "predictions", "fc")
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_LISTED = 6  # names in an error, before "and 12 more"
+
+
+def parse_tensors(content: bytes, *, backbone: str, where: str) -> tuple[Tensors, Scaling]:
+    """Return the tensors in the bytes of a Keras HDF5 or a torch file, and the scaling that they expect.
+
+    Raises UsageError, naming `where`, when it is neither or is broken.
+    """
+    if not content.startswith(_HDF5_SIGNATURE):
+        return _from_torch(parse_state_dict(content, where=where)), DEFAULT_SCALINGS[backbone]
+    tensors = _parse_h5(content, where=where)
+    normalizations = [layer for layer in tensors if re.fullmatch(r"normalization(_\d+)?", layer)]
+    if len(normalizations) != 1:
+        return tensors, DEFAULT_SCALINGS[backbone]
+    return tensors, _scaling_of(tensors.pop(normalizations[0]), where=where)
+
+
+def check_tensors(tensors: Tensors, *, shapes: Mapping[str, Mapping[str, tuple[int, ...]]], where: str) -> None:
+    """Raise UsageError, naming `where`, unless `tensors` are exactly those of `shapes`, by layer and variable name.
+
+    A 1000-class top that `shapes` does not ask for may be there.
+    """
+    wanted = {f"{layer}/{name}": shape for layer, variables in shapes.items() for name, shape in variables.items()}
+    found = {
+        f"{layer}/{name}": array.shape
+        for layer, variables in tensors.items()
+        if layer != _TOP or _TOP in shapes
+        for name, array in variables.items()
+    }
+    misshaped = {
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in wanted.keys() & found.keys()
+        if found[name] != wanted[name]
+    }
+    lists = {"missing": wanted.keys() - found.keys(), "extra": found.keys() - wanted.keys(), "mis-shaped": misshaped}
+    faults = [f"{len(names)} {fault}: {_listing(names)}" for fault, names in lists.items() if names]
+    if faults:
+        raise UsageError(f"{where}: its tensors do not fit the backbone: {'; '.join(faults)}")
+
+
+def _listing(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = len(ordered) - _LISTED
+    return ", ".join(ordered[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _parse_h5(content: bytes, *, where: str) -> Tensors:
+    """Return the tensors of a weights file or whole model in Keras's HDF5 layout.
+
+    Nested models and old versions put further groups around a layer's; its own name is always the last.
+    Raises UsageError, naming `where`.
+    """
+    tensors: Tensors = {}
+    for path, array in _read_datasets(content, where=where).items():
+        *_, layer, name = ["", *path.split("/")]
+        layer, name = _TOP if layer in _TOP_NAMES else layer, name.split(":")[0]
+        if layer.endswith("dwconv") and name == "kernel":
+            name = "depthwise_kernel"  # Keras 3 calls it so
+        if name in tensors.setdefault(layer, {}):
+            raise UsageError(f"{where}: holds {layer}/{name} twice; expected the weights of one backbone")
+        tensors[layer][name] = array
+    return tensors
+
+
+def _read_datasets(content: bytes, *, where: str) -> dict[str, np.ndarray]:
+    """Return the weights in an HDF5 file of Keras's layout as float32, by path; links are not followed."""
+    datasets: dict[str, np.ndarray] = {}
+
+    def collect(path: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset):
+            datasets[path] = np.asarray(node[()], np.float32)
+
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            root = file.get("model_weights", file)  # of a whole model, without its optimizer's
+            in_layout = any(name.startswith("layer_names") for name in root.attrs)
+            if in_layout:
+                root.visititems(collect)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"{where}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
+    if not in_layout:
+        raise UsageError(
+            f"{where}: holds no layer_names, so it is not of Keras's HDF5 layout; "
+            'save it again from tf_keras with model.save_weights("NAME.h5")'
+        )
+    return datasets
+
+
+def _scaling_of(normalization: Mapping[str, np.ndarray], *, where: str) -> Scaling:
+    """Return the scaling that Keras's EfficientNet computes with the weights of its normalization layer.
+
+    It is (image / 255 - mean) / sqrt(variance). The published file holds standard deviations where the variances
+    should be, and for `weights="imagenet"` alone Keras divides by their root once more, which makes up for it. So a
+    variance equal to ImageNet's standard deviation tells the published file, or one saved from a model built with
+    it; any other is taken at its word. A model that was never normalized holds 0 and 1: image / 255.
+    Source: tf_keras/src/applications/efficientnet.py; github.com/tensorflow/tensorflow/issues/49930.
+    """
+    mean, variance = (normalization.get(name, np.empty(0)).ravel() for name in ("mean", "variance"))
+    if mean.size != 3 or variance.size != 3 or not (variance > 0).all():
+        raise UsageError(f"{where}: its normalization layer holds no mean and variance of three channels")
+    published = np.allclose(variance, IMAGENET_STDDEV, rtol=0, atol=1e-4)
+    return _standardize(mean, variance if published else np.sqrt(variance))
+
+
+_BLOCK_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # of B0 and Lite0: torch counts blocks through, Keras by stage and letter
+_BLOCK_NAMES = [f"block{stage}{'abcd'[i]}" for stage, repeats in enumerate(_BLOCK_REPEATS, 1) for i in range(repeats)]
+_TORCH_ENDS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn", "_fc": _TOP}
+_TORCH_BLOCK = {
+    "_expand_conv": "expand_conv",
+    "_bn0": "expand_bn",
+    "_depthwise_conv": "dwconv",
+    "_bn1": "bn",
+    "_se_reduce": "se_reduce",
+    "_se_expand": "se_expand",
+    "_project_conv": "project_conv",
+    "_bn2": "project_bn",
+}
+_TORCH_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def _from_torch(state: Mapping[str, np.ndarray]) -> Tensors:
+    """Return the tensors of `efficientnet_pytorch` and its Lite sister under Keras's names and in its layouts.
+
+    A name that is not theirs is kept, to be reported as extra.
+    """
+    tensors: Tensors = {}
+    for path, array in state.items():
+        module, _, name = path.rpartition(".")
+        layer = _torch_layer(module)
+        if name == "num_batches_tracked":
+            continue  # of use to torch's training alone
+        if layer.endswith("dwconv") and array.ndim == 4:
+            name, array = "depthwise_kernel", array.transpose(2, 3, 0, 1)  # (C, 1, H, W) to (H, W, C, 1)
+        elif array.ndim == 4:
+            name, array = "kernel", array.transpose(2, 3, 1, 0)  # (O, I, H, W) to (H, W, I, O)
+        elif array.ndim == 2:
+            name, array = "kernel", array.T
+        elif layer.endswith("bn"):
+            name = _TORCH_BATCH_NORM.get(name, name)
+        tensors.setdefault(layer, {})[name] = np.ascontiguousarray(array, np.float32)
+    return tensors
+
+
+def _torch_layer(module: str) -> str:
+    """Return the Keras name of a torch module, or `module` itself where it has none."""
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", module)
+    if block and int(block[1]) < len(_BLOCK_NAMES) and block[2] in _TORCH_BLOCK:
+        return f"{_BLOCK_NAMES[int(block[1])]}_{_TORCH_BLOCK[block[2]]}"
+    return _TORCH_ENDS.get(module, module)

@@ -1,0 +1,193 @@
+"""Which of the prediction rows a page shows: a bounded, seeded sample of any number, drawn in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog.storage.schemas import UNSURE
+
+PICTURES = 400  # at most; each is some 6 kB of the page
+_A_GROUP = 60  # of each kind for each label
+_ERRORS_A_CODE = 100
+_NAMES = 5_000  # of the first rows, and as many again of errors and unsure ones
+_BINS = 50
+_SEED = 0
+
+# Why a photo is shown.
+LEAST_SURE, BY_CHANCE, WRONG, DIFFERENT = "least sure", "by chance", "wrong", "models differ"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a page shows of the rows.
+
+    `photos` are rows with `kinds`, the reasons they are shown, and `true`, the class name that their folder tells or
+    None. `histograms` has counts by label in equal bins of the probability from 0 to 1. `names` are rows that can be
+    searched, `searched_all` when no other exists.
+    """
+
+    rows: int
+    photos: list[dict[str, Any]]
+    labels: dict[str, int]
+    histograms: dict[str, list[int]]
+    errors: list[dict[str, Any]]
+    error_counts: dict[str, int]
+    names: list[dict[str, Any]]
+
+    @property
+    def searched_all(self) -> bool:
+        """Whether every row is among `names`."""
+        return len(self.names) == self.rows
+
+
+def choose_rows(
+    tables: Iterable[pa.Table], *, classes: Sequence[str], unsure: bool, true: np.ndarray | None = None
+) -> Shown:
+    """Choose from `tables` of prediction rows, which are read once, one after the other, and not kept.
+
+    `unsure` tells whether UNSURE is one of the labels; `true` (rows,) has the label that each row's folder tells, -1
+    for none. The same rows give the same choice.
+    """
+    labels = [*classes, *([UNSURE] if unsure else [])]
+    groups = min(_A_GROUP, max(1, PICTURES // (2 * len(labels) + 2)))
+    chooser = _Chooser(labels, classes=classes, most=groups, true=true)
+    for table in tables:
+        chooser.add(table)
+    return chooser.shown()
+
+
+class _Least:
+    """The places of the least keys of a stream."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._keys, self.places = np.empty(0), np.empty(0, np.int64)
+
+    def add(self, keys: np.ndarray, places: np.ndarray) -> None:
+        if len(keys) > self._most:  # a cheap cut before the exact one, whose ties the place decides
+            edge = np.partition(keys, self._most - 1)[self._most - 1]
+            places, keys = places[keys <= edge], keys[keys <= edge]
+        keys, places = np.concatenate([self._keys, keys]), np.concatenate([self.places, places])
+        order = np.lexsort((places, keys))[: self._most]
+        self._keys, self.places = keys[order], places[order]
+
+
+class _Chooser:
+    def __init__(self, labels: Sequence[str], *, classes: Sequence[str], most: int, true: np.ndarray | None) -> None:
+        self._labels, self._classes, self._true = list(labels), list(classes), true
+        self._kept = {(kind, label): _Least(most) for kind in (LEAST_SURE, BY_CHANCE) for label in labels}
+        self._kept |= {(kind, ""): _Least(most) for kind in (WRONG, DIFFERENT)}
+        self._first = _Least(PICTURES)  # the first that have a label: where there are no more, all are shown
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._histograms = {label: np.zeros(_BINS, np.int64) for label in labels}
+        self._errors: list[dict[str, Any]] = []
+        self._names: list[dict[str, Any]] = []
+        self._open_names = 0
+        self._counts: Counter[str] = Counter()
+        self._error_counts: Counter[str] = Counter()
+        self._start = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take note of the rows of `table`, which follow those of the last one."""
+        places = np.arange(self._start, self._start + table.num_rows)
+        label_ids = pc.index_in(table["label"], value_set=pa.array(self._labels, pa.string()))
+        found = label_ids.fill_null(-1).to_numpy().astype(np.int64)
+        probability = table["probability"].fill_null(0.0).to_numpy().astype(np.float64)
+        # By its place alone a row has its chance, however the rows are cut into files.
+        chance = np.random.Generator(np.random.PCG64(_SEED).advance(self._start)).random(table.num_rows)
+        for label_id, label in enumerate(self._labels):
+            these = np.flatnonzero(found == label_id)
+            self._counts[label] += len(these)
+            self._histograms[label] += np.histogram(probability[these], bins=_BINS, range=(0, 1))[0]
+            self._kept[LEAST_SURE, label].add(probability[these], places[these])
+            self._kept[BY_CHANCE, label].add(chance[these], places[these])
+        these = np.flatnonzero(found >= 0)
+        self._first.add(places[these].astype(np.float64), places[these])
+        sure = (found >= 0) & (found < len(self._classes))
+        if self._true is not None:
+            true = self._true[self._start : self._start + table.num_rows]
+            these = np.flatnonzero(sure & (true >= 0) & (true != found))
+            self._kept[WRONG, ""].add(-probability[these], places[these])
+        if "second_label" in table.column_names:
+            differ = pc.not_equal(table["label"], table["second_label"]).fill_null(False).to_numpy()
+            both = np.minimum(probability, table["second_probability"].fill_null(0.0).to_numpy())
+            these = np.flatnonzero(differ)
+            self._kept[DIFFERENT, ""].add(-both[these], places[these])
+        self._keep_rows(table)
+        self._note_errors(table, found)
+        self._note_names(table, found)
+        self._start += table.num_rows
+
+    def _keep_rows(self, table: pa.Table) -> None:
+        kept = {int(place) for least in (self._first, *self._kept.values()) for place in least.places}
+        self._rows = {place: row for place, row in self._rows.items() if place in kept}
+        wanted = sorted(place for place in kept if place >= self._start)
+        rows = table.take(pa.array([place - self._start for place in wanted], pa.int64())).to_pylist()
+        self._rows.update(zip(wanted, rows, strict=True))
+
+    def _note_errors(self, table: pa.Table, found: np.ndarray) -> None:
+        errors = table.take(pa.array(np.flatnonzero(found < 0))).filter(pc.field("error").is_valid())
+        for row in errors.select(["path", "error"]).to_pylist():
+            code = row["error"].partition(":")[0]
+            self._error_counts[code] += 1
+            if self._error_counts[code] <= _ERRORS_A_CODE:
+                self._errors.append(row)
+
+    def _note_names(self, table: pa.Table, found: np.ndarray) -> None:
+        columns = ["path", "label", "probability"]
+        first = max(0, min(table.num_rows, _NAMES - self._start))
+        self._names += table.select(columns).slice(0, first).to_pylist()
+        # Labels are classes first: what is no class is unsure, or has an error.
+        still_open = np.flatnonzero((found < 0) | (found >= len(self._classes)))
+        still_open = still_open[still_open >= first][: _NAMES - self._open_names]
+        self._open_names += len(still_open)
+        self._names += table.select(columns).take(pa.array(still_open)).to_pylist()
+
+    def shown(self) -> Shown:
+        """Return what was chosen, in the order of the rows."""
+        kinds: dict[int, list[str]] = {}
+        for (kind, _), least in self._kept.items():
+            for place in least.places.tolist():
+                kinds.setdefault(place, []).append(kind)
+        if sum(self._counts.values()) <= PICTURES:
+            for place in self._first.places.tolist():
+                kinds.setdefault(place, [])
+        photos = [{**self._rows[place], "kinds": kinds[place], "true": self._truth(place)} for place in sorted(kinds)]
+        return Shown(
+            rows=self._start,
+            photos=photos,
+            labels={label: self._counts[label] for label in self._labels},
+            histograms={label: counts.tolist() for label, counts in self._histograms.items()},
+            errors=self._errors,
+            error_counts=dict(self._error_counts.most_common()),
+            names=self._names,
+        )
+
+    def _truth(self, place: int) -> str | None:
+        if self._true is None or self._true[place] < 0:
+            return None
+        return self._classes[int(self._true[place])]
+
+
+def common_prefix(paths: Sequence[str]) -> str:
+    """Return the folder that all `paths` lie in, with the slash at its end, or ""."""
+    if not paths:
+        return ""
+    first, last = min(paths), max(paths)
+    same = next(
+        (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(map(len, (first, last)))
+    )
+    return first[: first.rfind("/", 0, same) + 1]
+
+
+def summarize_kinds(photos: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many of `photos` are shown for each reason, in a fixed order."""
+    counts = Counter(kind for photo in photos for kind in photo["kinds"])
+    return {kind: counts[kind] for kind in (WRONG, DIFFERENT, LEAST_SURE, BY_CHANCE) if counts[kind]}

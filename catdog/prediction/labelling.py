@@ -1,0 +1,208 @@
+"""The labelling pass: any photos to prediction rows, part by part, over the whole cluster.
+
+    inputs --read, decode (tasks)--> image blocks --model (a pool of actors)--> Parquet parts
+
+An actor writes each part itself, so a job that was killed at any moment goes on with the parts that are missing. A
+photo that kills the process which decodes it is found out at the second try, and becomes an error row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.cluster.failures import count_tries, map_in_actors
+from catdog.cluster.plan import PredictPlan, root_cause, unlike
+from catdog.errors import CatdogError, FailureError, ImageError
+from catdog.features.trunk import share
+from catdog.photos.decode import decode_image
+from catdog.photos.inputs import read_inputs
+from catdog.prediction import rows as predictions
+
+Decode = Callable[..., np.ndarray]
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How photos become images: `decode` is images.decode_image or what stands in for it."""
+
+    image_size: int
+    max_pixels: int
+    decode: Decode = decode_image
+
+
+def photos_a_part(photos: int) -> int:
+    """Return how many photos a part has: enough parts to share out and to lose little by a kill, none too small.
+
+    Ray Data takes some 40 ms of two cores for a part, whatever is in it: a tenth of the time of 32 photos.
+    """
+    return min(256, max(32, photos // 24))
+
+
+def label_photos(
+    inputs: pa.Table,
+    bounds: Sequence[tuple[int, int]],
+    *,
+    out: str,
+    rule: predictions.LabelRule,
+    engines: Sequence[Any],
+    decoding: Decoding,
+    plan: PredictPlan,
+    progress: Progress,
+) -> None:
+    """Write the parts of `inputs` (sources.INPUTS) that do not stand below `out` yet.
+
+    Part i has the rows from `bounds[i][0]` up to `bounds[i][1]`. `engines` are engines.EngineSpec, one for each model.
+    `progress` is called with (photos done, photos in all), those of earlier tries included.
+    Raises FailureError when the pass breaks; what was written stands.
+    """
+    present = predictions.present_parts(out)
+    missing = [part for part in range(len(bounds)) if part not in present]
+    total = inputs.num_rows
+    done = total - sum(bounds[part][1] - bounds[part][0] for part in missing)
+    progress(done, total)
+    if not missing:
+        return
+    blocks = [_block(inputs, *bounds[part], part=part) for part in missing]
+    try:
+        for batch in _pipeline(blocks, out=out, rule=rule, engines=engines, decoding=decoding, plan=plan):
+            done += int(batch["rows"].sum())
+            progress(done, total)
+    except CatdogError:
+        raise
+    except Exception as error:  # Ray wraps what a task raised in classes of its own
+        raise FailureError(f"labelling stopped: {root_cause(error)}; the same command goes on from here") from error
+
+
+def _pipeline(
+    blocks: list[pa.Table],
+    *,
+    out: str,
+    rule: predictions.LabelRule,
+    engines: Sequence[Any],
+    decoding: Decoding,
+    plan: PredictPlan,
+) -> Any:
+    import ray
+
+    def read_block(block: pa.Table) -> dict[str, np.ndarray]:
+        return load_block(block, decoding)
+
+    photos = ray.data.from_arrow(blocks)
+    images = photos.map_batches(read_block, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus)
+    written = map_in_actors(
+        images,
+        PartWriter,
+        {
+            "engines": share(list(engines)),
+            "out": out,
+            "rule": rule,
+            "batch_size": plan.batch_size,
+            "threads": plan.threads,
+        },
+        actors=min(plan.actors, len(blocks)),
+        num_cpus=unlike(plan.actor_cpus, plan.task_cpus),
+        num_gpus=plan.actor_gpus,
+    )
+    return written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
+
+
+def _block(inputs: pa.Table, start: int, stop: int, *, part: int) -> pa.Table:
+    rows = inputs.slice(start, stop - start).combine_chunks()
+    return rows.append_column("part", pa.array(np.full(stop - start, part, np.int32)))
+
+
+# Decoding
+
+
+def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
+    """Read and decode the photos of one part.
+
+    Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. At a second try, which Ray makes
+    when the process died, each photo is decoded in a process of its own, so that the one to blame is known.
+    """
+    tries = count_tries()
+    load = _load if tries == 0 else _load_apart
+    size, paths = decoding.image_size, block["path"].to_pylist()
+    images = np.zeros((len(paths), size, size, 3), np.uint8)
+    errors = np.full(len(paths), "", object)
+    retried = np.zeros(len(paths), bool)
+    for index, found in enumerate(load(block, decoding)):
+        retried[index] = found.retried
+        if isinstance(found.image, ImageError):
+            errors[index] = str(found.image)
+        else:
+            images[index] = found.image
+    return {
+        "path": np.array(paths, object),
+        "error": errors,
+        "image": images,
+        "part": block["part"].to_numpy(),
+        "retried": retried,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    image: np.ndarray | ImageError
+    retried: bool
+
+
+def _load(block: pa.Table, decoding: Decoding) -> Any:
+    """Yield a _Loaded for each photo of `block`."""
+    retries: list[None] = []
+    for _, content in read_inputs(block, on_retry=lambda: retries.append(None)):
+        image: np.ndarray | ImageError
+        try:
+            if isinstance(content, ImageError):
+                raise content
+            image = decoding.decode(content, size=decoding.image_size, max_pixels=decoding.max_pixels)
+        except ImageError as error:
+            image = error
+        # A fault that outlasted the retries is an error row, not a photo that was read after all.
+        yield _Loaded(image, bool(retries) and not (isinstance(image, ImageError) and image.code == "io"))
+        retries.clear()
+
+
+def _load_apart(block: pa.Table, decoding: Decoding) -> Any:
+    """Yield as `_load` does, each photo from a process that may die of it: twice, then it is an error."""
+    import ray
+
+    load_one = ray.remote(num_cpus=0, max_retries=1)(_load_first)
+    for index in range(block.num_rows):
+        try:
+            # One after the other: together they might run out of the memory that one by itself has.
+            yield ray.get(load_one.remote(block.slice(index, 1), decoding))
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            why = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
+            yield _Loaded(ImageError("crash", f"the process that decoded it {why}, at each of 2 tries"), False)
+
+
+def _load_first(row: pa.Table, decoding: Decoding) -> Any:
+    return next(_load(row, decoding))
+
+
+class PartWriter:
+    """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
+
+    def __init__(self, *, engines: Any, out: str, rule: predictions.LabelRule, batch_size: int, threads: int) -> None:
+        self._models = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
+        self._out, self._rule = out, rule
+        self._one_by_one = threading.Lock()
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Label and write one part; return how many rows it has."""
+        count_tries()
+        good = block["error"] == ""
+        images = block["image"] if good.all() else block["image"][good]
+        with self._one_by_one:
+            found = [model(images) for model in self._models]
+        rows = predictions.build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
+        predictions.write_part(self._out, int(block["part"][0]), rows, retried=int(block["retried"].sum()))
+        return {"rows": np.array([len(good)])}

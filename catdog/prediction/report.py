@@ -1,0 +1,274 @@
+"""report.html of a predict job: counts, probabilities, a gallery to correct, errors, a search by name."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from catdog.console import duration
+from catdog.prediction import rows as predictions
+from catdog.prediction.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
+from catdog.report.charts import histogram
+from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
+from catdog.report.markup import Child, Html, join, tag
+from catdog.report.page import Section, build_page, details, figure, folded, settings_table, share_table, table, tiles
+from catdog.storage import artifacts
+from catdog.storage.schemas import UNSURE
+
+_HISTOGRAMS = 6  # labels of most photos
+
+# From the paths of photos to their thumbnails, those that can be made.
+Thumbnails = Callable[[Sequence[str]], Mapping[str, bytes]]
+
+
+def build_predict_page(
+    out: str,
+    *,
+    rule: predictions.LabelRule,
+    summary: Mapping[str, Any],
+    photos: str,
+    thumbnails: Thumbnails,
+    true: np.ndarray | None = None,
+) -> str:
+    """Return the page of the committed predictions below `out`; its size is bounded whatever their number.
+
+    `summary` is summary.json's content, `photos` what was labelled; `true` (rows,) as choose_rows takes it.
+    """
+    rows = predictions.read_rows(out, rule=rule)
+    shown = choose_rows(rows, classes=rule.classes, unsure=rule.threshold > 0, true=true)
+    pictures = thumbnails([photo["path"] for photo in shown.photos])
+    evaluation = artifacts.join(out, "evaluation.json")
+    found = artifacts.read_json(evaluation) if artifacts.exists(evaluation) else {}
+    return build_page(
+        title="Labels",
+        subtitle=photos,
+        sections=[
+            Section(name="labels", title="What was found", body=_overview(shown, summary)),
+            _scores(found),
+            Section(name="probabilities", title="How sure the model is", body=_histograms(shown)),
+            Section(name="gallery", title="Photos", body=_gallery(shown, pictures)),
+            Section(name="names", title="Search a name", body=_search(shown)),
+            _errors(shown),
+            Section(name="made", title="How it was made", body=_making(out, summary)),
+        ],
+        scripts=["predict_page.js"],
+        content=_content(shown, pictures, classes=rule.classes, key=_key(out, summary)),
+    )
+
+
+def _overview(shown: Shown, summary: Mapping[str, Any]) -> Html:
+    errors = sum(shown.error_counts.values())
+    counts = {**shown.labels, **({"errors": errors} if errors else {})}
+    return join(
+        [
+            tiles(
+                ("photos", f"{shown.rows:,}", "each has a row"),
+                ("labelled", f"{shown.rows - errors - shown.labels.get(UNSURE, 0):,}", "with a class"),
+                (UNSURE, f"{shown.labels[UNSURE]:,}", "below the threshold") if UNSURE in shown.labels else None,
+                ("errors", f"{errors:,}", "could not be read") if errors else None,
+                ("time", duration(summary["seconds"]), f"{summary['photos_per_second']:.1f} photos/s"),
+            ),
+            tag("h3", "Labels"),
+            share_table(counts, head=("label", "photos")),
+        ]
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> Section | None:
+    models = found.get("models", [])
+    parts: list[Child] = []
+    for one in models:
+        if len(models) > 1:
+            parts.append(tag("h3", tag("span", one["path"], class_="name")))
+        parts += [tag("p", score_sentence(one)), score_tables(one)]
+    if "comparison" in found:
+        parts.append(tag("h3", "First model against second"))
+        parts.append(tag("p", comparison_sentence(found["comparison"], first="the first", second="the second")))
+    return (
+        Section(name="scores", title="Against the class folders" if models else "Two models", body=join(parts))
+        if (parts)
+        else None
+    )
+
+
+def _histograms(shown: Shown) -> Html:
+    labels = sorted((label for label in shown.labels if shown.labels[label]), key=lambda name: -shown.labels[name])
+    parts = []
+    for label in labels[:_HISTOGRAMS]:
+        counts = shown.histograms[label]
+        # What no photo of any label comes down to is not shown.
+        first = min(next(index for index, count in enumerate(shown.histograms[one]) if count) for one in labels)
+        first = min(first, len(counts) - 10)
+        chart = histogram(
+            counts[first:],
+            low=first / len(counts),
+            high=1,
+            title=f"Probability of {label}",
+            x_label="probability of the label",
+            series=list(shown.labels).index(label) % 8,
+        )
+        parts.append(figure([tag("strong", label, class_="name"), f", {shown.labels[label]:,} photos"], chart))
+    more = len(labels) - _HISTOGRAMS
+    return join(
+        [
+            tag("div", join(parts), class_="columns"),
+            tag("p", f"Not drawn: {more} labels of fewer photos.", class_="soft") if more > 0 else None,
+        ]
+    )
+
+
+def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
+    kinds = summarize_kinds(shown.photos)
+    labels = [("", "all labels"), *((str(index), label) for index, label in enumerate(shown.labels))]
+    choices = [
+        ("", "all that are shown"),
+        *((str(index), f"{kind} ({count})") for index, (kind, count) in enumerate(kinds.items())),
+    ]
+    total = sum(shown.labels.values())
+    what = f"All {total:,} photos that have a label."
+    if len(shown.photos) < total:
+        what = f"A sample of {len(shown.photos):,} of {total:,} labelled photos: of each label the least sure and some"
+        more = {WRONG: "those that contradict their folder", DIFFERENT: "those on which the models differ"}
+        what += " by chance" + "".join(f", {text}" for kind, text in more.items() if kind in kinds) + "."
+    return join(
+        [
+            tag(
+                "p",
+                what,
+                " Where a label is wrong, choose the right class, or leave out what is of none; a button then makes ",
+                tag("code", "corrections.csv"),
+                " of what is marked, which ",
+                tag("code", "jobs/ingest.py --corrections"),
+                " takes for the next training.",
+            ),
+            None
+            if pictures or not shown.photos
+            else tag("p", "No picture could be made: the photos cannot be read here, or not any more.", class_="soft"),
+            tag("noscript", tag("p", "The gallery and the search need JavaScript.")),
+            tag(
+                "div",
+                _select("label", "Label", labels),
+                _select("kind", "Shown because", [*choices, ("marked", "marked by you")]),
+                _select(
+                    "order", "Order", [(text, text) for text in ("least sure first", "most sure first", "by name")]
+                ),
+                class_="tools",
+            ),
+            tag("ul", id="photos", class_="cards"),
+            tag(
+                "div",
+                tag("button", "Back", id="back", type="button"),
+                tag("span", id="place", role="status"),
+                tag("button", "Next", id="next", type="button"),
+                class_="pager",
+            ),
+            tag(
+                "div",
+                tag("span", id="marked", role="status"),
+                tag("button", "Forget them", id="clear", type="button"),
+                tag("button", "Download corrections.csv", id="download", type="button", class_="main"),
+                id="basket",
+                class_="basket",
+                hidden=True,
+            ),
+        ]
+    )
+
+
+def _select(name: str, label: str, options: Sequence[tuple[str, str]]) -> Html:
+    inside = tag("select", join(tag("option", text, value=value) for value, text in options), id=name)
+    return tag("label", label, inside)
+
+
+def _search(shown: Shown) -> Html:
+    if shown.searched_all:
+        what = f"Searches all {shown.rows:,} names."
+    else:
+        what = (
+            f"Searches {len(shown.names):,} of {shown.rows:,} names, not all of them: the first 5,000, and the first "
+            "5,000 errors and unsure ones after those. The rest stands in the files of predictions/."
+        )
+    field = tag("input", id="search", type="search", placeholder="part of a file name", autocomplete="off")
+    return join(
+        [
+            tag("div", tag("label", what, field, class_="grow"), class_="tools"),
+            tag("p", id="count", role="status", class_="soft"),
+            tag("ul", id="found", class_="cards"),
+        ]
+    )
+
+
+def _errors(shown: Shown) -> Section | None:
+    total = sum(shown.error_counts.values())
+    if not total:
+        return None
+    rows: list[Sequence[Child]] = []
+    for error in shown.errors:
+        code, _, message = error["error"].partition(": ")
+        rows.append((tag("span", error["path"], class_="name"), code, tag("span", message, class_="name")))
+    more = total - len(rows)
+    listing = table(("file", "code", "reason"), rows, sortable=True, texts=3)
+    said = ", ".join(f"{count:,} {code}" for code, count in shown.error_counts.items())
+    body = join(
+        [
+            tag("p", f"{total:,} {'files have' if total > 1 else 'file has'} no label: {said}."),
+            tag("p", f"Listed are {len(rows):,} of them, 100 of a kind at most.", class_="soft") if more else None,
+            folded(len(rows), "row", listing),
+        ]
+    )
+    return Section(name="errors", title="Files that could not be read", body=body)
+
+
+def _making(out: str, summary: Mapping[str, Any]) -> Html:
+    models = [(tag("span", one["path"], class_="name"), tag("code", one["fingerprint"])) for one in summary["models"]]
+    return join(
+        [
+            tag("p", "Rows: ", tag("code", artifacts.join(out, "predictions")), f"; {_engine_text(summary)}."),
+            table(("model", "fingerprint"), models),
+            details("Versions", settings_table(summary["versions"], head=("package", "version"))),
+        ]
+    )
+
+
+def _engine_text(summary: Mapping[str, Any]) -> str:
+    return f"engine {summary['engine']}, {summary.get('precision', 'float32')}"
+
+
+def _content(shown: Shown, pictures: Mapping[str, bytes], *, classes: Sequence[str], key: str) -> dict[str, Any]:
+    prefix = common_prefix([row["path"] for row in [*shown.names, *shown.photos]])
+    number = {label: index for index, label in enumerate(shown.labels)}
+    kind = {name: index for index, name in enumerate(summarize_kinds(shown.photos))}
+
+    def short(row: Mapping[str, Any]) -> list[Any]:
+        probability = row["probability"]
+        return [
+            row["path"][len(prefix) :],
+            number.get(row["label"], -1),
+            None if probability is None else round(probability, 5),
+        ]
+
+    return {
+        "key": key,
+        "classes": list(classes),
+        "labels": list(shown.labels),
+        "prefix": prefix,
+        "photos": [
+            [
+                *short(photo),
+                [kind[name] for name in photo["kinds"]],
+                photo["true"],
+                photo.get("second_label"),
+                base64.b64encode(pictures.get(photo["path"], b"")).decode(),
+            ]
+            for photo in shown.photos
+        ],
+        "names": [short(row) for row in shown.names],
+    }
+
+
+def _key(out: str, summary: Mapping[str, Any]) -> str:
+    """Return what tells this job's corrections from another's in the same browser."""
+    return artifacts.fingerprint({"out": out, "models": [one["fingerprint"] for one in summary["models"]]})

@@ -1,0 +1,243 @@
+"""Photos laid out in a folder for each label: copied, linked or moved, each once, whatever is killed in between."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import filecmp
+import hashlib
+import os
+import shutil
+import unicodedata
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from catdog.errors import FailureError, ImageError, UsageError
+from catdog.photos.files import read_photo
+from catdog.storage import artifacts
+from catdog.storage.schemas import UNSURE
+
+UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
+_CHUNK = 256
+_MAX_NAME_BYTES = 255  # of a name on the file systems in use
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SortResult:
+    """How many photos were placed now and before, and which could not be: "path: reason"."""
+
+    placed: int
+    already: int
+    failed: tuple[str, ...]
+
+
+def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_paths: Iterable[str]) -> None:
+    """Refuse what cannot work, before any photo is labelled.
+
+    Raises UsageError for links and moves of what is no local file, and for a class whose name is no folder's: a
+    stranger's model must not write outside of `directory`.
+    """
+    for name in classes:
+        if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+            raise UsageError(f"--sort-into: the model has a class {name!r}, which cannot be a folder's name")
+        if name.casefold() in (UNREADABLE, UNSURE):
+            raise UsageError(f"--sort-into: the model has a class {name!r}, the name of a folder of ours")
+    if mode == "copy":
+        return
+    strange = next(
+        (path for path in [directory, *sample_paths] if artifacts.is_uri(path) or ".zip!" in path.lower()), ""
+    )
+    if strange:
+        raise UsageError(
+            f"--sort {mode}: expected local files and a local --sort-into, found {strange}; give --sort copy"
+        )
+
+
+def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Return the place of each photo, `folder/name`, decided from the arguments alone.
+
+    Of names that are the same within a folder, compared without case and in Unicode's NFC as some file systems do,
+    the first keeps its name; the others get `-` and the first hex digits of their path's sha256 before the suffix.
+    """
+    taken: set[tuple[str, str]] = set()
+    places = []
+    for path, folder in zip(paths, folders, strict=True):
+        name = _name(path)
+        digest, digits = hashlib.sha256(path.encode()).hexdigest(), 8
+        place = _shortened(name, "")
+        while (folder, _folded(place)) in taken:
+            place, digits = _shortened(name, f"-{digest[:digits]}"), digits + 8
+        taken.add((folder, _folded(place)))
+        places.append(f"{folder}/{place}")
+    return places
+
+
+def place_photos(
+    paths: Sequence[str], places: Sequence[str], *, directory: str, mode: str, num_cpus: float, progress: Progress
+) -> SortResult:
+    """Bring each of `paths` to its place below `directory`, by Ray tasks; a second call finds nothing left to do.
+
+    A photo that cannot be placed, such as one whose place another file has, is named in the result and stops nothing.
+    Raises FailureError when the disk is full.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=num_cpus)(place_some)
+    directory = artifacts.absolute(directory)
+    running = [
+        task.remote(list(paths[start : start + _CHUNK]), list(places[start : start + _CHUNK]), directory, mode)
+        for start in range(0, len(paths), _CHUNK)
+    ]
+    states: Counter[str] = Counter()
+    failed: list[str] = []
+    while running:
+        (ended, *_), running = ray.wait(running)
+        try:
+            counts, problems = ray.get(ended)
+        except ray.exceptions.RayTaskError as error:
+            raise FailureError(str(error.cause)) from error
+        states.update(counts)
+        failed += problems
+        progress(states.total() + len(failed), len(paths))
+    return SortResult(placed=states["placed"], already=states["already"], failed=tuple(sorted(failed)))
+
+
+def place_some(
+    paths: Sequence[str], places: Sequence[str], directory: str, mode: str
+) -> tuple[dict[str, int], list[str]]:
+    """Bring `paths` to their places below `directory`; return how many were placed or stood there, and the failures."""
+    place = {"copy": _copy, "link": _link, "move": _move}[mode]
+    states: Counter[str] = Counter()
+    failed = []
+    for path, below in zip(paths, places, strict=True):
+        try:
+            states["placed" if place(path, artifacts.join(directory, below)) else "already"] += 1
+        except ImageError as error:
+            failed.append(f"{path}: {error}")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise FailureError(f"no space left in {directory}: make room and run the command again") from error
+            failed.append(f"{path}: {error.strerror or artifacts.one_line(error)}")
+    return dict(states), failed
+
+
+def _copy(path: str, target: str) -> bool:
+    """Copy a photo; a local one keeps its modification time. Return False where the same content stands already."""
+    if artifacts.is_uri(path) or artifacts.is_uri(target) or not Path(path).is_file():
+        return _copy_bytes(read_photo(path), target)
+    if os.path.lexists(target):
+        _refuse_other(filecmp.cmp(path, target, shallow=False))
+        return False
+    with _beside(target) as part:
+        shutil.copy2(path, part)
+        _appear(part, target)
+    return True
+
+
+def _copy_bytes(content: bytes, target: str) -> bool:
+    if artifacts.exists(target):
+        _refuse_other(artifacts.read_bytes(target) == content)
+        return False
+    artifacts.write_bytes(target, content)
+    return True
+
+
+def _link(path: str, target: str) -> bool:
+    """Make `target` a symbolic link to the absolute `path`."""
+    if os.path.lexists(target):
+        _refuse_other(Path(target).is_symlink() and Path(target).readlink() == Path(path))
+        return False
+    with _beside(target) as part:
+        part.symlink_to(path)
+        _appear(part, target)
+    return True
+
+
+def _move(path: str, target: str) -> bool:
+    """Move a photo; a link is moved as a link to the same file. Return False where it was moved before."""
+    if not os.path.lexists(path):
+        if os.path.lexists(target):
+            return False
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if path == target:
+        return False
+    if os.path.lexists(target):  # of a move whose source was not removed before the kill
+        _refuse_other(_is_same(path, target))
+        Path(path).unlink()
+        return True
+    with _beside(target) as part:
+        if Path(path).is_symlink():
+            part.symlink_to(Path(path).parent / Path(path).readlink())
+        else:
+            try:
+                # Made a second name first: a rename would replace what has come to stand at the target.
+                os.link(path, target)
+                Path(path).unlink()
+                return True
+            except OSError as error:  # another file system, or one without hard links
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+            shutil.copy2(path, part)
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())  # the only copy from now on
+        _appear(part, target)
+    Path(path).unlink()
+    return True
+
+
+def _is_same(path: str, target: str) -> bool:
+    """Tell whether `target` may take the place of `path`: a link never takes that of the file it leads to."""
+    if Path(path).is_symlink() or Path(target).is_symlink():
+        both = Path(path).is_symlink() and Path(target).is_symlink()
+        return both and Path(path).parent / Path(path).readlink() == Path(target).readlink()
+    return filecmp.cmp(path, target, shallow=False)
+
+
+@contextlib.contextmanager
+def _beside(target: str) -> Iterator[Path]:
+    """Yield a path beside `target` that is nobody's, and leave nothing there."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    part = Path(target).with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _appear(part: Path, target: str) -> None:
+    """Give the whole file `part` its name, unless another file has it by now."""
+    if os.path.lexists(target):
+        _refuse_other(False)
+    part.replace(target)
+
+
+def _refuse_other(same: bool) -> None:
+    if not same:
+        raise FileExistsError(errno.EEXIST, "another file has its place")
+
+
+def _name(path: str) -> str:
+    name = path.partition("?")[0] if artifacts.is_uri(path) else path
+    name = name.rpartition("!")[2] if ".zip!" in name.lower() else name
+    name = name.replace("\\", "/").rpartition("/")[2] if "!" in path else name.rpartition("/")[2]
+    name = unquote(name) if artifacts.is_uri(path) else name
+    return name.replace("/", "_").replace("\0", "_") if name not in ("", ".", "..") else "photo"
+
+
+def _shortened(name: str, addition: str) -> str:
+    """Return `name` with `addition` before its suffix, cut to what a file system takes."""
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix.encode()) > 16:
+        stem, dot, suffix = name, "", ""
+    room = _MAX_NAME_BYTES - len(f"{addition}{dot}{suffix}".encode())
+    return stem.encode()[:room].decode("utf-8", "ignore") + f"{addition}{dot}{suffix}"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

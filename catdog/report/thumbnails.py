@@ -1,0 +1,95 @@
+"""Small pictures of photos for a report: a few hundred at most, made by Ray Data tasks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catdog.errors import FailureError, ImageError
+from catdog.photos.decode import make_thumbnail
+from catdog.photos.inputs import find_inputs, read_inputs
+from catdog.storage import artifacts
+from catdog.storage.schemas import PICTURES, check_schema
+
+THUMBNAIL_SIZE = 160  # pixels of the longer side
+_PHOTOS_A_BLOCK = 32
+_MAX_RETRIES = 1  # of a task whose process died: a photo may be what kills it
+_THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.binary())])
+
+
+def make_thumbnails(
+    photos: Sequence[str], *, size: int = THUMBNAIL_SIZE, max_pixels: int, task_cpus: float = 0.25
+) -> dict[str, bytes]:
+    """Return JPEG bytes by photo, the longer side `size` pixels (or what the photo has), upright.
+
+    `photos` are keys as they stand in the manifest or in prediction rows: paths, URIs, members of archives, rows of
+    Parquet files. A task books `task_cpus` cores. A photo that fails is left out, and when the tasks break, so are
+    those that were not done yet: a picture is never worth a job.
+    """
+    found: dict[str, bytes] = {}
+    if not photos:
+        return found
+    try:
+        for batch in _pipeline(list(dict.fromkeys(photos)), size=size, max_pixels=max_pixels, task_cpus=task_cpus):
+            found |= zip(batch["name"].to_pylist(), batch["jpeg"].to_pylist(), strict=True)
+    except Exception:  # whatever Ray makes of a task that fails or dies
+        return found
+    return found
+
+
+def write_pictures(path: str, pictures: pa.Table) -> None:
+    """Write rows of the schema rows.PICTURES as Parquet at `path`, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pictures.cast(PICTURES), sink, compression="none")
+    artifacts.write_bytes(path, sink.getvalue())
+
+
+def read_pictures(path: str) -> pa.Table:
+    """Return what `write_pictures` wrote, no rows where there is no file.
+
+    Raises FailureError when it is damaged or of other columns.
+    """
+    if not artifacts.exists(path):
+        return PICTURES.empty_table()
+    try:
+        pictures = pq.read_table(pa.BufferReader(artifacts.read_bytes(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise FailureError(f"{path} cannot be read: {artifacts.one_line(error)}") from error
+    return check_schema(pictures, PICTURES, where=path)
+
+
+def _pipeline(photos: list[str], *, size: int, max_pixels: int, task_cpus: float) -> Iterator[pa.Table]:
+    import ray
+    from ray.util.annotations import RayDeprecationWarning
+
+    def make_block(block: pa.Table) -> pa.Table:
+        return _make_block(block, size=size, max_pixels=max_pixels)
+
+    names = pa.table({"name": pa.array(photos, pa.string())})
+    blocks = [names.slice(start, _PHOTOS_A_BLOCK) for start in range(0, len(photos), _PHOTOS_A_BLOCK)]
+    with warnings.catch_warnings():
+        # Ray would start a task for ever whose photo kills its process, unless it is told so here; 2.64 drops this.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        made: Any = ray.data.from_arrow(blocks).map_batches(
+            make_block,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=task_cpus,
+            ray_remote_args_fn=lambda: {"max_retries": _MAX_RETRIES},
+        )
+    yield from made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _make_block(block: pa.Table, *, size: int, max_pixels: int) -> pa.Table:
+    rows = []
+    for name, content in read_inputs(find_inputs(block["name"].to_pylist())):
+        try:
+            if not isinstance(content, ImageError):
+                rows.append({"name": name, "jpeg": make_thumbnail(content, size=size, max_pixels=max_pixels)})
+        except ImageError:
+            continue
+    return pa.Table.from_pylist(rows, schema=_THUMBNAILS)

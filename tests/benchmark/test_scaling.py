@@ -1,0 +1,84 @@
+"""Growth: lines through what was measured, and what is computed from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_photos import draw_photo
+
+from catdog.benchmark.scaling import (
+    UnitCosts,
+    doubled,
+    fit_line,
+    measure_listing,
+    measure_scheduler,
+    multiply_photos,
+    project,
+)
+from catdog.photos.decode import decode_image
+from catdog.photos.files import list_photos
+
+COSTS = UnitCosts(
+    list_a_photo=1e-5, read_a_photo=1e-4, decode_a_photo=2e-3, model_a_photo=5e-3, commit_a_photo=1e-5,
+    schedule_a_block=0.02, driver_bytes_a_photo=100,
+)  # fmt: skip
+
+
+def test_a_line_is_numpy_s_and_says_how_well_it_fits() -> None:
+    line = fit_line([(1000, 30.0), (2000, 40.0), (4000, 60.0)])
+    assert (line.start, line.each) == (pytest.approx(20.0), pytest.approx(0.01))
+    assert line.r_squared == pytest.approx(1.0)
+    points = [(1000, 31.0), (2000, 38.0), (4000, 61.0)]
+    assert fit_line(points).r_squared == pytest.approx(np.corrcoef(np.array(points).T)[0, 1] ** 2)
+    with pytest.raises(ValueError, match="two points"):
+        fit_line([(1000, 30.0)])
+
+
+def test_sizes_double_up_to_the_largest() -> None:
+    assert doubled(8000) == [1000, 2000, 4000, 8000]
+    assert doubled(24) == [12, 24]
+
+
+def test_a_million_photos_on_one_machine_wait_for_the_model() -> None:
+    one = project(1_000_000, nodes=1, cores=16, costs=COSTS)
+    assert one.bottleneck == "model"
+    assert one.seconds == {
+        "listing": 10.0, "reading": 6.25, "decoding": 125.0, "model": 312.5, "scheduler": 78.14, "commit": 0.625,
+    }  # fmt: skip
+    assert one.total == pytest.approx(10.0 + 6.25 + 125.0 + 312.5 + 0.625, abs=0.1)
+    assert one.driver_bytes == 1e8
+
+
+def test_many_machines_wait_for_the_scheduler_of_one_driver() -> None:
+    many = project(100_000_000, nodes=256, cores=16, costs=COSTS)
+    assert many.bottleneck == "scheduler"
+    assert many.total == pytest.approx(1000 + 390_625 * 0.02 + 0.24, abs=1)
+
+
+def test_a_distant_store_makes_reading_decide() -> None:
+    far = project(1_000_000, nodes=1, cores=16, costs=COSTS, wait_a_read=0.05)
+    assert far.bottleneck == "reading"
+    assert far.seconds["reading"] == pytest.approx(1e6 * 0.0501 / 16)
+
+
+def test_copies_are_other_files_and_links_the_same_ones(tmp_path: Path) -> None:
+    for name, colour in (("cat/1.jpg", (190, 90, 60)), ("cat/2.jpg", (180, 90, 60)), ("dog/1.jpg", (60, 90, 190))):
+        draw_photo(tmp_path / "photos" / name, seed=1, colour=colour)
+    multiply_photos(str(tmp_path / "photos"), str(tmp_path / "copies"), 40)
+    copies = [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]
+    assert {name: sum(path.parent.name == name for path in copies) for name in ("cat", "dog")} == {"cat": 20, "dog": 20}
+    assert len({path.read_bytes() for path in copies}) == 40
+    # What stands behind the picture is no part of it.
+    assert len({decode_image(path.read_bytes(), size=32).tobytes() for path in copies}) == 3
+    multiply_photos(str(tmp_path / "photos"), str(tmp_path / "links"), 40, link=True)
+    assert len(list_photos(str(tmp_path / "links"))) == 40
+    assert len({path.stat().st_ino for path in (tmp_path / "links").rglob("*.jpg")}) == 3
+
+
+def test_what_a_photo_costs_is_measured(ray_session: None, photo_folder: Path) -> None:
+    listing, held = measure_listing(str(photo_folder))
+    assert 0 < listing < 1
+    assert 50 < held < 1000
+    assert measure_scheduler(blocks=20) > 0

@@ -1,0 +1,369 @@
+"""Jobs on three raylets whose workers, actors and nodes are killed: they end by themselves, with the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from made_photos import draw_photo
+from ray_processes import find_processes, kill_process
+
+from catdog.cluster import plan as catdog_cluster
+
+LOST = "Workers were lost and start again from the last checkpoint: worker "
+LOST_MACHINE = "A machine was lost ("
+SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
+# Enough epochs that a kill finds the stage at work: seconds pass from the epoch that is waited for to the last.
+SLOW = {
+    "frozen.epochs": 100, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
+    "unfrozen.epochs": 30, "unfrozen.global_batch_size": 8,
+}  # fmt: skip
+KILLS = {"driver": 4, "actor": 11, "node": 5}
+PHOTOS = 1440
+RUNS = 5
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without CPUs and two nodes of two CPUs."""
+    from ray.cluster_utils import Cluster
+
+    settings = {
+        "idle_worker_killing_time_threshold_ms": 60_000,  # a process that is used again need not be started
+        # A dead node is found out after 2 s instead of 15: it refuses the connection, a slow one would not.
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 4,
+    }
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings})
+    for _ in range(2):
+        made.add_node(num_cpus=2)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+class Job:
+    """A job of its own process on the cluster, whose console is read as it comes."""
+
+    def __init__(self, script: str, cluster: Any, run_dir: Path, **settings: object) -> None:
+        self.run_dir = run_dir
+        place = "out" if script == "predict" else "run-dir"
+        flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+        self._command = [sys.executable, f"jobs/{script}.py", f"--{place}={run_dir}", *flags]
+        if script == "predict":
+            self._command.append("--no-report")  # its rows are what counts here
+        self._environment = {
+            **os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+        }  # fmt: skip
+        self._console = run_dir.with_suffix(".log")
+        self._start()
+
+    def _start(self) -> None:
+        with self._console.open("w") as console:
+            self._process = subprocess.Popen(
+                self._command, stdout=console, stderr=subprocess.STDOUT, env=self._environment
+            )
+
+    def kill_driver(self) -> None:
+        """kill -9 the job's own process, and give the same command again."""
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    @property
+    def output(self) -> str:
+        return self._console.read_text()
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert not self.ended(), self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+
+    def finish(self) -> str:
+        assert self._process.wait(240) == 0, self.output
+        return self.output
+
+    def epochs(self, stage: str) -> int:
+        history = self.run_dir / stage / "history.csv"
+        return history.read_text().count("\n") - 1 if history.exists() else 0
+
+    def parts(self) -> int:
+        return len(list((self.run_dir / "parts").glob("*.parquet")))
+
+
+def node_of(process: psutil.Process, cluster: Any) -> Any:
+    """The node that runs `process`."""
+    (node,) = (node for node in cluster.worker_nodes if raylet_of(node) == process.ppid())
+    return node
+
+
+def raylet_of(node: Any) -> int:
+    """The process id of a node's raylet."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def replace(node: Any, cluster: Any) -> None:
+    """kill -9 all processes of `node`, and add another one."""
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(num_cpus=2)
+
+
+def check_scores(job: Job, calm: Job) -> None:
+    """The scores of `job` are those of the undisturbed one."""
+    for stage in ("frozen", "unfrozen"):
+        ours, theirs = (
+            json.loads((folder / "report.json").read_text())["stages"][stage] for folder in (job.run_dir, calm.run_dir)
+        )
+        assert ours["epochs"] == theirs["epochs"]
+        for split in ("validation", "test"):
+            for score in ("accuracy", "loss"):
+                assert ours[split][score] == pytest.approx(theirs[split][score], abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def calm(cluster: Any, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """An undisturbed training of two workers."""
+    run_dir = tmp_path_factory.mktemp("calm") / "run"
+    job = Job("train", cluster, run_dir, photos=photo_folder, **SMALL, **SLOW, **{"cluster.workers": 2})
+    output = job.finish()
+    assert "Plan: 2 train workers on CPU, 2 trunk actors (2 threads each), 0 GPUs; batch 8 frozen, 8 unfrozen" in output
+    return job
+
+
+def test_training_survives_lost_actors_drivers_workers_and_nodes(
+    cluster: Any, calm: Job, photo_folder: Path, tmp_path: Path
+) -> None:
+    job = Job("train", cluster, tmp_path / "killed", photos=photo_folder, **SMALL, **SLOW, **{"cluster.workers": 2})
+    features = job.run_dir / "features"
+    job.wait_for(lambda: kill_process("MapWorker(MapBatches(TrunkWriter))", address=cluster.address))
+    job.wait_for(lambda: "A trunk actor was lost and starts again." in job.output)
+    job.wait_for(lambda: any(features.rglob("part-*.parquet")))
+    job.kill_driver()
+
+    job.wait_for(lambda: job.epochs("frozen") > 20)
+    written = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
+    assert kill_process("RayTrainWorker", address=cluster.address)
+    job.wait_for(lambda: LOST in job.output)
+    assert not (job.run_dir / "frozen/_COMPLETE.json").exists()
+
+    job.wait_for(lambda: job.epochs("unfrozen") > 2)
+    frozen = (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns
+    workers = find_processes("RayTrainWorker", address=cluster.address)
+    assert len({node_of(worker, cluster) for worker in workers}) == len(workers) == 2
+    workers[1].kill()
+    job.wait_for(lambda: job.output.count(LOST) == 2)
+    reached = job.epochs("unfrozen")
+    job.wait_for(lambda: job.epochs("unfrozen") > reached)
+    replace(node_of(find_processes("RayTrainWorker", address=cluster.address)[0], cluster), cluster)
+    job.wait_for(lambda: job.output.count(LOST) == 3 and LOST_MACHINE in job.output)
+    reached = job.epochs("unfrozen")
+    job.wait_for(lambda: job.epochs("unfrozen") > reached)
+    job.kill_driver()
+    output = job.finish()
+
+    # Nothing that was finished was done again.
+    assert {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")} == written
+    assert (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns == frozen
+    assert "Epoch  1/30" not in output
+    assert not (job.run_dir / "checkpoints").exists()
+    check_scores(job, calm)
+
+
+def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, calm: Job, photo_folder: Path, tmp_path: Path) -> None:
+    sweep = Job(
+        "tune", cluster, tmp_path / "sweep", photos=photo_folder, **SMALL, trials=8, features=calm.run_dir / "features",
+        scheduler="none", **{**SLOW, "unfrozen.epochs": 6},
+    )  # fmt: skip
+    records = sweep.run_dir / "trials"
+    sweep.wait_for(lambda: len(list(records.glob("*/trial.json"))) >= 1)
+    replace(cluster.worker_nodes.copy().pop(), cluster)
+    output = sweep.finish()
+    assert "Plan: 8 trials, 4 at once in one process each, scheduler none, 2 trunk actors (2 threads each), " in output
+    assert LOST_MACHINE in output
+    assert " was lost and runs again: " in output
+    ended = [json.loads(path.read_text())["status"] for path in records.glob("*/trial.json")]
+    assert ended == ["finished"] * 8
+
+
+def stored_bytes(node: Any) -> int:
+    """What the object store of `node` holds that no other has."""
+    from ray._private.internal_api import node_stats
+
+    return int(
+        node_stats(node.node_ip_address, node.node_manager_port, False).store_stats.object_store_bytes_primary_copy
+    )
+
+
+def take_back(node: Any, cluster: Any, *, seconds: float) -> None:
+    """Announce, as a cloud does, that `node` goes in so many seconds."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int(1000 * (time.time() + seconds))
+    accepted, why = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "spot", deadline)
+    assert accepted, why
+
+
+def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_that_is_taken_back(
+    cluster: Any, photo_folder: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "photos": photo_folder, **SMALL, "cache_budget_gib": 0, "cluster.workers": 1,
+        "frozen.epochs": 2, "unfrozen.epochs": 80, "unfrozen.global_batch_size": 8, "frozen.global_batch_size": 8,
+    }  # fmt: skip
+    calm = Job("train", cluster, tmp_path / "calm", **settings)
+    assert "The unfrozen stage streams its features" in calm.finish()
+
+    # Neither loss is a failure of the training: the first leaves its worker alone, the second was announced.
+    job = Job("train", cluster, tmp_path / "killed", **settings, **{"cluster.max_failures": 0})
+    job.wait_for(lambda: job.epochs("unfrozen") > 2)
+    (worker,) = find_processes("RayTrainWorker", address=cluster.address)
+    (other,) = cluster.worker_nodes - {node_of(worker, cluster)}
+    assert stored_bytes(other) > 1_000_000
+    replace(other, cluster)
+    job.wait_for(lambda: LOST_MACHINE in job.output)
+    reached = job.epochs("unfrozen")
+    job.wait_for(lambda: job.epochs("unfrozen") > reached + 2)
+    assert LOST not in job.output  # the worker itself was not touched
+
+    gone = node_of(worker, cluster)
+    take_back(gone, cluster, seconds=1)
+    job.wait_for(lambda: "The cloud takes back a machine (" in job.output)
+    job.wait_for(lambda: worker not in find_processes("RayTrainWorker", address=cluster.address))
+    assert not (job.run_dir / "unfrozen/_COMPLETE.json").exists()
+    replace(gone, cluster)
+    output = job.finish()
+    assert output.count("The cloud takes back a machine (") == 1
+    check_scores(job, calm)
+
+
+@pytest.fixture(scope="module")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hard links of forty small photos, and a few that cannot be read."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(40):
+        draw_photo(folder / f"{index:04d}.jpg", seed=index, colour=(5 * index, 90, 200 - 5 * index))
+    for index in range(40, PHOTOS):
+        os.link(folder / f"{index % 40:04d}.jpg", folder / f"{index:04d}.jpg")
+    for index in (100, 1400):
+        (folder / f"{index:04d}.jpg").unlink()
+        (folder / f"{index:04d}.jpg").write_text("not a photo")
+    return folder
+
+
+def test_the_rows_of_a_job_killed_twenty_times_are_those_of_one_that_was_not(
+    cluster: Any, many_photos: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    settings = {"photos": many_photos, "model": model_dir}
+    calm = Job("predict", cluster, tmp_path / "calm", **settings)
+    calm.finish()
+    wanted = pq.read_table(tmp_path / "calm/predictions")
+    assert wanted.num_rows == PHOTOS
+    chance = random.Random(0)
+    kills = chance.sample([*KILLS], counts=[*KILLS.values()], k=sum(KILLS.values()))
+    for run in range(RUNS):
+        job = Job("predict", cluster, tmp_path / f"killed-{run}", **settings)
+        kills = killed_run(cluster, job, kills, chance)
+        found = pq.read_table(job.run_dir / "predictions")
+        assert found.equals(wanted)  # the order too: a part has its place
+        if not kills:
+            break
+    assert not kills, f"{RUNS} runs ended before all kills were dealt"
+
+
+def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) -> list[str]:
+    """Let `job` end, and deal the next of `kills` whenever a few more parts stand; return those that are left."""
+    left, drivers, told = list(kills), 0, ""
+    next_kill = job.parts() + chance.randint(1, 2)
+    while not job.ended():
+        time.sleep(chance.uniform(0.05, 0.3))
+        if not left or job.parts() < next_kill:
+            continue
+        if left[0] == "node":
+            replace(chance.choice(sorted(cluster.worker_nodes, key=id)), cluster)
+        elif left[0] == "driver":
+            before, drivers, told = job.parts(), drivers + 1, told + job.output
+            job.kill_driver()
+            # What stood when the driver was killed is not done again.
+            assert job.parts() >= before
+        elif not kill_process("MapWorker(MapBatches(PartWriter))", address=cluster.address):
+            continue
+        del left[0]
+        next_kill = job.parts() + chance.randint(1, 2)
+    told += job.finish()
+    dealt = kills[: len(kills) - len(left)]
+    if drivers:
+        assert "photos were labelled before." in job.output
+    if "actor" in dealt:
+        assert "A model actor was lost and starts again." in told
+    if "node" in dealt:
+        assert LOST_MACHINE in told
+    return left
+
+
+def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path: Path) -> None:
+    # Every process has open files of its own, as every machine has a /tmp of its own.
+    program = (
+        "import os\n"
+        "os.dup2(os.open({own!r}, os.O_RDONLY), 222)\n"
+        "from catdog.cluster import plan as cluster\n"
+        "with cluster.connected():\n"
+        "    cluster.check_shared(written={{'--run-dir': {run_dir!r}}}, read={{'--photos': {photos!r}}})\n"
+    )
+    own, common = tmp_path / "own", tmp_path / "common"
+    own.mkdir()
+    for run_dir, photos, refused in (
+        ("/proc/self/fd/222/run", tmp_path, "--run-dir /proc/self/fd/222/run"),
+        (common, "/proc/self/fd/222", "--photos /proc/self/fd/222"),
+        (common, tmp_path, ""),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", program.format(own=str(own), run_dir=str(run_dir), photos=str(photos))],
+            env={**os.environ, "RAY_ADDRESS": cluster.address}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if refused:
+            assert f"UsageError: {refused}: expected a place that all machines of the cluster share" in ended.stderr
+            assert not list(own.iterdir())
+        else:
+            assert (ended.returncode, list(common.iterdir())) == (0, [])
+
+
+def test_a_machine_alone_shares_with_nobody(ray_session: None, tmp_path: Path) -> None:
+    catdog_cluster.check_shared(written={"--run-dir": str(tmp_path / "run")}, read={"--photos": str(tmp_path)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_version_of_ray_is_named_before_any_work(cluster: Any, photo_folder: Path, tmp_path: Path) -> None:
+    from ray._common.usage import usage_constants, usage_lib
+    from ray._raylet import GcsClient
+
+    store = GcsClient(address=cluster.address)
+    told = usage_lib.get_cluster_metadata(store)
+    key = (usage_constants.CLUSTER_METADATA_KEY, True, b"cluster")  # to be overwritten
+    store.internal_kv_put(key[0], json.dumps({**told, "ray_version": "2.9.3"}).encode(), *key[1:])
+    try:
+        ended = subprocess.run(
+            [sys.executable, "jobs/train.py", f"--photos={photo_folder}", f"--run-dir={tmp_path / 'run'}"],
+            env={**os.environ, "RAY_ADDRESS": cluster.address}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        store.internal_kv_put(key[0], json.dumps(told).encode(), *key[1:])
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "Version mismatch: The cluster was started with: Ray: 2.9.3" in ended.stderr

@@ -1,0 +1,213 @@
+import itertools
+import socket
+from pathlib import Path
+
+import pytest
+
+from catdog.cluster import plan as cluster
+from catdog.cluster.plan import (
+    Limit,
+    Node,
+    Resources,
+    make_plan,
+    make_predict_plan,
+    read_autoscaler,
+    root_cause,
+    upcoming_nodes,
+    usable_gpus,
+)
+from catdog.config import ClusterConfig, PredictClusterConfig
+from catdog.errors import UsageError
+
+
+def one_node(cpus: int, gpus: int) -> Resources:
+    return Resources(nodes=(Node(cpus=cpus, gpus=gpus),))
+
+
+def test_a_laptop_of_two_cores_gets_one_worker_and_one_actor_of_two_threads() -> None:
+    plan = make_plan(one_node(2, 0), ClusterConfig())
+    assert (plan.workers, plan.worker_cpus, plan.worker_gpus) == (1, 0.5, 0.0)
+    assert (plan.trunk_actors, plan.trunk_cpus, plan.trunk_threads, plan.task_cpus) == (1, 1.0, 2, 0.5)
+    assert plan.sentence(batches={"frozen": 32, "unfrozen": 16}, storage="/runs/pets") == (
+        "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 frozen, 16 unfrozen; "
+        "stored in the folder /runs/pets."
+    )
+
+
+def test_gpus_are_taken_where_there_are_any_one_worker_each() -> None:
+    plan = make_plan(one_node(64, 4), ClusterConfig())
+    assert (plan.workers, plan.trunk_actors) == (4, 4)
+    assert plan.sentence(batches={"frozen": 32}, storage="s3://bucket/runs") == (
+        "Plan: 4 train workers on GPU, 4 trunk actors (GPU), 4 GPUs; batch 32 frozen; stored in the URI s3://bucket/runs."
+    )
+
+
+def test_two_train_workers_never_share_a_gpu_but_a_worker_and_an_actor_do() -> None:
+    plan = make_plan(one_node(8, 1), ClusterConfig())
+    assert 2 * plan.worker_gpus > 1
+    assert plan.worker_gpus + plan.trunk_gpus <= 1
+
+
+CLUSTERS = [
+    [(0, 0), (1, 0), (1, 0)],
+    [(2, 0), (2, 0), (2, 0)],
+    [(4, 0), (16, 0), (64, 0)],
+    [(0, 0), (3, 0)],
+    [(4, 0), (4, 1), (16, 0), (16, 0)],
+    [(8, 0), (96, 8), (96, 8)],
+]
+
+
+def packed(items: list[tuple[float, float]], nodes: list[tuple[int, int]]) -> bool:
+    """Tell whether all `items` (CPUs, GPUs) fit on `nodes` when each takes the emptiest node."""
+    left = [[float(cpus), float(gpus)] for cpus, gpus in nodes]
+    for cpus, gpus in items:
+        fitting = [node for node in left if node[0] + 1e-9 >= cpus and node[1] + 1e-9 >= gpus]
+        if not fitting:
+            return False
+        node = max(fitting, key=lambda node: (-node[1], node[0]) if not gpus else (node[1], node[0]))
+        node[0] -= cpus
+        node[1] -= gpus
+    return True
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_each_worker_actor_and_task_finds_a_node_that_holds_it(nodes: list[tuple[int, int]], workers: int) -> None:
+    resources = Resources(nodes=tuple(Node(cpus=cpus, gpus=gpus) for cpus, gpus in nodes))
+    if resources.gpus and workers > resources.gpus:
+        pytest.skip("refused")
+    plan = make_plan(resources, ClusterConfig(workers=workers))
+    items = [(plan.worker_cpus, plan.worker_gpus)] * plan.workers + [
+        (plan.trunk_cpus, plan.trunk_gpus)
+    ] * plan.trunk_actors
+    assert packed([*items, (plan.task_cpus, 0.0)], nodes)
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+def test_model_actors_fit_and_leave_room_for_decoding(nodes: list[tuple[int, int]]) -> None:
+    resources = Resources(nodes=tuple(Node(cpus=cpus, gpus=gpus) for cpus, gpus in nodes))
+    gpus = usable_gpus(resources, "auto")
+    plan = make_predict_plan(resources, PredictClusterConfig(), gpus=gpus)
+    tasks = int(resources.cpus / 4 / plan.task_cpus)
+    assert packed([(plan.actor_cpus, plan.actor_gpus)] * plan.actors + [(plan.task_cpus, 0.0)] * tasks, nodes)
+    assert plan.actors == (gpus or sum(cpus // plan.threads for cpus, _ in nodes))
+
+
+def test_a_predict_plan_is_said_in_one_line() -> None:
+    two = make_predict_plan(one_node(2, 0), PredictClusterConfig(), gpus=0)
+    assert two.sentence("tensorflow", storage="/labels") == (
+        "Plan: 1 model actor on tensorflow (2 threads each), 0 GPUs; batch 32; stored in the folder /labels."
+    )
+    fast = two.sentence("openvino", precision="bfloat16", storage="/labels")
+    assert (" on openvino in bfloat16 (" in fast, "; a photo a thread; " in fast) == (True, True)
+    four = make_predict_plan(one_node(32, 4), PredictClusterConfig(), gpus=4)
+    assert four.sentence("tensorflow", storage="gs://labels/pets") == (
+        "Plan: 4 model actors on tensorflow (a GPU each), 4 GPUs; batch 256; stored in the URI gs://labels/pets."
+    )
+    assert (four.actor_cpus, four.actor_gpus, four.task_cpus, four.batch_size) == (1.0, 1.0, 1.0, 256)
+
+
+def test_actors_and_batch_size_are_the_user_s_where_given() -> None:
+    plan = make_predict_plan(one_node(8, 0), PredictClusterConfig(actors=4, batch_size=64), gpus=0)
+    assert (plan.actors, plan.threads, plan.actor_cpus, plan.batch_size) == (4, 2, 1.0, 64)
+    with pytest.raises(UsageError, match=r"--cluster\.actors 99: expected at most 16"):
+        make_predict_plan(one_node(2, 0), PredictClusterConfig(actors=99), gpus=0)
+
+
+def test_gpus_are_left_alone_on_request() -> None:
+    assert make_plan(one_node(8, 2), ClusterConfig(use_gpu="no")).worker_gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "workers", "actors"),
+    [
+        case
+        for case in itertools.product([1, 2, 3, 4, 7, 16, 96, 1000], [0, 1, 4], [0, 1, 2, 4], [0, 1, 3])
+        if not case[1] or case[2] <= case[1]  # more workers than GPUs are refused
+    ],
+)
+def test_what_runs_at_the_same_time_always_fits(cpus: int, gpus: int, workers: int, actors: int) -> None:
+    plan = make_plan(one_node(cpus, gpus), ClusterConfig(workers=workers, trunk_actors=actors))
+    booked = plan.workers * plan.worker_cpus + plan.trunk_actors * plan.trunk_cpus + plan.task_cpus
+    assert booked <= cpus
+    assert plan.workers * plan.worker_gpus + plan.trunk_actors * plan.trunk_gpus <= gpus + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("resources", "config", "message"),
+    [
+        (one_node(2, 0), ClusterConfig(use_gpu="yes"), "--cluster.use-gpu yes: expected a GPU"),
+        (one_node(2, 0), ClusterConfig(workers=9), "--cluster.workers 9: expected at most 8"),
+        (one_node(2, 1), ClusterConfig(workers=2), "--cluster.workers 2: expected at most 1"),
+        (one_node(1, 0), ClusterConfig(trunk_actors=9), "--cluster.trunk-actors 9: expected at most 8"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(resources: Resources, config: ClusterConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_plan(resources, config)
+
+
+def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
+    text = (
+        "ray::Worker.run() (pid=1)\n  File 'x.py', line 3\nValueError: bad shape\n\n"
+        "The above exception was the direct cause\nray.exceptions.UserCodeException: UDF failed\nTo change retry"
+    )
+    assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
+    assert root_cause(RuntimeError("plain words")) == "plain words"
+    assert root_cause(RuntimeError()) == "RuntimeError"
+
+
+def test_nodes_that_the_autoscaler_would_add_are_planned_for() -> None:
+    head, worker = Node(cpus=0), Node(cpus=8)
+    assert upcoming_nodes([head, worker], [(head, 1), (worker, 3)]) == (worker, worker)
+    assert upcoming_nodes([head], [(worker, 0)]) == ()
+    assert len(upcoming_nodes([head], [(worker, -1)])) == 16
+    plan = make_predict_plan(Resources(nodes=(head,), upcoming=(worker, worker)), PredictClusterConfig(), gpus=0)
+    assert (plan.actors, plan.threads) == (4, 4)
+
+
+def test_gpus_that_would_have_to_be_rented_are_taken_on_demand_only() -> None:
+    resources = Resources(nodes=(Node(cpus=8),), upcoming=(Node(cpus=8, gpus=1), Node(cpus=8, gpus=1)))
+    assert [usable_gpus(resources, use_gpu) for use_gpu in ("auto", "yes", "no")] == [0, 2, 0]
+    without, rented = (make_plan(resources, ClusterConfig(use_gpu=use_gpu)) for use_gpu in ("auto", "yes"))
+    assert (without.workers, without.gpus, rented.workers, rented.gpus) == (1, 0, 2, 2)
+
+
+def test_groups_that_share_one_limit_are_not_counted_beyond_it() -> None:
+    head, small, large = Node(cpus=0), Node(cpus=16), Node(cpus=8, gpus=1)
+    nodes = (head, small)
+    upcoming = upcoming_nodes(nodes, [(small, 8), (large, 8)])
+    assert upcoming == (small,) * 7 + (large,) * 8
+    whole = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(nodes=9))
+    assert whole.scaled(gpus=False).nodes == (head, small, *[small] * 7)
+    # Where GPUs are asked for they come first: no CPU node is in their way.
+    assert whole.scaled(gpus=True).nodes == (head, small, *[large] * 7)
+    cores = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(cpus=64, gpus=2))
+    assert cores.scaled(gpus=True).nodes == (head, small, large, large, small, small)
+
+
+def test_the_autoscaler_s_file_tells_what_the_cluster_can_become(tmp_path: Path) -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config
+
+    # As `ray up` leaves it on the head: cluster.yaml with Ray's defaults filled in.
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump(prepare_config(yaml.safe_load(Path("cluster.yaml").read_text()))))
+    groups, limit = read_autoscaler(file)
+    assert groups == [(Node(cpus=16), 8), (Node(cpus=8, gpus=1), 8)]
+    assert limit == Limit(nodes=9)
+
+
+def test_a_cluster_of_this_machine_that_is_dead_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: address)
+        assert cluster._address() is None  # Ray joins it
+    assert cluster._address() == "local"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cluster._address() is None  # the user named it
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: None)
+    assert cluster._address() is None

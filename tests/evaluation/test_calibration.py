@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+
+from catdog.evaluation.calibration import choose_temperature, fit_temperature, fold_temperature, soften
+
+
+def drawn(photos: int, *, temperature: float, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from softmax(logits), and what a model says whose logits are `temperature` times as large."""
+    random = np.random.default_rng(seed)
+    logits = 3.0 * random.normal(size=(photos, classes))
+    chances = softmax(logits, axis=1).cumsum(axis=1)
+    true = (random.random((photos, 1)) > chances).sum(axis=1)
+    return true, softmax(temperature * logits, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_spoilt_the_probabilities_is_found(temperature: float) -> None:
+    true, probabilities = drawn(20_000, temperature=temperature)
+    found = fit_temperature(true, probabilities)
+    assert found == pytest.approx(temperature, rel=0.05)
+    exact = probabilities.astype(np.float64)
+    oracle = minimize_scalar(
+        lambda value: log_loss(true, softmax(np.log(exact) / value, axis=1)), bounds=(0.1, 10), method="bounded"
+    )
+    assert found == pytest.approx(oracle.x, rel=1e-3)
+
+
+def test_the_most_probable_class_stays_and_rows_sum_to_one() -> None:
+    _, probabilities = drawn(100, temperature=2.0)
+    soft = soften(probabilities, 2.0)
+    np.testing.assert_array_equal(soft.argmax(axis=1), probabilities.argmax(axis=1))
+    np.testing.assert_allclose(soft.sum(axis=1), 1.0)
+    np.testing.assert_allclose(soften(probabilities, 1.0), probabilities, atol=1e-6)
+
+
+def test_an_overconfident_model_gets_a_temperature_and_a_calibrated_one_does_not() -> None:
+    assert choose_temperature(*drawn(1_000, temperature=2.5)).value == pytest.approx(2.5, rel=0.15)
+    assert [choose_temperature(*drawn(400, temperature=1.0, seed=seed)).value for seed in range(20)].count(1.0) >= 18
+
+
+def test_a_perfect_validation_set_or_one_of_few_mistakes_leaves_the_temperature_at_one() -> None:
+    true = np.arange(500) % 2
+    sure = np.where(true[:, np.newaxis] == np.arange(2), 0.9999, 0.0001)
+    assert choose_temperature(true, sure).value == 1.0
+    sure[:9] = sure[:9, ::-1]
+    few = choose_temperature(true, sure)
+    assert (few.value, few.reason) == (1.0, "9 wrong photos are too few to learn a temperature from")
+    certain = np.where(true[:, np.newaxis] == np.arange(2), 1.0, 0.0)  # a wrong photo of probability 0, by rounding
+    certain[:30] = certain[:30, ::-1]
+    assert 1.0 < choose_temperature(true, certain).value <= 20.0
+
+
+def test_the_folded_model_gives_the_softened_probabilities(model_dir: Path, tmp_path: Path) -> None:
+    from catdog import load_classifier
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
+    plain = load_classifier(str(model_dir)).predict_images(images)
+    (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
+    folded = fold_temperature((model_dir / "weights.h5").read_bytes(), 2.5)
+    (tmp_path / "weights.h5").write_bytes(folded)
+    assert len(folded) == (model_dir / "weights.h5").stat().st_size
+    np.testing.assert_allclose(load_classifier(str(tmp_path)).predict_images(images), soften(plain, 2.5), atol=1e-6)
+
+
+def test_the_copy_of_a_model_is_calibrated_and_says_so_and_its_source_stays(model_dir: Path, tmp_path: Path) -> None:
+    from catdog.model.engines import read_model
+    from catdog.training.job import copy_model
+
+    before = read_model(str(model_dir))
+    copy_model(str(model_dir), str(tmp_path / "copy"), temperature=2.5)
+    assert json.loads((tmp_path / "copy" / "card.json").read_text())["temperature"] == 2.5
+    assert read_model(str(tmp_path / "copy")).weights == fold_temperature(before.weights, 2.5)
+    assert read_model(str(model_dir)) == before
+    copy_model(str(model_dir), str(tmp_path / "plain"), temperature=1.0)
+    assert read_model(str(tmp_path / "plain")).weights == before.weights

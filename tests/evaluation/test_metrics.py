@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn import metrics
+
+from catdog.errors import UsageError
+from catdog.evaluation.metrics import (
+    compare,
+    confusion_matrix,
+    evaluate,
+    expected_calibration_error,
+    log_loss,
+    mcnemar,
+    reliability_bins,
+    wilson_interval,
+)
+
+TWO = ("cat", "dog")
+
+
+def made_predictions(photos: int, classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """True labels, and probabilities that are right more often than not."""
+    random = np.random.default_rng(seed)
+    true = random.integers(0, classes, photos)
+    scores = random.normal(size=(photos, classes)) + 1.5 * np.eye(classes)[true]
+    exponentials = np.exp(scores)
+    return true, (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_the_scores_are_scikit_learn_s(classes: int) -> None:
+    true, probabilities = made_predictions(2_000, classes)
+    predicted, exact = probabilities.argmax(axis=1), probabilities.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn warns of float32's rounding
+    found = evaluate(true, probabilities, classes=[str(label) for label in range(classes)])
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(true, predicted))
+    assert found.log_loss == pytest.approx(metrics.log_loss(true, exact), rel=1e-6)
+    np.testing.assert_array_equal(np.array(found.confusion)[:, :-1], metrics.confusion_matrix(true, predicted))
+    scores = metrics.precision_recall_fscore_support(true, predicted)
+    for column, name in enumerate(("precision", "recall", "f1", "photos")):
+        np.testing.assert_allclose([getattr(one, name) for one in found.by_class], scores[column])
+
+
+def test_a_certain_mistake_has_the_loss_that_scikit_learn_gives_it() -> None:
+    true, probabilities = np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    assert log_loss(true, probabilities) == pytest.approx(metrics.log_loss(true, probabilities))
+
+
+def test_an_unsure_photo_is_not_correct_and_not_among_the_sure() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.95, 0.05]])
+    found = evaluate(np.array([0, 0, 1, 1]), probabilities, classes=TWO, threshold=0.7)
+    assert (found.photos, found.correct, found.sure) == (4, 2, 3)
+    assert (found.accuracy, found.accuracy_of_sure) == (0.5, pytest.approx(2 / 3))
+    assert found.confusion == ((1, 0, 1), (1, 1, 0))
+
+
+def test_a_class_without_photos_or_predictions_has_no_score() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
+    found = evaluate(np.array([0, 1]), probabilities, classes=("ant", "bee", "cat"))
+    assert [(one.precision, one.recall, one.f1) for one in found.by_class] == [
+        (0.5, 1.0, pytest.approx(2 / 3)), (None, 0.0, 0.0), (None, None, None),
+    ]  # fmt: skip
+
+
+def test_all_unsure_and_no_photo_at_all() -> None:
+    found = evaluate(np.array([0]), np.array([[0.5, 0.5]]), classes=TWO, threshold=0.9)
+    assert (found.accuracy, found.accuracy_of_sure, found.confusion) == (0.0, None, ((0, 0, 1), (0, 0, 0)))
+    with pytest.raises(UsageError, match="nothing to evaluate"):
+        evaluate(np.zeros(0, int), np.zeros((0, 2)), classes=TWO)
+
+
+def test_the_console_shows_the_unsure_column_only_where_there_is_one() -> None:
+    true, probabilities = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    assert evaluate(true, probabilities, classes=TWO).lines() == [
+        "Accuracy 0.6667 (95 % interval 0.2077 to 0.9385), log loss 0.4149, calibration error 0.3000",
+        "true \\ label  cat  dog",
+        "------------  ---  ---",
+        "cat             1    0",
+        "dog             1    1",
+        "class  photos  precision  recall      F1",
+        "-----  ------  ---------  ------  ------",
+        "cat         1     0.5000  1.0000  0.6667",
+        "dog         2     1.0000  0.5000  0.6667",
+    ]
+    lines = evaluate(true, probabilities, classes=TWO, threshold=0.7).lines()
+    assert lines[0].startswith("Accuracy 0.6667 (95 % interval 0.2077 to 0.9385), 1.0000 of the 2 sure ones")
+    assert lines[1] == "true \\ label  cat  dog  unsure"
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 1), (1, 1), (5, 10), (2448, 2474), (1000, 1000)])
+def test_the_interval_is_scipy_s(correct: int, total: int) -> None:
+    wanted = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    assert wilson_interval(correct, total) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 9), (10, 10), (60, 100), (5_000, 5_300)])
+def test_mcnemar_s_p_is_scipy_s_binomial_test(first: int, second: int) -> None:
+    right = np.array([True] * first + [False] * second + [True, False])
+    other = np.array([False] * first + [True] * second + [True, False])
+    wanted = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(right, other) == (first, second, pytest.approx(wanted, rel=1e-9))
+
+
+def test_bins_hold_what_they_say() -> None:
+    probabilities = np.array([[0.95, 0.05], [0.85, 0.15], [0.15, 0.85], [0.5, 0.5], [1.0, 0.0]])
+    correct = np.array([True, True, False, False, True])
+    found = reliability_bins(probabilities, correct, bins=10)
+    assert [(one["low"], one["count"], one["accuracy"]) for one in found] == [
+        (0.4, 1, 0.0),
+        (0.8, 2, 0.5),
+        (0.9, 2, 1.0),
+    ]
+    wanted = (1 * 0.5 + 2 * 0.35 + 2 * 0.025) / 5
+    assert expected_calibration_error(probabilities, correct, bins=10) == pytest.approx(wanted)
+
+
+def test_a_calibrated_model_has_hardly_any_calibration_error() -> None:
+    random = np.random.default_rng(1)
+    top = random.uniform(0.5, 1.0, 200_000)
+    probabilities = np.stack([top, 1 - top], axis=1)
+    assert expected_calibration_error(probabilities, random.random(200_000) < top) < 0.01
+
+
+def test_unsure_is_the_last_column_of_the_confusion_matrix() -> None:
+    found = confusion_matrix(np.array([0, 1, 1]), np.array([1, -1, 1]), classes=2)
+    assert found.tolist() == [[0, 1, 0], [0, 1, 1]]
+
+
+def test_two_models_are_compared_with_each_other_and_with_the_truth() -> None:
+    first = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    second = np.array([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    assert compare(first, second).lines() == ["They agree on 2 of 3 photos (66.7%)."]
+    found = compare(first, second, true=np.array([0, 1, 1]))
+    assert found.lines()[1] == (
+        "Accuracy 0.6667 and 0.3333: only the first is right on 1, only the second on 0 (McNemar p = 1)."
+    )
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare(first[:0], second[:0])

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ray_processes import kill_process
+
+from catdog.cluster import failures as losses
+from catdog.cluster.plan import Node, Resources, make_plan
+from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.errors import FailureError
+from catdog.features import trunk
+from catdog.features.cache import Extraction, PhotoSet
+from catdog.features.trunk import Trunk, extract_features
+from catdog.model.openvino_graph import can_cut
+from catdog.model.saved_model import HEAD_CUT, INPUT_CUT
+from catdog.model.weights.pretrained import load_weights
+
+
+def extraction(**changes: object) -> Extraction:
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    assert pretrained is not None
+    values = {
+        "backbone": "efficientnet-lite0", "image_size": 224, "input_scale": pretrained.scale,
+        "input_offset": pretrained.offset, "pooling": "avg", "weights_checksum": pretrained.checksum, "cut": HEAD_CUT,
+        "dtype": "float16", "seed": 0, "max_pixels": 10**6, "augmentation": AugmentationConfig(), **changes,
+    }  # fmt: skip
+    return Extraction(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_the_features_are_the_same_whatever_computes_them(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = (HEAD_CUT, "block7a_project_conv", "block6a_expand_conv", INPUT_CUT)
+    images = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), np.uint8)
+    images[3:] //= 3
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    fast = Trunk(extraction(pooling=pooling), cuts, pretrained, threads=2)
+    assert type(fast._run).__name__ == "OpenvinoRunner"
+    monkeypatch.setattr(trunk, "choose_engine", lambda *_, **__: "tensorflow")
+    plain = Trunk(extraction(pooling=pooling), cuts, pretrained, threads=2)
+    assert type(plain._run).__name__ == "_TensorflowTrunk"
+    ours, theirs = fast(images), plain(images)
+    assert [ours[cut].shape for cut in cuts] == [(5, 1280), (5, 7, 7, 1152), (5, 14, 14, 112), (5, 224, 224, 3)]
+    for cut in cuts:
+        # Far below what float16, as features are stored, can tell.
+        np.testing.assert_allclose(ours[cut], theirs[cut], atol=1e-4, rtol=1e-4)
+    assert [fast(images[:0])[cut].shape[0] for cut in cuts] == [0, 0, 0, 0]
+
+
+def test_gpus_and_random_weights_stay_with_tensorflow() -> None:
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    for weights, gpu in ((pretrained, True), (None, False)):
+        built = Trunk(extraction(), (HEAD_CUT,), weights, threads=1, gpu=gpu)
+        assert type(built._run).__name__ == "_TensorflowTrunk"
+
+
+def test_a_cut_behind_a_folded_layer_stays_with_tensorflow() -> None:
+    assert [can_cut(cut) for cut in ("stem_conv", "block2a_dwconv", "top_conv", HEAD_CUT)] == [True] * 4
+    assert [can_cut(cut) for cut in ("block7a_project_bn", "top_activation", "gap", "conv")] == [False] * 4
+
+
+def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
+    ray_session: None, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
+    paths = sorted(str(path) for path in (photo_folder / "Cat").glob("[0-9].jpg"))
+    photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": paths})
+    said: list[str] = []
+    ended, address = threading.Event(), ray.get_runtime_context().gcs_address
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            kill_process("MapWorker(MapBatches(TrunkWriter))", address=address)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with losses.told_losses(said.append), pytest.raises(FailureError, match=r"^the trunk pass failed: .*\(logs: /"):
+            extract_features(
+                [(extraction(), PhotoSet(table=photos, views=(0,)))],
+                pretrained=load_weights("efficientnet-lite0", weights="imagenet"),
+                plan=make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig()),
+                root=str(tmp_path),
+                progress=lambda done, total: None,
+            )
+    finally:
+        ended.set()
+        thread.join()
+    assert said == ["A trunk actor was lost and starts again."]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_photos import save_classifier
+
+from catdog.errors import FailureError, UsageError
+from catdog.model import engines
+from catdog.model.engines import EngineSpec, check_cpu, check_precision, choose_engine, has_bfloat16, read_model
+from catdog.model.saved_model import ClassifierSpec
+from catdog.photos.decode import decode_image
+from catdog.photos.sample import draw_sample
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Noise, flat colours and drawn pictures, 67 of them: no multiple of a batch."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_sample(folder, seed=1)
+    drawn = [decode_image(path.read_bytes(), size=224) for path in sorted(folder.rglob("*.jpg"))[:56]]
+    random = np.random.default_rng(0)
+    noise = [random.integers(0, 256, (224, 224, 3), np.uint8) for _ in range(8)]
+    flat = [np.full((224, 224, 3), level, np.uint8) for level in (0, 128, 255)]
+    return np.stack([*drawn, *noise, *flat])
+
+
+def test_tensorflow_answers_as_the_saved_classifier_does(model_dir: Path, images: np.ndarray) -> None:
+    from catdog.model.classifier import load_classifier
+
+    engine = EngineSpec(model=read_model(str(model_dir))).load(batch_size=32, threads=2)
+    found = engine(images)
+    assert (found.shape, found.dtype) == ((67, 2), np.float32)
+    np.testing.assert_allclose(found, load_classifier(str(model_dir)).predict_images(images), atol=1e-5)
+    assert engine(images[:0]).shape == (0, 2)
+
+
+def random_b0(directory: Path) -> Path:
+    import tf_keras
+
+    from catdog.model import classifier as model
+    from catdog.model.saved_model import spec_to_card
+
+    tf_keras.utils.set_random_seed(3)
+    spec = ClassifierSpec(
+        backbone="efficientnet-b0", image_size=224, classes=("a", "b", "c"), pooling="max", dropout=0.0,
+        input_scale=(1 / 255,) * 3, input_offset=(0.0,) * 3,
+    )  # fmt: skip
+    model.save_model(directory, model.build_classifier(spec), spec_to_card(spec))
+    return directory
+
+
+@pytest.mark.parametrize("backbone", ["lite0", "b0"])
+def test_openvino_agrees_with_tensorflow(backbone: str, model_dir: Path, images: np.ndarray, tmp_path: Path) -> None:
+    model = read_model(str(model_dir if backbone == "lite0" else random_b0(tmp_path)))
+    wanted = EngineSpec(model=model).load(batch_size=32, threads=2)(images)
+    spec = EngineSpec(model=model, engine="openvino")
+    one, two = (spec.load(batch_size=32, threads=threads)(images) for threads in (1, 2))
+    np.testing.assert_allclose(one, wanted, atol=1e-5)
+    np.testing.assert_array_equal(one, two)  # a job that goes on elsewhere gives the same rows
+    assert spec.load(batch_size=1, threads=1)(images[:0]).shape == (0, len(model.spec.classes))
+
+
+def test_bfloat16_moves_probabilities_a_little_and_no_label_that_was_sure(model_dir: Path, images: np.ndarray) -> None:
+    model = read_model(str(model_dir))
+    spec = EngineSpec(model=model, engine="openvino", precision="bfloat16")
+    if not has_bfloat16():
+        with pytest.raises(FailureError, match="expected a CPU that computes in it"):
+            spec.load(batch_size=1, threads=1)
+        return
+    exact = EngineSpec(model=model, engine="openvino").load(batch_size=1, threads=2)(images)
+    one, two = (spec.load(batch_size=1, threads=threads)(images) for threads in (1, 2))
+    assert one.dtype == np.float32
+    np.testing.assert_array_equal(one, two)
+    moved = np.abs(one - exact)
+    assert 1e-5 < moved.mean() < 0.03
+    sure = exact.max(axis=1) > 0.65
+    assert sure.any()
+    np.testing.assert_array_equal(one[sure].argmax(axis=1), exact[sure].argmax(axis=1))
+
+
+def test_tensorflow_computes_in_bfloat16_too_where_it_has_a_gpu(model_dir: Path, images: np.ndarray) -> None:
+    # TensorFlow imitates it on any CPU, which is how this can be seen without a GPU.
+    model = read_model(str(model_dir))
+    exact, found = (
+        EngineSpec(model=model, precision=precision).load(batch_size=8, threads=2)(images[:8])
+        for precision in ("float32", "bfloat16")
+    )
+    assert found.dtype == np.float32
+    assert 1e-5 < np.abs(found - exact).mean() < 0.03
+
+
+def test_bfloat16_is_refused_where_it_would_be_imitated() -> None:
+    check_precision("bfloat16", engine="tensorflow", gpus=True)
+    check_precision("bfloat16", engine="openvino", gpus=False)
+    check_precision("float32", engine="tensorflow", gpus=False)
+    with pytest.raises(UsageError, match=r"--precision bfloat16: expected GPUs or --engine openvino, found TensorFlow"):
+        check_precision("bfloat16", engine="tensorflow", gpus=False)
+    check_cpu("bfloat16", ["FP32", "BF16", "INT8"])
+    check_cpu("float32", ["FP32"])
+    with pytest.raises(FailureError, match=r"AVX512_BF16 or AMX\), found none on .*: use --precision float32"):
+        check_cpu("bfloat16", ["FP32", "INT8"])
+
+
+def test_openvino_needs_no_tensorflow_and_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, json, numpy as np\n"
+        "from catdog.model.engines import *\n"
+        f"spec = EngineSpec(model=read_model({str(model_dir)!r}), engine='openvino')\n"
+        "found = spec.load(batch_size=1, threads=1)(np.zeros((1, 224, 224, 3), np.uint8))\n"
+        "loaded = [name for name in ('openvino', 'tensorflow', 'openvino_telemetry') if sys.modules.get(name)]\n"
+        "print(json.dumps([found.tolist(), loaded]))"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "CATDOG_CACHE": str(tmp_path / "cache")}
+    environment.pop("KERAS_HOME", None)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    (probabilities,), loaded = json.loads(ended.stdout)
+    assert (sum(probabilities), loaded, ended.stderr) == (pytest.approx(1), ["openvino"], "")
+    # OpenVINO's telemetry would keep a file of consent in the home directory, Keras one of settings.
+    assert not list(tmp_path.iterdir())
+
+
+def test_openvino_is_taken_on_cpus_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
+    assert [choose_engine("auto", gpus=gpus) for gpus in (False, True)] == ["openvino", "tensorflow"]
+    assert choose_engine("tensorflow", gpus=False) == "tensorflow"
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    assert choose_engine("auto", gpus=False) == "tensorflow"
+    with pytest.raises(UsageError, match=r"pip install openvino"):
+        choose_engine("openvino", gpus=False)
+
+
+def test_a_model_is_named_by_what_decides_its_answers(model_dir: Path, tmp_path: Path) -> None:
+    first, again = read_model(str(model_dir)), read_model(str(model_dir))
+    other = read_model(str(save_classifier(tmp_path, seed=7)))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_half_a_model_directory_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a model directory"):
+        read_model(str(tmp_path))
+    (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
+    with pytest.raises(UsageError, match=r"weights\.h5 is missing in it"):
+        read_model(str(tmp_path))
+    (tmp_path / "weights.h5").write_bytes((model_dir / "weights.h5").read_bytes()[:100_000])
+    with pytest.raises(UsageError, match=r"weights\.h5: cannot be read as HDF5: .*truncated"):
+        read_model(str(tmp_path))

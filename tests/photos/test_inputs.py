@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catdog.errors import ImageError, UsageError
+from catdog.photos import inputs as sources
+from catdog.photos.inputs import list_inputs, part_bounds, read_inputs
+
+
+def write(folder: Path, names: list[str]) -> None:
+    """Files that hold their own name."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def relatives(source: str, **options: list[str]) -> list[str]:
+    return list_inputs(source, **options)["relative"].to_pylist()
+
+
+def contents(inputs: pa.Table) -> list[str]:
+    """What is read, or the code of the error in its place."""
+    found = [content for _, content in read_inputs(inputs)]
+    return [content.code if isinstance(content, ImageError) else content.decode() for content in found]
+
+
+# Folders, photos, archives
+
+
+def test_a_folder_a_photo_and_a_zip_are_what_list_photos_finds(tmp_path: Path) -> None:
+    write(tmp_path / "photos", ["b.jpg", "a/c.jpg"])
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("cat/1.jpg", "inside")
+    assert relatives(str(tmp_path / "photos")) == ["a/c.jpg", "b.jpg"]
+    assert relatives(str(tmp_path / "photos/b.jpg")) == ["b.jpg"]
+    zipped = list_inputs(str(tmp_path / "x.zip"))
+    assert zipped["path"].to_pylist() == [f"{tmp_path}/x.zip!cat/1.jpg"]
+    assert contents(zipped) == ["inside"]
+
+
+def test_what_the_job_itself_writes_below_the_photos_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, ["1.jpg", "labels/parts/part-0000000.parquet", "labels2/2.jpg", "sorted/cat/1.jpg"])
+    exclude = [f"{tmp_path}/labels", f"{tmp_path}/sorted/"]
+    assert relatives(str(tmp_path), exclude=exclude) == ["1.jpg", "labels2/2.jpg"]
+    with pytest.raises(UsageError, match="found only what earlier jobs wrote there"):
+        list_inputs(str(tmp_path / "labels"), exclude=exclude)
+
+
+# Globs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.jpg", ["1.jpg", "2.jpg"]),
+        ("?.jpg", ["1.jpg", "2.jpg"]),
+        ("[!1].jpg", ["2.jpg"]),
+        ("[0-1].*", ["1.jpg", "1.png"]),
+        ("*/*.jpg", ["a/3.jpg"]),
+        ("**/*.jpg", ["1.jpg", "2.jpg", "a/3.jpg", "a/b/4.jpg"]),
+        ("a/**", ["3.jpg", "b/4.jpg"]),
+        ("a/**/4.jpg", ["b/4.jpg"]),
+    ],
+)
+def test_a_glob_matches_within_names_and_two_stars_across_folders(
+    tmp_path: Path, pattern: str, found: list[str]
+) -> None:
+    write(tmp_path, ["1.jpg", "2.jpg", "1.png", "a/3.jpg", "a/b/4.jpg"])
+    assert relatives(f"{tmp_path}/{pattern}") == found
+    if "?" not in pattern:
+        assert relatives(f"file://{tmp_path}/{pattern}") == found
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, ["[1]*/a.jpg", "1/b.jpg"])
+    assert relatives(f"{tmp_path}/[1]*") == ["a.jpg"]
+
+
+def test_a_glob_without_a_match_says_so(tmp_path: Path) -> None:
+    write(tmp_path, ["1.jpg"])
+    with pytest.raises(UsageError, match="found no file of such a name: check the pattern and its quotes"):
+        list_inputs(f"{tmp_path}/*.png")
+
+
+# Lists
+
+
+def test_a_list_counts_from_its_own_folder_and_keeps_what_is_missing(tmp_path: Path) -> None:
+    write(tmp_path, ["lists/in.jpg", "up.jpg"])
+    lines = ["# photos", "in.jpg", "", "../up.jpg", "in.jpg", f"{tmp_path}/gone.jpg", f"file://{tmp_path}/up.jpg"]
+    (tmp_path / "lists/all.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    inputs = list_inputs(str(tmp_path / "lists/all.txt"))
+    assert inputs["path"].to_pylist() == [
+        f"{tmp_path}/gone.jpg", f"{tmp_path}/lists/in.jpg", f"{tmp_path}/up.jpg", f"file://{tmp_path}/up.jpg",
+    ]  # fmt: skip
+    assert contents(inputs) == ["missing", "lists/in.jpg", "up.jpg", "up.jpg"]
+
+
+def test_a_list_s_relative_places_begin_below_the_common_folder(tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text("cat/1.jpg\ncat/2.jpg\ndog/1.jpg\n")
+    assert relatives(str(tmp_path / "all.txt")) == ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing\n\n", b"\xff\xfe\x00"])
+def test_a_list_without_a_path_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "all.txt").write_bytes(content)
+    with pytest.raises(UsageError, match="expected a "):
+        list_inputs(str(tmp_path / "all.txt"))
+
+
+# Parquet
+
+
+def write_table(path: Path, columns: dict[str, list[object]], *, rows_a_group: int = 2) -> str:
+    pq.write_table(pa.table(columns), path, row_group_size=rows_a_group)
+    return str(path)
+
+
+def test_a_table_of_bytes_is_read_in_its_order_by_its_names(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path / "t.parquet", {"id": [3, 1, 2], "name": ["c", "a", "b"], "content": [b"C", None, b"B"]}
+    )
+    inputs = list_inputs(path)
+    assert inputs["path"].to_pylist() == [f"{path}!c", f"{path}!a", f"{path}!b"]
+    assert (inputs["row_group"].to_pylist(), inputs["row"].to_pylist()) == ([0, 0, 1], [0, 1, 0])
+    assert contents(inputs) == ["C", "missing", "B"]
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", None]])
+def test_names_that_are_not_one_for_each_row_give_way_to_row_numbers(tmp_path: Path, names: list[object]) -> None:
+    path = write_table(tmp_path / "t.parquet", {"path": names, "bytes": [b"A", b"B"]})
+    assert relatives(path) == ["0", "1"]
+
+
+def test_hugging_face_s_image_column_is_understood(tmp_path: Path) -> None:
+    images = [{"bytes": b"A", "path": "x/1.jpg"}, {"bytes": b"B", "path": "x/2.jpg"}]
+    path = write_table(tmp_path / "t.parquet", {"label": [0, 1], "image": images}, rows_a_group=1)
+    inputs = list_inputs(path)
+    assert inputs["relative"].to_pylist() == ["x/1.jpg", "x/2.jpg"]
+    assert contents(inputs) == ["A", "B"]
+
+
+def test_a_glob_of_tables_is_all_their_rows(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.parquet", {"bytes": [name.encode(), b"2"]})
+    assert contents(list_inputs(f"{tmp_path}/*.parquet")) == ["a", "2", "b", "2"]
+
+
+def test_a_row_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table(tmp_path / "t.parquet", {"bytes": [b"%d" % row for row in range(10)]}, rows_a_group=5)
+    reads, read = [], pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda *args, **options: reads.append(args[1]) or read(*args, **options)
+    )
+    sources._read_group.cache_clear()
+    assert contents(list_inputs(path)) == [str(row) for row in range(10)]
+    assert reads == [0, 1]
+
+
+def test_a_table_that_vanishes_is_an_error_for_each_of_its_rows(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "t.parquet", {"bytes": [b"A", b"B"]})
+    inputs = list_inputs(path)
+    Path(path).unlink()
+    sources._read_group.cache_clear()
+    assert contents(inputs) == ["missing", "missing"]
+
+
+def test_tables_without_photos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a column of bytes in .*, found a, b"):
+        list_inputs(write_table(tmp_path / "t.parquet", {"a": [1], "b": ["x"]}))
+    with pytest.raises(UsageError, match="a table of no rows"):
+        list_inputs(write_table(tmp_path / "u.parquet", {"bytes": pa.array([], pa.binary())}))
+    (tmp_path / "v.parquet").write_bytes(b"no table")
+    with pytest.raises(UsageError, match="expected a Parquet file"):
+        list_inputs(str(tmp_path / "v.parquet"))
+
+
+# Parts
+
+
+def test_parts_cover_every_row_and_never_cross_a_row_group(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.parquet", {"bytes": [b"x"] * 7}, rows_a_group=5)
+    inputs = list_inputs(f"{tmp_path}/*.parquet")
+    assert part_bounds(inputs, photos_a_part=3) == [(0, 3), (3, 5), (5, 7), (7, 10), (10, 12), (12, 14)]
+
+
+def test_a_million_files_are_cut_into_parts_in_no_time() -> None:
+    count = 1_000_000
+    inputs = pa.table(
+        [
+            pa.array(["p"] * count),
+            pa.array(["p"] * count),
+            pa.nulls(count, pa.string()),
+            *[pa.nulls(count, pa.int32())] * 2,
+        ],
+        schema=sources.INPUTS,
+    )
+    start = time.monotonic()
+    bounds = part_bounds(inputs, photos_a_part=256)
+    assert time.monotonic() - start < 5
+    assert (len(bounds), bounds[-1]) == (3907, (999_936, 1_000_000))

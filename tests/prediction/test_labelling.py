@@ -1,0 +1,220 @@
+"""The pass itself, on a real Ray, with an engine that tells red from blue, so that no test waits for TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+from made_photos import draw_photo
+from PIL import Image
+
+from catdog.cluster import failures as losses
+from catdog.cluster.plan import PredictPlan
+from catdog.errors import FailureError
+from catdog.photos import files as photos
+from catdog.photos.decode import FORMATS, decode_image
+from catdog.photos.inputs import list_inputs, part_bounds
+from catdog.prediction import labelling
+from catdog.prediction import rows as predictions
+from catdog.prediction.labelling import Decoding, label_photos, photos_a_part
+from catdog.prediction.rows import LabelRule
+
+# Workers do not have this file: what it defines travels with the call.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+RULE = LabelRule(classes=("blue", "red"), threshold=0.0, top_k=1, models=1)
+PLAN = PredictPlan(actors=1, actor_cpus=1.0, actor_gpus=0.0, threads=1, batch_size=32, task_cpus=0.5)
+PART = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class RedOrBlue:
+    """Stands where an engines.EngineSpec does. With `dies_once`, its process is killed at the first image, once."""
+
+    dies_once: str = ""
+    dies_always: bool = False
+
+    def load(self, *, batch_size: int, threads: int) -> RedOrBlue:
+        return self
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        if self.dies_always or (self.dies_once and not Path(self.dies_once).exists()):
+            if self.dies_once:
+                Path(self.dies_once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        means = images.reshape(len(images), -1, 3).mean(axis=1, dtype=np.float64) / 255
+        red = (means[:, 0] / (means[:, 0] + means[:, 2])).astype(np.float32)
+        return np.stack([1 - red, red], axis=1)
+
+
+def decode_or_die(content: bytes, *, size: int, max_pixels: int) -> np.ndarray:
+    """What a crash in a native decoder does to its process."""
+    if content == b"poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode_image(content, size=size, max_pixels=max_pixels)
+
+
+def draw_folder(folder: Path, *, count: int) -> Path:
+    for index in range(count):
+        colour = (200, 60, 60) if index % 2 else (60, 60, 200)
+        draw_photo(folder / f"{index:03d}.jpg", seed=index, colour=colour)
+    return folder
+
+
+def label(
+    folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: labelling.Decode = decode_image
+) -> list[int]:
+    """Label `folder`; return the counts that progress was told."""
+    inputs, seen = list_inputs(str(folder)), list[int]()
+    label_photos(
+        inputs,
+        part_bounds(inputs, photos_a_part=PART),
+        out=str(out),
+        rule=RULE,
+        engines=[engine or RedOrBlue()],
+        decoding=Decoding(image_size=32, max_pixels=1_000_000, decode=decode),
+        plan=PLAN,
+        progress=lambda done, total: seen.append(done),
+    )
+    return seen
+
+
+def rows_below(out: Path) -> list[dict[str, object]]:
+    return [row for path in sorted((out / "parts").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_every_photo_gets_the_label_of_its_own_pixels(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "photos", count=20)
+    assert label(folder, tmp_path / "out")[-1] == 20
+    rows = rows_below(tmp_path / "out")
+    assert [row["path"] for row in rows] == [str(folder / f"{index:03d}.jpg") for index in range(20)]
+    assert [row["label"] for row in rows] == ["blue", "red"] * 10
+    assert predictions.present_parts(str(tmp_path / "out")) == {0, 1, 2}
+
+
+def test_what_stands_is_not_done_again(tmp_path: Path) -> None:
+    folder, out = draw_folder(tmp_path / "photos", count=20), tmp_path / "out"
+    label(folder, out)
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
+    (out / "parts/part-0000001.parquet").unlink()
+    (out / "parts/part-0000002.parquet.deadbeef.part").write_bytes(b"half a part of a killed process")
+    assert label(folder, out) == [12, 20]
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("*.parquet")}
+    assert {name for name in after if after[name] != before[name]} == {"part-0000001.parquet"}
+
+
+def hostile_files(folder: Path) -> dict[str, str | None]:
+    """Write files as they are found in the world; return the error code of each, None for a photo."""
+    good = draw_folder(folder, count=1) / "000.jpg"
+    content = good.read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
+    Image.fromarray(noise[..., :3]).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(noise[..., :3]).convert("P").save(folder / "palette.gif")
+    Image.fromarray(noise).save(folder / "transparent.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    frames = [Image.fromarray(noise[..., :3]), Image.fromarray(255 - noise[..., :3])]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1), "red").save(folder / "pixel.png")
+    Image.new("RGB", (2000, 1), "red").save(folder / "line.png")
+    (folder / "SHOUTED.JPG").write_bytes(content)
+    (folder / "wrong.txt").write_bytes(content)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "header.jpg").write_bytes(content[:3])
+    (folder / "page.jpg").write_text("<!DOCTYPE html><html>404</html>")
+    # A header that promises 60,000 x 60,000 pixels, as a decompression bomb does.
+    bomb = bytearray((folder / "pixel.png").read_bytes())
+    bomb[16:24] = (60_000).to_bytes(4) * 2
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4)
+    (folder / "bomb.png").write_bytes(bomb)
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    codes = {
+        "empty.jpg": "empty", "cut.jpg": "truncated", "header.jpg": "truncated", "page.jpg": "not-an-image",
+        "bomb.png": "too-large", "gone.jpg": "missing",
+    }  # fmt: skip
+    return {path.name: codes.get(path.name) for path in folder.iterdir() if path.name != "loop"}
+
+
+def test_hostile_files_are_rows_with_a_label_or_an_error_and_nothing_else_suffers(tmp_path: Path) -> None:
+    wanted = hostile_files(tmp_path / "photos")
+    label(tmp_path / "photos", tmp_path / "out")
+    rows = rows_below(tmp_path / "out")
+    found = {Path(str(row["path"])).name: row["error"] and str(row["error"]).partition(":")[0] for row in rows}
+    assert found == wanted
+    assert len(rows) == len(wanted)
+    assert all((row["label"] is None) == (row["error"] is not None) for row in rows)
+
+
+def test_a_photo_that_kills_its_process_is_one_error_row(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "photos", count=12)
+    for name in ("003.jpg", "009.jpg"):
+        (folder / name).write_bytes(b"poison")
+    (folder / "004.jpg").write_text("not a photo")  # what is wrong with it comes back from another process too
+    label(folder, tmp_path / "out", decode=decode_or_die)
+    rows = rows_below(tmp_path / "out")
+    crashed = "crash: the process that decoded it died, at each of 2 tries"
+    bad = {3: crashed, 4: f"not-an-image: the content is none of {', '.join(FORMATS)}", 9: crashed}
+    assert [row["error"] for row in rows] == [bad.get(index) for index in range(12)]
+    assert [row["label"] for row in rows if not row["error"]] == [
+        ("blue", "red")[index % 2] for index in range(12) if index not in bad
+    ]
+
+
+def test_a_model_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "photos", count=20)
+    label(folder, tmp_path / "out", engine=RedOrBlue(dies_once=str(tmp_path / "died")))
+    assert (tmp_path / "died").exists()
+    assert [row["label"] for row in rows_below(tmp_path / "out")] == ["blue", "red"] * 10
+
+
+def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
+    folder = draw_folder(tmp_path / "photos", count=2)
+    with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
+        label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
+
+
+def test_a_photo_that_vanishes_after_the_listing_is_an_error_row(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "photos", count=3)
+    inputs = list_inputs(str(folder))
+    (folder / "001.jpg").unlink()
+    found = [one.image for one in labelling._load(inputs, Decoding(image_size=32, max_pixels=10_000))]
+    assert [str(image) if isinstance(image, Exception) else image.shape for image in found] == [
+        (32, 32, 3), "missing: no such file", (32, 32, 3),
+    ]  # fmt: skip
+
+
+def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = draw_folder(tmp_path / "photos", count=3)
+    faults = {"000.jpg": 1, "002.jpg": 99}
+    read = photos._read
+
+    def read_badly(path: str, *, max_bytes: int) -> bytes:
+        name = Path(path).name
+        faults[name] = faults.get(name, 0) - 1
+        if faults[name] >= 0:
+            raise OSError(5, "Input/output error")
+        return read(path, max_bytes=max_bytes)
+
+    monkeypatch.setattr(photos, "_read", read_badly)
+    monkeypatch.setattr(photos, "RETRY_PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    found = list(labelling._load(list_inputs(str(folder)), Decoding(image_size=32, max_pixels=10_000)))
+    assert [one.retried for one in found] == [True, False, False]
+    assert str(found[2].image) == "io: [Errno 5] Input/output error"
+    assert isinstance(found[0].image, np.ndarray)
+
+
+def test_parts_are_small_where_photos_are_few_and_never_large() -> None:
+    assert [photos_a_part(count) for count in (1, 370, 5_000, 16_384, 10_000_000)] == [32, 32, 208, 256, 256]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_photos import draw_photo
+
+from catdog.config import PredictConfig, build_config
+from catdog.prediction import job as inference
+from catdog.prediction import rows as predictions
+from catdog.prediction.report import build_predict_page
+from catdog.storage import artifacts
+
+SUMMARY = {"seconds": 1.0, "photos_per_second": 1.0, "engine": "tensorflow", "versions": {}, "models": []}
+
+
+def commit(out: Path, rule: predictions.LabelRule, count: int) -> None:
+    """Leave `count` committed rows of random probabilities."""
+    dog = np.random.default_rng(0).random(count).astype(np.float32)
+    paths = [f"/a/rather/long/folder/of/photos/number-{index:08d}.jpg" for index in range(count)]
+    rows = predictions.build_rows(paths, [""] * count, [np.stack([1 - dog, dog], axis=1)] * rule.models, rule)
+    content = predictions.encode(rows, format="parquet")
+    artifacts.write_bytes(artifacts.join(predictions.staging_directory(str(out)), "0.parquet"), content)
+    predictions.finish_commit(str(out), {"format": "parquet", "files": [{"name": "0.parquet"}]})
+
+
+def test_a_page_of_many_photos_stays_small(tmp_path: Path) -> None:
+    rule = predictions.LabelRule(classes=("cat", "dog"), threshold=0, top_k=1, models=1)
+    commit(tmp_path, rule, 100_000)
+    begin = time.monotonic()
+    page = build_predict_page(
+        str(tmp_path),
+        rule=rule,
+        summary=SUMMARY,
+        photos="/a",
+        thumbnails=lambda names: dict.fromkeys(names, b"x" * 7000),
+    )
+    assert time.monotonic() - begin < 5
+    assert len(page) < 4_000_000
+    assert "5,000 of 100,000 names, not all of them" in page
+
+
+def test_photos_that_cannot_be_read_any_more_leave_a_page_without_pictures(tmp_path: Path) -> None:
+    rule = predictions.LabelRule(classes=("cat", "dog"), threshold=0.9, top_k=1, models=2)
+    commit(tmp_path, rule, 30)
+    comparison = {"photos": 30, "agree": 30, "p_value": None}
+    artifacts.write_json(f"{tmp_path}/evaluation.json", {"comparison": comparison})
+    page = build_predict_page(str(tmp_path), rule=rule, summary=SUMMARY, photos="/a", thumbnails=lambda names: {})
+    assert "No picture could be made" in page
+    assert "On the 30 photos they say the same 30 times (100.0%)." in page
+    assert "Searches all 30 names." in page
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came_to_it(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    for index in range(3):
+        draw_photo(tmp_path / f"photos/cat/{index}.jpg", seed=index, colour=(190, 90, 60))
+        draw_photo(tmp_path / f"photos/dog/{index}.jpg", seed=50 + index, colour=(60, 90, 190))
+    page, said = tmp_path / "labels/report.html", []
+    values: dict[str, Any] = {"engine": "tensorflow", "model": (str(model_dir),)}
+    values |= {"photos": f"{tmp_path}/photos", "out": str(page.parent)}
+
+    def predict(**more: bool) -> bytes:
+        said.clear()
+        inference.predict(build_config(PredictConfig, {**values, **more}), say=said.append)
+        return page.read_bytes()
+
+    first = predict()
+    assert said[-1] == f"Report: {page}"
+    assert first.count(b"/9j/") == 6  # how every JPEG begins in base64
+    assert predict() == first
+    assert f"Report: {page}" not in said
+    evaluated = predict(evaluate=True)
+    assert b"Against the class folders" in evaluated
+    assert predict(evaluate=True) == evaluated
+    assert f"Report: {page}" not in said
+    page.unlink()
+    with pytest.raises(FileNotFoundError):
+        predict(report=False)

@@ -1,0 +1,66 @@
+"""Ray processes that tests start, find and kill."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A `ray start --head` and its temporary folder; in the end every process that it started is killed."""
+    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
+    folder = tempfile.mkdtemp(prefix="catdog-")
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
+         # Ray's own numbers for these may be taken by the Ray that the other tests share.
+         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}", *flags],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield head, Path(folder)
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_processes(title: str, *, address: str) -> list[psutil.Process]:
+    """The processes that Ray calls `title`, of the cluster at `address` alone; a parent is the raylet of its node."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if title not in " ".join(process.info["cmdline"] or []):
+            continue  # first: to look up every process's parent takes five times as long, and there are tests that poll
+        with contextlib.suppress(psutil.NoSuchProcess):
+            raylet = process.parent()
+            if raylet and any(address in word for word in raylet.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_process(title: str, *, address: str) -> bool:
+    """kill -9 the first process that `find_processes` finds; tell whether there was one."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in find_processes(title, address=address):
+            process.kill()
+            return True
+    return False

@@ -1,0 +1,45 @@
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from catdog.report.plots import draw_curves, stage_table
+
+
+def history(epochs: int) -> list[dict[str, float]]:
+    return [
+        {"epoch": epoch, "loss": 1 / epoch, "acc": 1 - 0.5 / epoch, "val_loss": 1.1 / epoch, "val_acc": 1 - 0.6 / epoch}
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def test_both_plots_are_drawn_with_dots_line_and_border(tmp_path: Path) -> None:
+    draw_curves({"frozen": history(5), "unfrozen": history(3)}, run_dir=str(tmp_path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["accuracy.png", "loss.png"]
+    for file in tmp_path.iterdir():
+        image = np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")).astype(int)
+        assert image.shape == (540, 960, 3)
+        for colour in ((31, 95, 168), (224, 122, 31), (153, 153, 153)):  # line, dots, border
+            assert (np.abs(image - np.array(colour)).sum(axis=2) < 60).sum() > 50
+
+
+def test_one_stage_alone_is_drawn(tmp_path: Path) -> None:
+    draw_curves({"frozen": history(1), "unfrozen": []}, run_dir=str(tmp_path))
+    assert (tmp_path / "accuracy.png").stat().st_size > 5000
+
+
+def test_the_closing_table_sets_frozen_against_unfrozen() -> None:
+    stages = {
+        "frozen": {"epochs": 12, "seconds": 4.4, "validation": {"accuracy": 0.98, "loss": 0.05}},
+        "unfrozen": {
+            "epochs": 8, "seconds": 65, "validation": {"accuracy": 0.99, "loss": 0.04},
+            "test": {"accuracy": 0.985, "loss": 0.0512},
+        },
+    }  # fmt: skip
+    assert stage_table(stages).splitlines() == [
+        "stage     epochs  val acc  val loss  test acc  test loss   time",
+        "--------  ------  -------  --------  --------  ---------  -----",
+        "frozen        12   0.9800    0.0500         -          -     4s",
+        "unfrozen       8   0.9900    0.0400    0.9850     0.0512  1m05s",
+    ]

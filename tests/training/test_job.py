@@ -1,0 +1,357 @@
+"""The train job as a user meets it: real Ray, real Lite0 weights, small photos."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from catdog import load_classifier
+from catdog.config import TrainConfig, build_config
+from catdog.errors import FailureError, UsageError
+from catdog.photos.manifest import read_manifest
+from catdog.training import job as pipeline
+from catdog.training.job import train
+
+SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "frozen.global_batch_size": 8}
+
+
+def run(photos: Path, run_dir: Path, **changes: object) -> tuple[dict, list[str]]:
+    values = {"photos": str(photos), "run_dir": str(run_dir), **SMALL, **changes}
+    lines: list[str] = []
+    report = train(build_config(TrainConfig, values), say=lines.append)
+    return report, lines
+
+
+@pytest.fixture(scope="session")
+def finished(
+    ray_session: None, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict, list]:
+    run_dir = tmp_path_factory.mktemp("runs") / "small"
+    return run_dir, *run(photo_folder, run_dir, **{"frozen.epochs": 6, "unfrozen.epochs": 2})
+
+
+def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, dict, list]) -> None:
+    run_dir, report, _ = finished
+    for name in (
+        "config.json", "manifest/manifest.parquet", "manifest/rejected.parquet", "frozen/history.csv",
+        "frozen/model/card.json", "frozen/model/weights.h5", "unfrozen/history.csv", "unfrozen/model/weights.h5",
+        "model/card.json", "model/weights.h5", "accuracy.png", "loss.png", "report.json",
+        "frozen/predictions.parquet", "unfrozen/predictions.parquet", "diagnosis.json", "thumbnails.parquet",
+    ):  # fmt: skip
+        assert (run_dir / name).is_file(), name
+    assert not list(run_dir.rglob("*.part"))
+    assert not (run_dir / "checkpoints").exists()
+    assert not (run_dir / "heat.parquet").exists()
+    assert json.loads((run_dir / "model" / "card.json").read_text())["temperature"] == 1.0  # nothing was wrong
+    diagnosis = json.loads((run_dir / "diagnosis.json").read_text())
+    assert diagnosis["worst"] == []
+    assert diagnosis["evaluations"]["unfrozen"]["test"]["photos"] == 8
+    assert json.loads((run_dir / "report.json").read_text()) == report
+
+
+def check_outcomes(run_dir: Path, report: dict) -> None:
+    """Every validation and test photo has one row, and the rows give the scores of report.json."""
+    manifest = pq.read_table(run_dir / "manifest" / "manifest.parquet").to_pylist()
+    known = {row["path"]: (row["split"], row["class"]) for row in manifest if row["split"] in ("validation", "test")}
+    for stage in ("frozen", "unfrozen"):
+        rows = pq.read_table(run_dir / stage / "predictions.parquet").to_pylist()
+        assert {row["path"]: (row["split"], row["true"]) for row in rows} == known
+        assert len(rows) == len(known)
+        for split in ("validation", "test"):
+            chances = [row[f"p_{row['true']}"] for row in rows if row["split"] == split]
+            assert -np.log(chances).mean() == pytest.approx(report["stages"][stage][split]["loss"], abs=1e-4)
+
+
+def test_each_stage_leaves_a_row_for_every_validation_and_test_photo(finished: tuple[Path, dict, list]) -> None:
+    check_outcomes(*finished[:2])
+
+
+def test_what_cannot_be_diagnosed_costs_the_run_a_line(finished: tuple[Path, dict, list], tmp_path: Path) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "unfrozen" / "predictions.parquet").write_bytes(b"damaged")
+    (tmp_path / "run" / "report.json").unlink()
+    values = {"photos": str(finished[0].parent), "run_dir": str(tmp_path / "run"), **SMALL}
+    config = build_config(TrainConfig, values)
+    manifest = read_manifest(str(tmp_path / "run" / "manifest"))
+    lines: list[str] = []
+    temperature = pipeline._temperature(config, manifest, str(tmp_path / "run" / "unfrozen"), say=lines.append)
+    assert temperature.value == 1.0
+    job = SimpleNamespace(stages=[], plan=None)
+    pipeline._diagnose(
+        config, manifest, job, run_dir=str(tmp_path / "run"), best="unfrozen", temperature=temperature, say=lines.append
+    )  # type: ignore[arg-type]
+    assert [line.partition(": ")[0] for line in lines] == ["Warning"] * 2
+    assert lines[0].startswith("Warning: the model is not calibrated: ")
+    assert lines[1].startswith("Warning: the run could not be diagnosed: ")
+
+
+def test_the_report_has_the_numbers_of_both_stages(finished: tuple[Path, dict, list]) -> None:
+    _, report, _ = finished
+    assert report["classes"] == ["cat", "dog"]
+    assert report["counts"]["train"] == {"cat": 8, "dog": 8}
+    assert report["counts"]["validation"] == report["counts"]["test"] == {"cat": 4, "dog": 4}
+    assert report["counts"]["unused"] == {"cat": 0, "dog": 0}
+    assert report["counts"]["rejected"] == 3
+    assert {name: stage["epochs"] for name, stage in report["stages"].items()} == {"frozen": 6, "unfrozen": 2}
+    for stage in report["stages"].values():
+        assert stage["trunk_images_per_second"] > 0
+        for split in ("validation", "test"):
+            assert stage[split]["accuracy"] == 1.0
+            assert 0 < stage[split]["loss"] < 0.6
+    seconds = report["seconds"]
+    steps = ("start", "ingest", "trunk", "train", "report")
+    assert seconds["total"] == pytest.approx(sum(seconds[step] for step in steps), abs=0.01)
+    assert report["versions"]["ray"].startswith("2.")
+
+
+def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path, dict, list]) -> None:
+    run_dir, _, lines = finished
+    assert "Found 16 images belonging to 2 classes." in lines
+    assert "Of 35 files 0 are left over and 3 rejected." in lines
+    plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    assert f"{plan}stored in the folder {run_dir}." in lines
+    assert sum(line.startswith("Epoch ") for line in lines) == 8
+    assert any(line.startswith("unfrozen") and "1.0000" in line for line in "\n".join(lines).splitlines())
+    assert lines[-2].startswith("Model: ")
+    assert lines[-1] == f"Report: {finished[0]}/report.html"
+
+
+def test_every_file_is_in_the_manifest_or_rejected_with_a_reason(
+    finished: tuple[Path, dict, list], photo_folder: Path
+) -> None:
+    run_dir, _, _ = finished
+    manifest = pq.read_table(run_dir / "manifest" / "manifest.parquet")
+    rejected = pq.read_table(run_dir / "manifest" / "rejected.parquet").to_pylist()
+    reasons = {Path(row["path"]).name: row["reason"].split(":")[0] for row in rejected}
+    assert reasons == {"666.jpg": "empty", "11702.jpg": "not-an-image", "copy.jpg": "duplicate"}
+    files = {str(path) for path in photo_folder.rglob("*") if path.is_file()}
+    assert files == set(manifest["path"].to_pylist()) | {row["path"] for row in rejected}
+
+
+def test_the_model_tells_the_photos_apart_from_its_directory_alone(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    run_dir, report, _ = finished
+    moved = tmp_path / "model"
+    moved.mkdir()
+    for file in (run_dir / "model").iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    classifier = load_classifier(str(moved))
+    for name, label in (("Cat/3.jpg", "cat"), ("Dog/3.jpg", "dog")):
+        found, probability = classifier.predict(str(photo_folder / name))
+        assert found == label
+        assert 0.5 < probability <= 1
+    card = json.loads((moved / "card.json").read_text())
+    assert card["classes"] == ["cat", "dog"]
+    assert card["weights"]["license"] == "Apache-2.0"
+    assert card["stage"]["name"] == report["model"]
+    assert card["stage"]["validation"] == report["stages"][report["model"]]["validation"]
+
+
+def test_the_reported_test_accuracy_and_loss_are_those_of_the_saved_model(finished: tuple[Path, dict, list]) -> None:
+    from catdog.photos.decode import decode_image
+
+    run_dir, report, _ = finished
+    rows = [
+        row for row in pq.read_table(run_dir / "manifest" / "manifest.parquet").to_pylist() if row["split"] == "test"
+    ]
+    images = np.stack([decode_image(Path(row["path"]).read_bytes(), size=224) for row in rows])
+    labels = np.array([row["label"] for row in rows])
+    for stage in ("frozen", "unfrozen"):
+        probabilities = load_classifier(str(run_dir / stage / "model")).predict_images(images)
+        loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+        assert (probabilities.argmax(axis=1) == labels).mean() == report["stages"][stage]["test"]["accuracy"]
+        # Cached features are float16.
+        assert loss == pytest.approx(report["stages"][stage]["test"]["loss"], abs=2e-3)
+
+
+def test_the_same_command_again_does_nothing_and_says_so(finished: tuple[Path, dict, list], photo_folder: Path) -> None:
+    run_dir, report, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    again, lines = run(photo_folder, run_dir, **{"frozen.epochs": 6, "unfrozen.epochs": 2})
+    assert again == report
+    assert lines[0].startswith("Nothing to do")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_a_changed_config_is_refused_with_the_difference(finished: tuple[Path, dict, list], photo_folder: Path) -> None:
+    run_dir, _, _ = finished
+    with pytest.raises(UsageError, match=r"was made with other settings \(dropout was 0.2, is now 0.4\)"):
+        run(photo_folder, run_dir, **{"frozen.epochs": 6, "unfrozen.epochs": 2, "dropout": 0.4})
+
+
+def test_a_mistake_leaves_no_trace_in_the_run_directory(ray_session: None, photo_folder: Path, tmp_path: Path) -> None:
+    for changes in ({"unfrozen.unfreeze_from": "block6b_dwconv"}, {"weights": str(tmp_path / "none.h5")}):
+        with pytest.raises(UsageError):
+            run(photo_folder, tmp_path / "run", **changes)
+    with pytest.raises(UsageError, match="found nothing there"):
+        run(tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    _, one, _ = finished
+    two, lines = run(
+        photo_folder, tmp_path / "two",
+        **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.workers": 2, "cache_budget_gib": 0.0001},
+    )  # fmt: skip
+    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    assert f"{plan}stored in the folder {tmp_path}/two." in lines
+    assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
+    check_outcomes(tmp_path / "two", two)
+    for stage in ("frozen", "unfrozen"):
+        assert two["stages"][stage]["epochs"] == one["stages"][stage]["epochs"]
+        assert two["stages"][stage]["test"]["accuracy"] == 1.0
+        # Other batches of the same global size, so near and not equal.
+        assert two["stages"][stage]["test"]["loss"] == pytest.approx(one["stages"][stage]["test"]["loss"], abs=0.1)
+
+
+def b0_weights(folder: Path, *, spoil: bool = False) -> str:
+    """A weights file as the efficientnet package's own model saves it; with `spoil`, one tensor is not numbers."""
+    import tf_keras
+    from efficientnet import model as efficientnet
+
+    modules = {name: getattr(tf_keras, name) for name in ("backend", "layers", "models", "utils")}
+    network = efficientnet.EfficientNetB0(include_top=False, weights=None, input_shape=(224, 224, 3), **modules)
+    if spoil:
+        layer = network.get_layer("top_conv")
+        layer.set_weights([np.full_like(kernel, np.nan) for kernel in layer.get_weights()])
+    network.save_weights(str(folder / "b0_notop.h5"))
+    return str(folder / "b0_notop.h5")
+
+
+def test_the_article_s_recipe_runs_both_stages_on_b0_with_a_weights_file(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    weights = b0_weights(tmp_path)
+    report, _ = run(
+        photo_folder, tmp_path / "article",
+        **{
+            "recipe": "article", "backbone": "efficientnet-b0", "weights": weights, "input_scaling": "1/255",
+            "pooling": "max", "views": 0, "augment_validation": True, "test_per_class": 0,
+            "frozen.epochs": 2, "unfrozen.epochs": 2, "frozen.optimizer": "rmsprop", "unfrozen.optimizer": "rmsprop",
+            "frozen.learning_rate": 2e-5, "unfrozen.learning_rate": 2e-5, "unfrozen.train_batch_norm": True,
+        },
+    )  # fmt: skip
+    card = json.loads((tmp_path / "article" / "unfrozen" / "model" / "card.json").read_text())
+    assert (card["backbone"], card["pooling"], card["input_scale"]) == ("efficientnet-b0", "max", [1 / 255] * 3)
+    assert {name: stage["epochs"] for name, stage in report["stages"].items()} == {"frozen": 2, "unfrozen": 2}
+    assert "test" not in report["stages"]["frozen"]
+
+
+def test_the_whole_backbone_is_fine_tuned_on_the_manifest_of_an_earlier_ingest_job(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    import ray
+
+    counts = {"--train-per-class": "8", "--validation-per-class": "4", "--test-per-class": "4"}
+    flags = [text for pair in counts.items() for text in pair]
+    job = subprocess.run(
+        [sys.executable, "jobs/ingest.py", "--photos", photo_folder, "--run-dir", tmp_path / "run", *flags],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )  # fmt: skip
+    assert job.returncode == 0, job.stderr
+    assert "Found 16 images belonging to 2 classes." in job.stdout
+    manifest = tmp_path / "run" / "manifest" / "manifest.parquet"
+    written = manifest.stat().st_mtime_ns
+    report, _ = run(
+        photo_folder, tmp_path / "run",
+        **{"frozen.epochs": 12, "unfrozen.epochs": 1, "unfrozen.unfreeze_from": "input", "views": 1},
+    )  # fmt: skip
+    assert manifest.stat().st_mtime_ns == written
+    assert report["stages"]["unfrozen"]["test"]["accuracy"] >= 0.75
+
+
+def test_weights_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    weights = b0_weights(tmp_path, spoil=True)
+    with pytest.raises(FailureError, match=r"^the loss is not a number after epoch 1 .* try a smaller learning rate$"):
+        run(photo_folder, tmp_path / "run", **{"backbone": "efficientnet-b0", "weights": weights, "views": 1})
+
+
+def test_an_exception_in_a_train_worker_is_one_line_with_the_place_of_the_logs(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "manifest", "features"):
+        source = finished[0] / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for part in (tmp_path / "features").rglob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:-8])
+    with pytest.raises(FailureError) as raised:
+        run(photo_folder, tmp_path, **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.max_failures": 0})
+    line = re.fullmatch(
+        r"training failed: Parquet magic bytes not found in footer\. .* \(logs: (.*)\)", str(raised.value)
+    )
+    assert line, str(raised.value)
+    assert any(Path(line[1]).iterdir())
+
+
+def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: None, tmp_path: Path) -> None:
+    from made_photos import draw_photo
+
+    photos = tmp_path / "photos"
+    for index in range(8):
+        draw_photo(photos / "cat" / f"{index}.jpg", seed=index, colour=(190, 90, 60))
+        draw_photo(photos / "dog" / f"{index}.jpg", seed=50 + index, colour=(60, 90, 190))
+    counts = {"train_per_class": 4, "validation_per_class": 2, "test_per_class": 2}
+    config = build_config(TrainConfig, {"photos": str(photos), "run_dir": str(tmp_path / "run"), **counts,
+                                        "frozen.epochs": 2, "unfrozen.epochs": 0})  # fmt: skip
+    from catdog.training.job import ingest
+
+    manifest = ingest(config, run_dir=str(tmp_path / "run"), say=lambda line: None)
+    gone = next(row["path"] for row in manifest.table.to_pylist() if row["split"] == "train")
+    Path(gone).unlink()
+    lines: list[str] = []
+    report = train(config, say=lines.append)
+    assert any(
+        line.startswith(f"1 photos could no longer be read and were left out, such as {gone}: missing")
+        for line in lines
+    )
+    assert list(report["stages"]) == ["frozen"]
+
+
+def test_a_trunk_pass_that_fails_ends_the_workers_that_wait_for_it(
+    ray_session: None, photo_folder: Path, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "run" / "features"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("no folder")
+    short = {"frozen.epochs": 1, "unfrozen.epochs": 0, "views": 1}
+    with pytest.raises(FailureError, match=rf"^cannot make the directory {in_the_way}/"):
+        run(photo_folder, tmp_path / "run", **short)
+    assert "trainer" not in {thread.name for thread in threading.enumerate()}
+    in_the_way.unlink()
+    report, _ = run(photo_folder, tmp_path / "run", **short)
+    assert list(report["stages"]) == ["frozen"]
+    assert not (tmp_path / "run" / "abandoned.json").exists()
+
+
+def test_photos_of_every_mode_end_as_rgb(ray_session: None, tmp_path: Path) -> None:
+    from catdog.photos.manifest import build_manifest
+
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        for index, mode in enumerate(("RGB", "L", "RGBA", "P", "CMYK", "1")):
+            pixels = Image.fromarray(random.integers(0, 256, (20, 30, 3)).astype(np.uint8))
+            suffix = "jpg" if mode == "CMYK" else "png"
+            (tmp_path / label).mkdir(exist_ok=True)
+            pixels.convert(mode).save(tmp_path / label / f"{index}.{suffix}")
+    manifest = build_manifest(
+        str(tmp_path), train_per_class=3, validation_per_class=2, test_per_class=1, seed=0, max_pixels=10_000
+    )
+    assert manifest.rejected.num_rows == 0
+    assert manifest.table.num_rows == 12
