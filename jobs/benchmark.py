@@ -45,7 +45,7 @@ from catdog.benchmark.scaling import (
     multiply_photos,
     project,
 )
-from catdog.cluster.plan import prepare_environment
+from catdog.cluster.environment import prepare_environment
 from catdog.config import knob, parse_arguments
 from catdog.console import duration, table_text
 from catdog.errors import UsageError

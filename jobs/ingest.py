@@ -11,17 +11,19 @@ def main() -> None:
 
     config = parse_arguments(IngestConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog.cluster import plan as cluster
+    from catdog.cluster.connection import connected, quiet_datasets
+    from catdog.cluster.environment import prepare_environment
+    from catdog.cluster.shared_paths import check_shared
     from catdog.storage import artifacts
 
-    cluster.prepare_environment(verbose=config.verbose)
+    prepare_environment(verbose=config.verbose)
 
     from catdog.training.job import ingest, open_run
 
     run_dir = open_run(config)
-    with cluster.connected(verbose=config.verbose, dashboard=False):
-        cluster.quiet_datasets(verbose=config.verbose)
-        cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
+    with connected(verbose=config.verbose, dashboard=False):
+        quiet_datasets(verbose=config.verbose)
+        check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, say=print)
     print(f"Manifest: {artifacts.join(run_dir, 'manifest')}")
 

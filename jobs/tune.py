@@ -14,7 +14,7 @@ def main() -> None:
 
     config = parse_arguments(TuneConfig, sys.argv[1:], description=__doc__ or "")
 
-    from catdog.cluster.plan import prepare_environment
+    from catdog.cluster.environment import prepare_environment
 
     prepare_environment(verbose=config.verbose)
 

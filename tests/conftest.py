@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from made_photos import draw_photo, save_classifier
 
-from catdog.cluster import plan as cluster
+from catdog.cluster.connection import quiet_datasets
+from catdog.cluster.environment import prepare_environment
 
-cluster.prepare_environment(verbose=False)
+prepare_environment(verbose=False)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def ray_session() -> Iterator[None]:
             log_to_driver=False,
             runtime_env={"env_vars": {name: os.environ[name] for name in names}},
         )
-    cluster.quiet_datasets(verbose=False)
+    quiet_datasets(verbose=False)
     yield
     ray.shutdown()
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster import plan as cluster
+from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
@@ -70,9 +71,9 @@ def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
     extraction = _extraction(pretrained, cut=HEAD_CUT)
     deep = _extraction(pretrained, cut="block7a_project_conv")
     alone = _measure_steps(photos, extraction, deep, pretrained)
-    with cluster.connected() as resources:
-        cluster.quiet_datasets(verbose=False)
-        plan = cluster.make_plan(resources, ClusterConfig())
+    with connected() as resources:
+        quiet_datasets(verbose=False)
+        plan = make_plan(resources, ClusterConfig())
         manifest = build_manifest(
             photos, train_per_class=limit, validation_per_class=1, test_per_class=0, seed=0, max_pixels=10**8
         )
@@ -161,7 +162,7 @@ _PROGRAMS = {
     "python, start": "pass",
     "catdog, its configuration": "import catdog.config",
     "ray, import": "import ray",
-    "ray, start and connect": "from catdog.cluster import plan as cluster\nwith cluster.connected(): pass",
+    "ray, start and connect": "from catdog.cluster.connection import connected\nwith connected(): pass",
     "ray train, import": "import catdog.training.tensorflow_trainer",
     "openvino, import and model": (
         "from catdog.model.openvino_graph import *\nfrom catdog.weights import load_weights\n"
@@ -178,8 +179,9 @@ _PROGRAMS = {
 def measure_trainer(folder: str) -> float:
     """Return the seconds from a TensorflowTrainer's `fit` to the first line of its loop; Ray is up before."""
     program = (
-        "import sys, time\nfrom catdog.cluster import plan as cluster\nfrom catdog.measures import start_trainer\n"
-        "with cluster.connected(): start_trainer(sys.argv[1])"
+        "import sys, time\nfrom catdog.benchmark.microbenchmarks import start_trainer\n"
+        "from catdog.cluster.connection import connected\n"
+        "with connected(): start_trainer(sys.argv[1])"
     )
     _program_seconds(program, folder)
     began, stepped = (float(text) for text in Path(folder, "steps").read_text().split())

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog.benchmark.end_to_end import Programs, split_flags
-from catdog.cluster import plan as cluster
+from catdog.cluster.connection import connected, quiet_datasets
 from catdog.photos.inputs import list_inputs
 
 Say = Callable[[str], None]
@@ -169,8 +169,8 @@ def measure_scheduler(*, blocks: int = SCHEDULED_BLOCKS) -> float:
     import pyarrow as pa
     import ray
 
-    with cluster.connected() as resources:
-        cluster.quiet_datasets(verbose=False)
+    with connected() as resources:
+        quiet_datasets(verbose=False)
         cpus = resources.least_cpus / 4
         dataset = ray.data.from_arrow([pa.table({"part": [block]}) for block in range(blocks)])
         done = dataset.map_batches(lambda block: block, batch_size=None, batch_format="pyarrow", num_cpus=cpus)

@@ -1,11 +1,26 @@
-"""What must be in the environment before Keras is imported, in every process."""
+"""What must be in the environment before Ray and Keras are imported, in every process of a job."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
 from catdog.storage.artifacts import cache_directory
+
+# Set before Ray is imported, in the driver and through it in every process of the cluster.
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_task_oom_retries": "5",  # Ray tries a task for ever whose processes it ends for want of memory
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
+}
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "1",  # its value is the default; naming it silences a line about it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asked for by a warning of Ray's
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 def keras_environment() -> Mapping[str, str]:
@@ -21,3 +36,21 @@ def set_keras_environment() -> None:
     """Set the variables that are not set yet."""
     for name, value in keras_environment().items():
         os.environ.setdefault(name, value)
+
+
+def prepare_environment(*, verbose: bool) -> None:
+    """Set the variables that Ray and TensorFlow read when they are imported; quiet unless `verbose`."""
+    for name, value in {**_ENVIRONMENT, **keras_environment()}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user asks for it
+    if not verbose:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the variables that every process of the cluster gets from the driver."""
+    names = (*_ENVIRONMENT, *keras_environment(), *_QUIET)
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from catdog.console import clear_line
-from catdog.errors import FailureError
 
-# Tries of one part whose process dies, before the job gives up; a node that is lost counts as one.
-MAX_TRIES = 10
-MAX_RESTARTS = 20  # of one actor
+_EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _LOOK_EVERY_SECONDS = 1.0
 # What a person calls the actors that Ray starts anew by itself; of the others Ray Train and Ray Tune tell.
 _ACTORS = {"TrunkWriter": "trunk actor", "TrunkStreamer": "trunk actor", "PartWriter": "model actor"}
 
 
-def map_in_actors(
-    blocks: Any,
-    actor: type,
-    arguments: Mapping[str, Any],
-    *,
-    actors: int,
-    num_cpus: float,
-    num_gpus: float,
-) -> Any:
-    """Return the Ray dataset `blocks` as `actors` actors make it, block by block, each lost one started anew.
-
-    `arguments` are those of the class `actor`. CPUs and GPUs are what each of them books. Two blocks are in an actor at
-    once, each in a thread of its own, so that one is written while the network runs on the other: the actor itself
-    lets only one of them to the network. After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails
-    with an exception of Ray's.
-    """
-    import ray
-    from ray.util.annotations import RayDeprecationWarning
-
-    with warnings.catch_warnings():
-        # Ray restarts an actor for ever unless it is told so here; Ray 2.64, which we exclude, has no such setting.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return blocks.map_batches(
-            actor,
-            fn_constructor_kwargs=dict(arguments),
-            batch_size=None,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(
-                size=actors,
-                max_concurrent_calls_per_actor=2,
-                max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would go with a lost actor
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=num_cpus,
-            num_gpus=num_gpus or None,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_TRIES,
-        )
-
-
-def count_tries() -> int:
-    """Return how often Ray has tried this task before; a task of ours asks it first.
-
-    Raises FailureError after MAX_TRIES: Ray itself would try for ever.
-    """
-    from ray._private.worker import global_worker  # the runtime context does not tell
-
-    tries = int(global_worker.core_worker.get_current_task_attempt_number())
-    if tries >= MAX_TRIES:
-        raise FailureError(f"the process of one part died {tries} times")
-    return tries
-
-
 @contextlib.contextmanager
-def told_losses(say: Callable[[str], None]) -> Iterator[None]:
+def report_failures(say: Callable[[str], None]) -> Iterator[None]:
     """Say in a line, as it happens, that an actor or a machine was lost, for the length of the block.
 
     Ray must be connected until the block ends.
@@ -150,3 +93,25 @@ def _death(reason: str) -> int:
     from ray.core.generated import common_pb2
 
     return int(common_pb2.NodeDeathInfo.Reason.Value(reason))
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the line that says what happened in an exception that Ray brought from another process."""
+    failures = getattr(error, "worker_failures", None) or {}
+    error = next(iter(failures.values()), error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
+    causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
+    # A process that died leaves no traceback: what Ray says of it begins with the main thing.
+    plain = lines[-1:] if lines and lines[0].startswith("ray::") else lines[:1]
+    line = (causes or plain or [type(error).__name__])[0]
+    # Of a dead process Ray goes on to list what may have been the cause.
+    line = line.partition(" Worker exit type:")[0]
+    return line.removeprefix("catdog.errors.FailureError: ")  # our own words are for the user as they are
+
+
+def log_directory() -> str:
+    """Return where Ray keeps the logs of this session, on each machine of the cluster."""
+    import ray
+
+    return f"{ray._private.worker._global_node.get_session_dir_path()}/logs"

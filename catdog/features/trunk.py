@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.failures import count_tries, map_in_actors
-from catdog.cluster.plan import Plan, log_directory, root_cause, unlike
+from catdog.cluster.actors import Shared, avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.failures import log_directory, root_cause
+from catdog.cluster.plan import Plan
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.features.augmentation import augment
 from catdog.features.cache import (
@@ -121,7 +122,7 @@ def _run(
             "targets": [job.targets for job in jobs],
         },
         actors=min(plan.trunk_actors, len(jobs)),
-        num_cpus=unlike(plan.trunk_cpus, plan.task_cpus),
+        num_cpus=avoid_fusion(plan.trunk_cpus, plan.task_cpus),
         num_gpus=plan.trunk_gpus,
     )
     done, total = 0, sum(job.rows for job in jobs)
@@ -156,19 +157,19 @@ def stream_features(
     dataset = load_images(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
     if extraction.cut != INPUT_CUT:
         actors = max(1, plan.trunk_actors // workers)
-        share = min(1.0, plan.trunk_actors / (actors * workers))  # more workers than actors: smaller ones
+        part = min(1.0, plan.trunk_actors / (actors * workers))  # more workers than actors: smaller ones
         dataset = map_in_actors(
             dataset,
             TrunkStreamer,
             {
                 "extraction": extraction,
                 "pretrained": pretrained,
-                "threads": max(1, round(plan.trunk_threads * share)),
+                "threads": max(1, round(plan.trunk_threads * part)),
                 "gpu": plan.trunk_gpus > 0,
             },
             actors=actors,
-            num_cpus=unlike(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
-            num_gpus=int(100 * plan.trunk_gpus * share) / 100,
+            num_cpus=avoid_fusion(max(0.01, int(100 * plan.trunk_cpus * part) / 100), plan.task_cpus),
+            num_gpus=int(100 * plan.trunk_gpus * part) / 100,
         )
     # A stream of its own settings: order tells which epoch a block belongs to.
     dataset.context.execution_options = copy.copy(dataset.context.execution_options)
@@ -241,35 +242,6 @@ def _load_block(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray
         "lost": lost,
         "feature": images,
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Shared:
-    """An object that the driver put into Ray's store once, for actors to fetch when they start.
-
-    The reference travels pickled: Ray logs an error for every restartable actor with a reference among its
-    arguments, because they could go out of scope; ours lives as long as the driver, which holds this object.
-    """
-
-    reference: bytes
-    keep: Any = dataclasses.field(default=None, compare=False)
-
-    def get(self) -> Any:
-        """Return the object."""
-        import ray
-
-        return ray.get(ray.cloudpickle.loads(self.reference))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Shared, (self.reference,)
-
-
-def share(value: Any) -> Shared:
-    """Put `value` into Ray's object store for as long as the result is held."""
-    import ray
-
-    reference = ray.put(value)
-    return Shared(ray.cloudpickle.dumps(reference), reference)
 
 
 class TrunkWriter:

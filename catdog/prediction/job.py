@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster import plan as cluster
-from catdog.cluster.failures import told_losses
+from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.failures import report_failures, root_cause
+from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
+from catdog.cluster.resources import Resources
+from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
@@ -197,17 +200,17 @@ class _Job:
             artifacts.write_json(artifacts.join(self.out, JOB_FILE), job)
 
     @cached_property
-    def _cluster(self) -> cluster.Resources:
+    def _cluster(self) -> Resources:
         """Ray, started or joined by the first step that needs it, for all steps."""
-        resources = self._stack.enter_context(cluster.connected(verbose=self._config.verbose, dashboard=False))
-        cluster.quiet_datasets(verbose=self._config.verbose)
-        self._stack.enter_context(told_losses(self._say))
+        resources = self._stack.enter_context(connected(verbose=self._config.verbose, dashboard=False))
+        quiet_datasets(verbose=self._config.verbose)
+        self._stack.enter_context(report_failures(self._say))
         return resources
 
-    def _plan(self) -> tuple[cluster.PredictPlan, int]:
+    def _plan(self) -> tuple[PredictPlan, int]:
         """Return what the job asks of the cluster, and how many GPUs there are for it."""
-        gpus = cluster.usable_gpus(self._cluster, self._config.cluster.use_gpu)
-        return cluster.make_predict_plan(self._cluster, self._config.cluster, gpus=gpus), gpus
+        gpus = usable_gpus(self._cluster, self._config.cluster.use_gpu)
+        return make_predict_plan(self._cluster, self._config.cluster, gpus=gpus), gpus
 
     @property
     def inputs(self) -> pa.Table:
@@ -226,7 +229,7 @@ class _Job:
         plan, gpus = self._plan()
         engine = choose_engine(config.engine, gpus=gpus > 0)
         check_precision(config.precision, engine=engine, gpus=gpus > 0)
-        cluster.check_shared(written={"--out": self.out}, read={"--photos": config.photos})
+        check_shared(written={"--out": self.out}, read={"--photos": config.photos})
         self._say(plan.sentence(engine, precision=config.precision, storage=self.out))
         progress = _Progress(self._say)
         begun = time.monotonic()
@@ -267,7 +270,7 @@ class _Job:
                 ]
             )
         except Exception as error:  # Ray wraps what a task raised in classes of its own
-            raise FailureError(f"the predictions cannot be committed: {cluster.root_cause(error)}") from error
+            raise FailureError(f"the predictions cannot be committed: {root_cause(error)}") from error
         return {
             "format": self._config.format,
             "rule": dataclasses.asdict(self._rule),

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.failures import count_tries, map_in_actors
-from catdog.cluster.plan import PredictPlan, root_cause, unlike
+from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.failures import root_cause
+from catdog.cluster.plan import PredictPlan
 from catdog.errors import CatdogError, FailureError, ImageError
-from catdog.features.trunk import share
 from catdog.photos.decode import decode_image
 from catdog.photos.inputs import read_inputs
 from catdog.prediction import rows as predictions
@@ -107,7 +107,7 @@ def _pipeline(
             "threads": plan.threads,
         },
         actors=min(plan.actors, len(blocks)),
-        num_cpus=unlike(plan.actor_cpus, plan.task_cpus),
+        num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
         num_gpus=plan.actor_gpus,
     )
     return written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)

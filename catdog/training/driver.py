@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from catdog.cluster.plan import log_directory, root_cause
+from catdog.cluster.actors import share
+from catdog.cluster.failures import log_directory, root_cause
 from catdog.config import ClusterConfig
 from catdog.errors import CatdogError, FailureError
-from catdog.features.trunk import share
 from catdog.storage import artifacts
 from catdog.training.train_loop import DivergedError
 from catdog.training.worker import ABANDONED_FILE, FAILURE_FILE, TrainJob, run_stages

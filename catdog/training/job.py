@@ -13,8 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from catdog.cluster import plan as cluster
-from catdog.cluster.failures import told_losses
+from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.failures import report_failures
+from catdog.cluster.plan import Plan, make_plan
+from catdog.cluster.shared_paths import check_shared
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
 from catdog.errors import FailureError, UsageError
@@ -172,10 +174,10 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
-    with cluster.connected(verbose=config.verbose) as resources, told_losses(say):
-        cluster.quiet_datasets(verbose=config.verbose)
-        plan = cluster.make_plan(resources, config.cluster)
-        cluster.check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
+    with connected(verbose=config.verbose) as resources, report_failures(say):
+        quiet_datasets(verbose=config.verbose)
+        plan = make_plan(resources, config.cluster)
+        check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         watch.add("start", time.monotonic() - begin)
         say(plan.sentence(batches=stage_batches(config), storage=run_dir))
         with watch.step("ingest"):
@@ -242,7 +244,7 @@ class StageLayout:
         if config.unfrozen.epochs:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
 
-    def extract(self, plan: cluster.Plan, *, say: Say) -> int:
+    def extract(self, plan: Plan, *, say: Say) -> int:
         """Run the trunk pass for what is not cached; return how many rows it computed."""
         wanted = []
         for _, settings, cut in self._stages:

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from catdog.cluster.actors import Shared
 from catdog.cluster.plan import Plan
 from catdog.config import StageConfig
 from catdog.errors import ImageError
 from catdog.evaluation.held_out import build_outcomes, read_outcomes, worst_outcomes, write_outcomes
 from catdog.features.cache import CachedRows, CachePlace, Extraction, FeatureCache, RowSource
-from catdog.features.trunk import Shared, stream_features
+from catdog.features.trunk import stream_features
 from catdog.model.saved_model import ClassifierSpec, spec_to_card
 from catdog.photos.decode import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
 from catdog.photos.files import read_photo

@@ -22,13 +22,16 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from catdog.cluster import plan as cluster
-from catdog.cluster.failures import told_losses
+from catdog.cluster.actors import Shared, share
+from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.failures import report_failures, root_cause
+from catdog.cluster.plan import Plan, batches_text, make_plan, storage_text
+from catdog.cluster.resources import Resources
+from catdog.cluster.shared_paths import check_shared
 from catdog.config import TrainConfig, TuneConfig, build_config, command_line, flatten_config
 from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
 from catdog.features.cache import CachedRows, FeatureCache
-from catdog.features.trunk import Shared, share
 from catdog.model.saved_model import ClassifierSpec, spec_to_card
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.manifest import Manifest
@@ -79,7 +82,7 @@ class Sweep:
     layouts: Mapping[tuple[Any, ...], tuple[ClassifierSpec, tuple[StageJob, ...]]]
     run_dir: str
     memory_bytes: int
-    plan: cluster.Plan  # of one distributed trial
+    plan: Plan  # of one distributed trial
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
         """Return the settings of the trial of these `values`."""
@@ -347,12 +350,10 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
     say(f"Run directory: {run_dir}")
-    with cluster.connected(verbose=config.verbose) as resources, told_losses(say):
-        cluster.quiet_datasets(verbose=config.verbose)
-        plan = cluster.make_plan(resources, config.cluster)
-        cluster.check_shared(
-            written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features}
-        )
+    with connected(verbose=config.verbose) as resources, report_failures(say):
+        quiet_datasets(verbose=config.verbose)
+        plan = make_plan(resources, config.cluster)
+        check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features})
         trial_cpus, parallel = _share_out(
             resources.scaled(gpus=config.cluster.use_gpu == "yes"), plan, workers=config.cluster.workers
         )
@@ -375,7 +376,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     return _finish(sweep, config, seconds=time.monotonic() - begin, say=say)
 
 
-def _plan_sentence(config: TuneConfig, space: Space, plan: cluster.Plan, *, parallel: int, run_dir: str) -> str:
+def _plan_sentence(config: TuneConfig, space: Space, plan: Plan, *, parallel: int, run_dir: str) -> str:
     each = f"{plan.workers} workers" if config.cluster.workers else "one process"
     batches = {
         stage: "swept" if f"{stage}.global_batch_size" in space else size
@@ -383,7 +384,7 @@ def _plan_sentence(config: TuneConfig, space: Space, plan: cluster.Plan, *, para
     }
     return (
         f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}, "
-        f"{plan.pool_text()}; {cluster.batches_text(batches)}; {cluster.storage_text(run_dir)}."
+        f"{plan.pool_text()}; {batches_text(batches)}; {storage_text(run_dir)}."
     )
 
 
@@ -394,7 +395,7 @@ def _extract(
     pretrained: Pretrained | None,
     *,
     root: str,
-    plan: cluster.Plan,
+    plan: Plan,
     say: Say,
 ) -> dict[tuple[Any, ...], tuple[ClassifierSpec, tuple[StageJob, ...]]]:
     """Run the trunk for every combination of the knobs that change features; return model and stages of each."""
@@ -407,7 +408,7 @@ def _extract(
     return layouts
 
 
-def _share_out(resources: cluster.Resources, plan: cluster.Plan, *, workers: int) -> tuple[float, int]:
+def _share_out(resources: Resources, plan: Plan, *, workers: int) -> tuple[float, int]:
     """Return (CPUs that one trial's own process books, trials at once).
 
     A distributed trial's process only waits for its workers, which book for themselves.
@@ -482,7 +483,7 @@ def _run(
     try:
         tuner.fit()
     except Exception as error:  # Ray wraps what it meets in classes of its own
-        raise FailureError(f"the sweep stopped: {cluster.root_cause(error)}; the same command goes on") from error
+        raise FailureError(f"the sweep stopped: {root_cause(error)}; the same command goes on") from error
     artifacts.delete(storage)
 
 
@@ -559,7 +560,7 @@ def _loss_cause(trial: Any) -> str:
     except (OSError, TypeError):
         return "its process died"
     last = text.rpartition("Failure # ")[2].partition("\n")[2]  # under a line with its number and time
-    return cluster.root_cause(RuntimeError(last)).partition(". ")[0]
+    return root_cause(RuntimeError(last)).partition(". ")[0]
 
 
 def trial_text(record: Mapping[str, Any]) -> str:

@@ -18,8 +18,6 @@ import pytest
 from made_photos import draw_photo
 from ray_processes import find_processes, kill_process
 
-from catdog.cluster import plan as catdog_cluster
-
 LOST = "Workers were lost and start again from the last checkpoint: worker "
 LOST_MACHINE = "A machine was lost ("
 SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
@@ -322,9 +320,10 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path:
     program = (
         "import os\n"
         "os.dup2(os.open({own!r}, os.O_RDONLY), 222)\n"
-        "from catdog.cluster import plan as cluster\n"
-        "with cluster.connected():\n"
-        "    cluster.check_shared(written={{'--run-dir': {run_dir!r}}}, read={{'--photos': {photos!r}}})\n"
+        "from catdog.cluster.connection import connected\n"
+        "from catdog.cluster.shared_paths import check_shared\n"
+        "with connected():\n"
+        "    check_shared(written={{'--run-dir': {run_dir!r}}}, read={{'--photos': {photos!r}}})\n"
     )
     own, common = tmp_path / "own", tmp_path / "common"
     own.mkdir()
@@ -342,11 +341,6 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path:
             assert not list(own.iterdir())
         else:
             assert (ended.returncode, list(common.iterdir())) == (0, [])
-
-
-def test_a_machine_alone_shares_with_nobody(ray_session: None, tmp_path: Path) -> None:
-    catdog_cluster.check_shared(written={"--run-dir": str(tmp_path / "run")}, read={"--photos": str(tmp_path)})
-    assert not (tmp_path / "run").exists()
 
 
 def test_another_version_of_ray_is_named_before_any_work(cluster: Any, photo_folder: Path, tmp_path: Path) -> None:

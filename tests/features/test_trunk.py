@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 from ray_processes import kill_process
 
-from catdog.cluster import failures as losses
-from catdog.cluster.plan import Node, Resources, make_plan
+from catdog.cluster import actors
+from catdog.cluster.failures import report_failures
+from catdog.cluster.plan import make_plan
+from catdog.cluster.resources import Node, Resources
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.errors import FailureError
 from catdog.features import trunk
@@ -67,7 +69,7 @@ def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
 ) -> None:
     import ray
 
-    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
     paths = sorted(str(path) for path in (photo_folder / "Cat").glob("[0-9].jpg"))
     photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": paths})
     said: list[str] = []
@@ -80,7 +82,7 @@ def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        with losses.told_losses(said.append), pytest.raises(FailureError, match=r"^the trunk pass failed: .*\(logs: /"):
+        with report_failures(said.append), pytest.raises(FailureError, match=r"^the trunk pass failed: .*\(logs: /"):
             extract_features(
                 [(extraction(), PhotoSet(table=photos, views=(0,)))],
                 pretrained=load_weights("efficientnet-lite0", weights="imagenet"),

@@ -16,7 +16,7 @@ import ray
 from made_photos import draw_photo
 from PIL import Image
 
-from catdog.cluster import failures as losses
+from catdog.cluster import actors
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import FailureError
 from catdog.photos import files as photos
@@ -178,7 +178,7 @@ def test_a_model_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
     folder = draw_folder(tmp_path / "photos", count=2)
     with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
