@@ -59,3 +59,8 @@ IMAGE_ERROR_CODES = (
     "io",  # a fault of disk or network that outlasted the retries
     "crash",  # decoding it killed its process, more than once
 )
+
+
+def one_line(error: BaseException) -> str:
+    """Return what `error` says on one line, its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -51,7 +51,7 @@ from catdog.console import duration, table_text
 from catdog.errors import UsageError
 from catdog.model.engines import has_bfloat16
 from catdog.photos.sample import draw_sample
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.storage.versions import versions
 
 _YARDSTICK_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
@@ -317,7 +317,7 @@ def benchmark(config: BenchmarkConfig, *, say: Callable[[str], None] = print) ->
             say(f"\n{name.capitalize()}:")
             result[name] = getattr(measures, name)()
             # What is measured stands, whatever the next measure meets.
-            artifacts.write_json(artifacts.absolute(config.out), result)
+            files.write_json(files.absolute(config.out), result)
     return result
 
 
@@ -338,7 +338,7 @@ def main() -> None:
     if config.photos and not Path(config.photos).is_dir():
         raise UsageError(f"--photos {config.photos}: expected a local folder of class folders, found none there")
     benchmark(config)
-    print(f"Figures: {artifacts.absolute(config.out)}")
+    print(f"Figures: {files.absolute(config.out)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def main() -> None:
     from catdog.cluster.connection import connected, quiet_datasets
     from catdog.cluster.environment import prepare_environment
     from catdog.cluster.shared_paths import check_shared
-    from catdog.storage import artifacts
+    from catdog.storage import files
 
     prepare_environment(verbose=config.verbose)
 
@@ -25,7 +25,7 @@ def main() -> None:
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, say=print)
-    print(f"Manifest: {artifacts.join(run_dir, 'manifest')}")
+    print(f"Manifest: {files.join(run_dir, 'manifest')}")
 
 
 if __name__ == "__main__":

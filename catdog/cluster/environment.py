@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from catdog.storage.artifacts import cache_directory
+from catdog.storage.files import cache_directory
 
 # Set before Ray is imported, in the driver and through it in every process of the cluster.
 _ENVIRONMENT = {

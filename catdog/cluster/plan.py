@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from catdog.cluster.resources import Resources
 from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import UsageError
-from catdog.storage import artifacts
+from catdog.storage import files
 
 # Streamed features need a train worker and a trunk actor on each GPU at once; over a half, so that
 # Ray never books two train workers on one GPU.
@@ -81,7 +81,7 @@ def batches_text(batches: Mapping[str, int | str]) -> str:
 
 def storage_text(place: str) -> str:
     """Return where a job stores what it makes, in words."""
-    return f"stored in {'the URI' if artifacts.is_uri(place) else 'the folder'} {place}"
+    return f"stored in {'the URI' if files.is_uri(place) else 'the folder'} {place}"
 
 
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:

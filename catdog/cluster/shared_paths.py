@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from catdog.errors import UsageError
-from catdog.storage import artifacts
+from catdog.storage import files
 
 
 def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None:
@@ -23,14 +23,14 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     written, read = (
-        {flag: artifacts.absolute(place) for flag, place in places.items() if place and not artifacts.is_uri(place)}
+        {flag: files.absolute(place) for flag, place in places.items() if place and not files.is_uri(place)}
         for places in (written, read)
     )
     if not others or not (written or read):
         return
     marks = {flag: Path(place) / f".catdog-{uuid.uuid4().hex}" for flag, place in written.items()}
     for mark in marks.values():
-        artifacts.make_directory(str(mark.parent))
+        files.make_directory(str(mark.parent))
         mark.touch()
     look = ray.remote(num_cpus=0)(_missing)
     sought = {**marks, **{flag: Path(place) for flag, place in read.items() if Path(place).exists()}}

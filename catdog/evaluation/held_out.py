@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catdog.errors import FailureError
-from catdog.storage import artifacts
+from catdog.errors import FailureError, one_line
+from catdog.storage import files
 from catdog.storage.schemas import check_schema, outcome_schema
 
 OUTCOMES_FILE = "predictions.parquet"
@@ -41,7 +41,7 @@ def write_outcomes(directory: str, rows: pa.Table) -> None:
     """Write predictions.parquet into the stage's `directory`, whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink)
-    artifacts.write_bytes(artifacts.join(directory, OUTCOMES_FILE), sink.getvalue())
+    files.write_bytes(files.join(directory, OUTCOMES_FILE), sink.getvalue())
 
 
 def read_outcomes(directory: str, *, classes: Sequence[str]) -> pa.Table | None:
@@ -49,13 +49,13 @@ def read_outcomes(directory: str, *, classes: Sequence[str]) -> pa.Table | None:
 
     Raises FailureError when the file is damaged or of other columns.
     """
-    path = artifacts.join(directory, OUTCOMES_FILE)
-    if not artifacts.exists(path):
+    path = files.join(directory, OUTCOMES_FILE)
+    if not files.exists(path):
         return None
     try:
-        rows = pq.read_table(pa.BufferReader(artifacts.read_bytes(path)))
+        rows = pq.read_table(pa.BufferReader(files.read_bytes(path)))
     except (OSError, pa.ArrowException) as error:
-        raise FailureError(f"{path} cannot be read: {artifacts.one_line(error)}") from error
+        raise FailureError(f"{path} cannot be read: {one_line(error)}") from error
     return check_schema(rows, outcome_schema(classes), where=path)
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from catdog.config import AugmentationConfig
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 
 PLAIN_VIEW = 0
 PHOTOS_A_PART = 64
@@ -115,7 +115,7 @@ class FeatureCache:
         """Return ((N, *shape) features, (N,) int32 labels) of one block of photos in `view`."""
         position = self.views.index(view)
         group = position % VIEWS_A_PART
-        system, root = artifacts.open_filesystem(self.directory)
+        system, root = files.open_filesystem(self.directory)
         with system.open_input_file(f"{root}/{part_name(block, position - group)}") as file:
             table = pq.ParquetFile(file).read_row_group(group, columns=["label", "feature"])
         features = _from_binary(table["feature"], self.row_bytes).view(self.dtype).reshape(-1, *self.shape)
@@ -126,7 +126,7 @@ class FeatureCache:
 
         A path is as it was when the features were computed.
         """
-        system, root = artifacts.open_filesystem(self.directory)
+        system, root = files.open_filesystem(self.directory)
 
         def read(block: int) -> list[str]:
             with system.open_input_file(f"{root}/{part_name(block, 0)}") as file:
@@ -244,7 +244,7 @@ def feature_bytes(photos: PhotoSet, *, shape: tuple[int, ...], dtype: str) -> in
 
 def cache_directory(extraction: Extraction, photos: PhotoSet, *, root: str) -> str:
     """Return where below `root` the cache of `photos` stands or will stand."""
-    return artifacts.join(root, extraction.fingerprint(photos))
+    return files.join(root, extraction.fingerprint(photos))
 
 
 def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> CachePlace:
@@ -260,8 +260,8 @@ def find_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> Featur
 
 def present_parts(directory: str) -> set[str]:
     """Return the names of the parts that stand in `directory`, each of them whole."""
-    artifacts.make_directory(directory)
-    system, inside = artifacts.open_filesystem(directory)
+    files.make_directory(directory)
+    system, inside = files.open_filesystem(directory)
     found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
     return {entry.base_name for entry in found if entry.base_name.endswith(".parquet")}
 
@@ -269,7 +269,7 @@ def present_parts(directory: str) -> set[str]:
 def finish_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> list[str]:
     """Mark a cache complete whose parts all stand; return the photos that were lost, each with its reason."""
     directory = cache_directory(extraction, photos, root=root)
-    system, inside = artifacts.open_filesystem(directory)
+    system, inside = files.open_filesystem(directory)
 
     def describe(block: int) -> tuple[int, dict[bytes, bytes]]:
         with system.open_input_file(f"{inside}/{part_name(block, 0)}") as file:
@@ -333,7 +333,7 @@ def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, 
                     schema=schema,
                 )
             )
-    artifacts.write_bytes(path, sink.getvalue())
+    files.write_bytes(path, sink.getvalue())
 
 
 def _to_binary(features: np.ndarray, row_bytes: int) -> pa.Array:

@@ -36,7 +36,7 @@ from catdog.model.saved_model import INPUT_CUT, ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decode import decode_image
 from catdog.photos.files import read_photo
-from catdog.storage.artifacts import join
+from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
 

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from catdog.errors import FailureError, UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.backbones import build_backbone
 from catdog.model.saved_model import (
     CARD_FILE,
@@ -34,7 +34,7 @@ from catdog.model.saved_model import (
 )
 from catdog.photos.decode import decode_image
 from catdog.photos.files import read_photo
-from catdog.storage import artifacts
+from catdog.storage import files
 
 GAP = "gap"
 DROPOUT = "dropout_out"
@@ -167,7 +167,7 @@ def configure_tensorflow(*, threads: int) -> None:
 def save_model(directory: Path, classifier: tf_keras.Model, card: Mapping[str, Any]) -> None:
     """Write `weights.h5` and `card.json` into the existing local `directory`."""
     classifier.save_weights(str(directory / WEIGHTS_FILE))
-    artifacts.write_json(str(directory / CARD_FILE), card)
+    files.write_json(str(directory / CARD_FILE), card)
 
 
 def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
@@ -176,9 +176,9 @@ def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
     Raises FailureError when they do not fit.
     """
     try:
-        content = artifacts.read_bytes(artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE))
+        content = files.read_bytes(files.join(files.absolute(model_dir), WEIGHTS_FILE))
     except OSError as error:
-        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {artifacts.one_line(error)}") from error
+        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {one_line(error)}") from error
     set_weights(network, content, where=model_dir)
 
 
@@ -193,7 +193,7 @@ def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
             local.write_bytes(content)
             network.load_weights(str(local))
         except (OSError, ValueError) as error:
-            raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
+            raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {one_line(error)}") from error
 
 
 def load_classifier(model_dir: str) -> Classifier:
@@ -226,7 +226,7 @@ class Classifier:
 
         Raises ImageError when the photo cannot be read.
         """
-        image = decode_image(read_photo(artifacts.absolute(photo)), size=self.spec.image_size)
+        image = decode_image(read_photo(files.absolute(photo)), size=self.spec.image_size)
         probabilities = self.predict_images(image[np.newaxis])[0]
         label = int(np.argmax(probabilities))
         return self.classes[label], float(probabilities[label])

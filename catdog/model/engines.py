@@ -20,7 +20,7 @@ from catdog.errors import FailureError, UsageError
 from catdog.model.openvino_graph import build_graph, import_openvino
 from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
 from catdog.model.weights.weights_file import parse_tensors
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 
 _CAPABILITIES, _BFLOAT16 = "OPTIMIZATION_CAPABILITIES", "BF16"  # as OpenVINO names them
 
@@ -47,9 +47,9 @@ def read_model(model_dir: str) -> ModelBytes:
     Raises UsageError when it is not a model directory or its weights cannot be read.
     """
     spec = spec_from_card(read_card(model_dir), where=model_dir)
-    path = artifacts.join(artifacts.absolute(model_dir), WEIGHTS_FILE)
+    path = files.join(files.absolute(model_dir), WEIGHTS_FILE)
     try:
-        weights = artifacts.read_bytes(path)
+        weights = files.read_bytes(path)
     except FileNotFoundError as error:
         raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
     parse_tensors(weights, backbone=spec.backbone, where=path)  # a damaged file is found here, not in every worker

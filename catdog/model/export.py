@@ -24,7 +24,7 @@ from catdog.model.saved_model import CARD_FILE
 from catdog.photos.decode import decode_image
 from catdog.photos.inputs import list_inputs, read_inputs
 from catdog.photos.sample import draw_sample
-from catdog.storage import artifacts
+from catdog.storage import files
 
 TOLERANCE = 1e-4  # of a probability
 _PHOTOS = 10
@@ -48,10 +48,10 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
             raise UsageError(
                 f"--to {config.to}: expected the package {package}, found none: pip install 'catdog[{config.to}]'"
             )
-    out = artifacts.absolute(config.out)
+    out = files.absolute(config.out)
     suffix = _SUFFIXES.get(config.to, "")
     out += "" if out.lower().endswith(suffix) else suffix
-    if artifacts.exists(out):
+    if files.exists(out):
         raise UsageError(f"--out {config.out}: {out} exists already: give another place, or delete it")
     model = read_model(config.model)
     images = _read_images(config.photos, size=model.spec.image_size, max_pixels=config.max_pixels)
@@ -69,7 +69,7 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
                 f"the exported model does not agree with {config.model} on {len(images)} photos: probabilities differ "
                 f"by up to {difference:.2g}, at most {TOLERANCE:g} is allowed; nothing was written"
             )
-        _publish(made, out, card=artifacts.read_bytes(artifacts.join(artifacts.absolute(config.model), CARD_FILE)))
+        _publish(made, out, card=files.read_bytes(files.join(files.absolute(config.model), CARD_FILE)))
     say(
         f"Agreement on {len(images)} photos: probabilities differ by up to {difference:.2g} "
         f"(at most {TOLERANCE:g} is allowed)."
@@ -102,7 +102,7 @@ def _publish(made: Path, out: str, *, card: bytes) -> None:
     """Put what stands at `made` to `out`: the card and OpenVINO's weights first, so that the model comes last."""
     if made.is_dir():
         (made / CARD_FILE).write_bytes(card)
-        with artifacts.staged_directory(out) as folder:
+        with files.staged_directory(out) as folder:
             for file in sorted(made.rglob("*")):
                 if file.is_file():
                     place = folder / file.relative_to(made)
@@ -110,10 +110,10 @@ def _publish(made: Path, out: str, *, card: bytes) -> None:
                     place.write_bytes(file.read_bytes())
         return
     stem = out[: -len(made.suffix)]
-    artifacts.write_bytes(f"{stem}.json", card)
+    files.write_bytes(f"{stem}.json", card)
     for file in (made.with_suffix(".bin"), made):
         if file.exists():
-            artifacts.write_bytes(stem + file.suffix, file.read_bytes())
+            files.write_bytes(stem + file.suffix, file.read_bytes())
 
 
 # Formats: each writes its files, and returns a function that runs what it has written

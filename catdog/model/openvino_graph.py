@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from catdog.errors import FailureError, UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.saved_model import HEAD_CUT, WEIGHTS_FILE, ClassifierSpec
 from catdog.model.weights.weights_file import Tensors, parse_tensors
-from catdog.storage import artifacts
 
 # What the names and shapes of the weights do not tell. Source: efficientnet/model.py, DEFAULT_BLOCKS_ARGS.
 _STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
@@ -40,7 +39,7 @@ def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
         tensors, _ = parse_tensors(weights, backbone=spec.backbone, where="the model")
         return _Builder(spec, tensors).build()
     except (UsageError, KeyError, IndexError, ValueError, RuntimeError) as error:
-        raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {artifacts.one_line(error)}") from error
+        raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {one_line(error)}") from error
 
 
 def can_cut(cut: str) -> bool:
@@ -58,7 +57,7 @@ def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> 
     try:
         return _Builder(spec, tensors).build_trunk(cuts)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
-        raise FailureError(f"the backbone's weights cannot be used: {artifacts.one_line(error)}") from error
+        raise FailureError(f"the backbone's weights cannot be used: {one_line(error)}") from error
 
 
 class _Builder:

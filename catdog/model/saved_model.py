@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from catdog.errors import UsageError
-from catdog.storage import artifacts
+from catdog.storage import files
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.h5"
@@ -61,10 +61,10 @@ def read_card(model_dir: str) -> dict[str, Any]:
 
     Raises UsageError when the directory holds no model.
     """
-    path = artifacts.join(artifacts.absolute(model_dir), CARD_FILE)
-    if not artifacts.exists(path):
+    path = files.join(files.absolute(model_dir), CARD_FILE)
+    if not files.exists(path):
         raise UsageError(
             f"{model_dir} is not a model directory: expected {CARD_FILE} and {WEIGHTS_FILE} in it, "
             "as a train job leaves them in RUN_DIR/model"
         )
-    return artifacts.read_json(path)
+    return files.read_json(path)

@@ -13,8 +13,8 @@ import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from catdog.errors import CatdogError, UsageError
-from catdog.storage import artifacts
+from catdog.errors import CatdogError, UsageError, one_line
+from catdog.storage import files
 
 LEFT_OUT = "left-out: the corrections say so"
 _COLUMNS = ("path", "label")
@@ -37,7 +37,7 @@ def read_corrections(path: str) -> Corrections:
     """
     flag = f"--corrections {path}"
     try:
-        content = artifacts.read_bytes(artifacts.absolute(path))
+        content = files.read_bytes(files.absolute(path))
         text = content.decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = ";" if first.count(";") > first.count(",") else ","
@@ -45,7 +45,7 @@ def read_corrections(path: str) -> Corrections:
     except UnicodeDecodeError as error:
         raise UsageError(f"{flag}: expected a CSV file in UTF-8, found other bytes: {error.reason}") from error
     except (OSError, csv.Error, CatdogError) as error:
-        raise UsageError(f"{flag}: cannot be read: {artifacts.one_line(error)}") from error
+        raise UsageError(f"{flag}: cannot be read: {one_line(error)}") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if any(name not in header for name in _COLUMNS):
         raise UsageError(f"{flag}: expected a header with path,label, found {','.join(header)[:80] or 'nothing'}")
@@ -91,7 +91,7 @@ def apply_corrections(
     if unknown:
         raise UsageError(f"{corrections.where}: expected labels of {', '.join(classes)} or -, found {unknown[0]}")
     places = {path: place for place, path in enumerate(paths)}
-    found = {path: places.get(path, places.get(artifacts.absolute(path))) for path in corrections.classes}
+    found = {path: places.get(path, places.get(files.absolute(path))) for path in corrections.classes}
     strange = [path for path, place in found.items() if place is None]
     if len(strange) == len(found):
         raise UsageError(

@@ -24,8 +24,8 @@ from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
-from catdog.errors import FailureError, ImageError, UsageError
-from catdog.storage.artifacts import absolute, is_uri, one_line, open_filesystem
+from catdog.errors import FailureError, ImageError, UsageError, one_line
+from catdog.storage.files import absolute, is_uri, open_filesystem
 
 MAX_PHOTO_BYTES = 256 * 2**20
 RETRY_PAUSES_SECONDS = (0.2, 1.0, 4.0)

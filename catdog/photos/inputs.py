@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from catdog.errors import CatdogError, ImageError, UsageError
+from catdog.errors import CatdogError, ImageError, UsageError, one_line
 from catdog.photos.files import RETRY_PAUSES_SECONDS, Photo, list_photos, permanent_error, read_photo, source_exists
-from catdog.storage import artifacts
+from catdog.storage import files
 
 INPUTS = pa.schema(
     [
@@ -48,7 +48,7 @@ def list_inputs(source: str, *, exclude: Sequence[str] = ()) -> pa.Table:
 
     What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
     """
-    absolute = artifacts.absolute(source)
+    absolute = files.absolute(source)
     if absolute.lower().endswith(".txt") and source_exists(absolute):
         photos = _read_list(absolute)
     elif absolute.lower().endswith(".parquet") and source_exists(absolute):
@@ -124,7 +124,7 @@ def read_inputs(block: pa.Table, *, on_retry: Retry | None = None) -> Iterator[t
 
 
 def _is_glob(path: str) -> bool:
-    return any(mark in path for mark in ("*[" if artifacts.is_uri(path) else "*?["))
+    return any(mark in path for mark in ("*[" if files.is_uri(path) else "*?["))
 
 
 def _match(pattern: str) -> list[Photo]:
@@ -164,14 +164,14 @@ def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
 def _read_list(path: str) -> list[Photo]:
     """Return the photos that the lines of the file at `path` name, each once, by path."""
     try:
-        lines = artifacts.read_bytes(path).decode("utf-8-sig").splitlines()
+        lines = files.read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"expected a list of paths in UTF-8 at {path}, found other bytes: {error.reason}") from error
     folder = path.rpartition("/")[0]
     names = [line.strip() for line in lines]
     names = [name for name in names if name and not name.startswith("#")]
     # Not Path.resolve: a link is another file than its target.
-    keys = {name if artifacts.is_uri(name) else os.path.normpath(os.path.join(folder, name)) for name in names}  # noqa: PTH118
+    keys = {name if files.is_uri(name) else os.path.normpath(os.path.join(folder, name)) for name in names}  # noqa: PTH118
     if not keys:
         raise UsageError(f"expected a path a line in {path}, found none")
     common = os.path.commonprefix(sorted(keys)).rpartition("/")[0]  # noqa: RUF071 - URIs are among them
@@ -194,7 +194,7 @@ def _list_table(path: str) -> pa.Table:
             names = _read_names(file)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
-            f"expected a Parquet file at {path}, found one that cannot be read: {artifacts.one_line(error)}"
+            f"expected a Parquet file at {path}, found one that cannot be read: {one_line(error)}"
         ) from error
     total = sum(counts)
     if not total:
@@ -243,7 +243,7 @@ def _bytes_column(schema: pa.Schema, path: str) -> str:
 
 
 def _open_table(path: str) -> pq.ParquetFile:
-    system, inside = artifacts.open_filesystem(path)
+    system, inside = files.open_filesystem(path)
     return pq.ParquetFile(system.open_input_file(inside))
 
 
@@ -253,11 +253,11 @@ def _read_cell(path: str, row_group: int, row: int, on_retry: Retry | None) -> b
         try:
             content = _read_group(path, row_group)[row].as_py()
         except pa.ArrowInvalid as error:  # no Parquet any more
-            raise ImageError("io", artifacts.one_line(error)) from error
+            raise ImageError("io", one_line(error)) from error
         except OSError as error:
             failure, pause_seconds = permanent_error(error), next(pauses_seconds, None)
             if failure or pause_seconds is None:
-                raise failure or ImageError("io", artifacts.one_line(error)) from error
+                raise failure or ImageError("io", one_line(error)) from error
             if on_retry:
                 on_retry()
             time.sleep(pause_seconds)

@@ -34,7 +34,7 @@ from catdog.photos.class_layout import assign_classes
 from catdog.photos.corrections import LEFT_OUT, Corrections, apply_corrections
 from catdog.photos.decode import inspect_image
 from catdog.photos.files import Photo, list_photos, read_photo
-from catdog.storage.artifacts import join, read_bytes, write_bytes
+from catdog.storage.files import join, read_bytes, write_bytes
 from catdog.storage.schemas import MANIFEST, REJECTED, SPLITS, UNUSED, check_schema
 
 Progress = Callable[[int, int], None]

@@ -38,7 +38,7 @@ from catdog.prediction.report import build_predict_page
 from catdog.prediction.sorting import UNREADABLE, check_sorting, place_photos, plan_sorting
 from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.thumbnails import make_thumbnails
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 from catdog.storage.schemas import UNSURE
 from catdog.storage.versions import versions
 
@@ -58,9 +58,9 @@ def predict(config: PredictConfig, *, say: Say = print, started: float | None = 
         job = _Job(config, say=say, started=started if started is not None else time.monotonic(), stack=stack)
         job.open()
         if predictions.is_committed(job.out):
-            artifacts.delete(predictions.parts_directory(job.out))  # where a kill came between mark and tidying
+            files.delete(predictions.parts_directory(job.out))  # where a kill came between mark and tidying
             say(f"Nothing to label: {job.where} is finished. --overwrite labels anew.")
-            summary = artifacts.read_json(artifacts.join(job.out, SUMMARY_FILE))
+            summary = files.read_json(files.join(job.out, SUMMARY_FILE))
         else:
             summary = job.label()
         _say_summary(summary, where=job.where, say=say)
@@ -81,7 +81,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
     for directory in config.model:
         model = read_model(directory)
         try:
-            content = read_photo(artifacts.absolute(config.photos))
+            content = read_photo(files.absolute(config.photos))
             image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
@@ -111,7 +111,7 @@ def verify(out: str, *, say: Say = print) -> None:
     """
     if not out:
         raise UsageError("--verify: expected --out, the folder of a predict job's results")
-    out = artifacts.absolute(out)
+    out = files.absolute(out)
     job = _read_job(out)
     if not job:
         raise UsageError(f"expected the results of a predict job in {out}, found no {JOB_FILE}: check --out")
@@ -130,15 +130,15 @@ def verify(out: str, *, say: Say = print) -> None:
     if job.get("moved"):
         say(f"The photos themselves were moved out of {job['photos']} afterwards.")
         return
-    files = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
-    gone, new = rows.keys() - files, files - rows.keys()
+    listed = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
+    gone, new = rows.keys() - listed, listed - rows.keys()
     if gone or new:
         example = min(new or gone)
         raise FailureError(
             f"{job['photos']} has changed since: {len(new)} files have no row, {len(gone)} rows have no file any more, "
             f"such as {example}; --overwrite labels anew"
         )
-    say(f"{job['photos']} holds these {len(files)} files and no other.")
+    say(f"{job['photos']} holds these {len(listed)} files and no other.")
 
 
 class _Job:
@@ -155,9 +155,9 @@ class _Job:
             raise UsageError(
                 f"expected --model once, or twice to compare two models, found it {len(config.model)} times"
             )
-        self.out = artifacts.absolute(config.out or default_out(config.photos))
-        artifacts.require_bucket(self.out, flag="--out")
-        self.where = artifacts.join(self.out, "predictions")
+        self.out = files.absolute(config.out or default_out(config.photos))
+        files.require_bucket(self.out, flag="--out")
+        self.where = files.join(self.out, "predictions")
         self._models = [read_model(directory) for directory in config.model]
         self._spec = _common_spec(self._models, config)
         self._rule = predictions.LabelRule(
@@ -166,7 +166,7 @@ class _Job:
         self._inputs: pa.Table | None = None
         self._seconds = {"list": 0.0}  # of each step
         # What this job and earlier ones write may lie inside the folder of the photos.
-        into = {artifacts.absolute(config.sort_into)} if config.sort_into else set()
+        into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self._exclude = sorted(into.union(_read_job(self.out).get("exclude", [])))
 
     def open(self) -> None:
@@ -195,9 +195,9 @@ class _Job:
         size = photos_a_part(self.inputs.num_rows)
         if found.get("photos_a_part") != size:
             # Parts that another version of catdog cut otherwise hold other photos than ours of the same number.
-            artifacts.delete(predictions.parts_directory(self.out))
+            files.delete(predictions.parts_directory(self.out))
             job = {**wanted, "exclude": self._exclude, "photos_a_part": size}
-            artifacts.write_json(artifacts.join(self.out, JOB_FILE), job)
+            files.write_json(files.join(self.out, JOB_FILE), job)
 
     @cached_property
     def _cluster(self) -> Resources:
@@ -250,7 +250,7 @@ class _Job:
         self._seconds |= {"label": labelled - begun, "commit": committed - labelled}
         self._seconds["start"] = seconds - sum(self._seconds.values())
         summary = self._summarize(manifest, engine=engine, labelled=progress.labelled, seconds=seconds)
-        artifacts.write_json(artifacts.join(self.out, SUMMARY_FILE), summary)
+        files.write_json(files.join(self.out, SUMMARY_FILE), summary)
         predictions.finish_commit(self.out, manifest)
         return summary
 
@@ -259,11 +259,11 @@ class _Job:
         import ray
 
         staging = predictions.staging_directory(self.out)
-        artifacts.delete(staging)  # of a commit that was killed
+        files.delete(staging)  # of a commit that was killed
         runs = predictions.plan_files(part_rows, columns=len(self._rule.schema))
         write = ray.remote(num_cpus=num_cpus)(predictions.write_file)
         try:
-            files = ray.get(
+            entries = ray.get(
                 [
                     write.remote(self.out, staging, number, parts, format=self._config.format)
                     for number, parts in enumerate(runs)
@@ -274,8 +274,8 @@ class _Job:
         return {
             "format": self._config.format,
             "rule": dataclasses.asdict(self._rule),
-            "rows": sum(entry["rows"] for entry in files),
-            "files": files,
+            "rows": sum(entry["rows"] for entry in entries),
+            "files": entries,
         }
 
     def _summarize(self, manifest: Mapping[str, Any], *, engine: str, labelled: int, seconds: float) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class _Job:
             "engine": engine,
             "precision": self._config.precision,
             "models": [
-                {"path": artifacts.absolute(path), "fingerprint": model.fingerprint}
+                {"path": files.absolute(path), "fingerprint": model.fingerprint}
                 for path, model in zip(self._config.model, self._models, strict=True)
             ],
             "versions": versions(),
@@ -328,10 +328,10 @@ class _Job:
             )
             found["comparison"] = comparison.to_json()
             self._say_lines("First model against second:", comparison)
-        path, found = artifacts.join(self.out, "evaluation.json"), json.loads(json.dumps(found))
-        if not artifacts.exists(path) or artifacts.read_json(path) != found:
-            artifacts.write_json(path, found)
-            artifacts.delete(artifacts.join(self.out, PAGE_FILE))  # it shows another evaluation, or none
+        path, found = files.join(self.out, "evaluation.json"), json.loads(json.dumps(found))
+        if not files.exists(path) or files.read_json(path) != found:
+            files.write_json(path, found)
+            files.delete(files.join(self.out, PAGE_FILE))  # it shows another evaluation, or none
 
     def _say_lines(self, title: str, result: Evaluation | Comparison) -> None:
         self._say("")
@@ -370,7 +370,7 @@ class _Job:
     def report(self, summary: Mapping[str, Any]) -> None:
         """Write report.html, unless it stands."""
         config = self._config
-        if not config.report or artifacts.exists(artifacts.join(self.out, PAGE_FILE)):
+        if not config.report or files.exists(files.join(self.out, PAGE_FILE)):
             return
 
         def make(photos: Sequence[str]) -> Mapping[str, bytes]:
@@ -382,7 +382,7 @@ class _Job:
                 self.out,
                 rule=self._rule,
                 summary=summary,
-                photos=artifacts.absolute(config.photos),
+                photos=files.absolute(config.photos),
                 thumbnails=make,
                 true=self._truth(required=True) if config.evaluate else None,
             )
@@ -395,13 +395,13 @@ class _Job:
         if not config.sort_into:
             return
         self._check_sorting()
-        wanted = {"directory": artifacts.absolute(config.sort_into), "mode": config.sort}
-        mark = artifacts.join(self.out, "sorted.json")
-        if artifacts.exists(mark) and wanted.items() <= artifacts.read_json(mark).items():
+        wanted = {"directory": files.absolute(config.sort_into), "mode": config.sort}
+        mark = files.join(self.out, "sorted.json")
+        if files.exists(mark) and wanted.items() <= files.read_json(mark).items():
             self._say(f"Nothing to sort: {wanted['directory']} is laid out already.")
             return
         job = {**_read_job(self.out), "exclude": self._exclude, **({"moved": True} if config.sort == "move" else {})}
-        artifacts.write_json(artifacts.join(self.out, JOB_FILE), job)
+        files.write_json(files.join(self.out, JOB_FILE), job)
         paths: list[str] = []
         folders: list[str] = []
         for table in predictions.read_rows(self.out, rule=self._rule):
@@ -422,7 +422,7 @@ class _Job:
             self._say(f"  not {verb}: {line}")
         if len(result.failed) > 10:
             self._say(f"  and {len(result.failed) - 10} more")
-        artifacts.write_json(mark, {**wanted, "placed": result.placed + result.already, "failed": list(result.failed)})
+        files.write_json(mark, {**wanted, "placed": result.placed + result.already, "failed": list(result.failed)})
 
     def _check_sorting(self) -> None:
         config = self._config
@@ -440,7 +440,7 @@ class _Job:
     def _identity(self) -> dict[str, Any]:
         """Return what decides the rows."""
         settings = flatten_config(self._config, identity_only=True)
-        photos = artifacts.absolute(self._config.photos)
+        photos = files.absolute(self._config.photos)
         return {**settings, "photos": photos, "model": [model.fingerprint for model in self._models]}
 
     def _clear(self) -> None:
@@ -456,7 +456,7 @@ class _Job:
             SUMMARY_FILE,
             JOB_FILE,
         ):
-            artifacts.delete(artifacts.join(self.out, name))
+            files.delete(files.join(self.out, name))
 
 
 class _Progress:
@@ -497,8 +497,8 @@ def _common_spec(models: Sequence[ModelBytes], config: PredictConfig) -> Classif
 
 
 def _read_job(out: str) -> dict[str, Any]:
-    path = artifacts.join(out, JOB_FILE)
-    return artifacts.read_json(path) if artifacts.exists(path) else {}
+    path = files.join(out, JOB_FILE)
+    return files.read_json(path) if files.exists(path) else {}
 
 
 def _digest(paths: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from catdog.report.charts import histogram
 from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import Section, build_page, details, figure, folded, settings_table, share_table, table, tiles
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 from catdog.storage.schemas import UNSURE
 
 _HISTOGRAMS = 6  # labels of most photos
@@ -40,8 +40,8 @@ def build_predict_page(
     rows = predictions.read_rows(out, rule=rule)
     shown = choose_rows(rows, classes=rule.classes, unsure=rule.threshold > 0, true=true)
     pictures = thumbnails([photo["path"] for photo in shown.photos])
-    evaluation = artifacts.join(out, "evaluation.json")
-    found = artifacts.read_json(evaluation) if artifacts.exists(evaluation) else {}
+    evaluation = files.join(out, "evaluation.json")
+    found = files.read_json(evaluation) if files.exists(evaluation) else {}
     return build_page(
         title="Labels",
         subtitle=photos,
@@ -226,7 +226,7 @@ def _making(out: str, summary: Mapping[str, Any]) -> Html:
     models = [(tag("span", one["path"], class_="name"), tag("code", one["fingerprint"])) for one in summary["models"]]
     return join(
         [
-            tag("p", "Rows: ", tag("code", artifacts.join(out, "predictions")), f"; {_engine_text(summary)}."),
+            tag("p", "Rows: ", tag("code", files.join(out, "predictions")), f"; {_engine_text(summary)}."),
             table(("model", "fingerprint"), models),
             details("Versions", settings_table(summary["versions"], head=("package", "version"))),
         ]

@@ -23,8 +23,8 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from catdog.errors import FailureError
-from catdog.storage import artifacts
+from catdog.errors import FailureError, one_line
+from catdog.storage import files
 from catdog.storage.schemas import UNSURE, check_schema, prediction_schema
 
 FORMATS = {"parquet": "parquet", "csv": "csv", "json": "jsonl"}
@@ -86,24 +86,24 @@ def _spread(values: np.ndarray, good: np.ndarray, kind: pa.DataType) -> pa.Array
 
 def parts_directory(out: str) -> str:
     """Return where the parts of an unfinished job stand."""
-    return artifacts.join(out, "parts")
+    return files.join(out, "parts")
 
 
 def part_path(out: str, part: int) -> str:
     """Return the place of part number `part`."""
-    return artifacts.join(parts_directory(out), f"part-{part:07d}.parquet")
+    return files.join(parts_directory(out), f"part-{part:07d}.parquet")
 
 
 def write_part(out: str, part: int, rows: pa.Table, *, retried: int) -> None:
     """Write one part, whole or not at all; `retried` photos of it were read at a second try or later."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows.replace_schema_metadata({"retried": str(retried)}), sink)
-    artifacts.write_bytes(part_path(out, part), sink.getvalue())
+    files.write_bytes(part_path(out, part), sink.getvalue())
 
 
 def present_parts(out: str) -> set[int]:
     """Return the numbers of the parts that stand."""
-    system, inside = artifacts.open_filesystem(parts_directory(out))
+    system, inside = files.open_filesystem(parts_directory(out))
     found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
     names = (entry.base_name for entry in found)
     return {int(name[5:-8]) for name in names if name.startswith("part-") and name.endswith(".parquet")}
@@ -114,7 +114,7 @@ def present_parts(out: str) -> set[int]:
 
 def is_committed(out: str) -> bool:
     """Tell whether the predictions of `out` are finished."""
-    return artifacts.exists(artifacts.join(out, "predictions", SUCCESS_FILE))
+    return files.exists(files.join(out, "predictions", SUCCESS_FILE))
 
 
 def plan_files(part_rows: Sequence[int], *, columns: int) -> list[range]:
@@ -136,10 +136,10 @@ def write_file(out: str, staging: str, number: int, parts: range, *, format: str
     tables, retried = [], 0
     for part in parts:
         try:
-            table = pq.read_table(pa.BufferReader(artifacts.read_bytes(part_path(out, part))))
+            table = pq.read_table(pa.BufferReader(files.read_bytes(part_path(out, part))))
         except (OSError, pa.ArrowException) as error:
             raise FailureError(
-                f"{part_path(out, part)} cannot be read ({artifacts.one_line(error)}): --out must be a folder that all "
+                f"{part_path(out, part)} cannot be read ({one_line(error)}): --out must be a folder that all "
                 "machines share, or a URI; give one, or delete the part and run the command again"
             ) from error
         retried += int(table.schema.metadata[b"retried"])
@@ -147,7 +147,7 @@ def write_file(out: str, staging: str, number: int, parts: range, *, format: str
     rows = pa.concat_tables(tables)
     content = encode(rows, format=format)
     name = f"predictions-{number:05d}.{FORMATS[format]}"
-    artifacts.write_bytes(artifacts.join(staging, name), content)
+    files.write_bytes(files.join(staging, name), content)
     codes = pc.list_element(pc.split_pattern(rows["error"].drop_null(), ":", max_splits=1), 0)
     return {
         "name": name,
@@ -162,30 +162,30 @@ def write_file(out: str, staging: str, number: int, parts: range, *, format: str
 
 def staging_directory(out: str) -> str:
     """Return where a commit writes: beside the result, or, on an object store, which cannot rename, in its place."""
-    return artifacts.join(out, "predictions" if artifacts.is_uri(out) else "predictions.part")
+    return files.join(out, "predictions" if files.is_uri(out) else "predictions.part")
 
 
 def finish_commit(out: str, manifest: Mapping[str, Any]) -> None:
     """Declare what stands in the staging directory to be the result, `_SUCCESS` last, and drop the parts."""
     staging = staging_directory(out)
-    artifacts.write_json(artifacts.join(staging, MANIFEST_FILE), manifest)
-    artifacts.write_bytes(artifacts.join(staging, SUCCESS_FILE), b"")
-    if not artifacts.is_uri(out):
-        system, inside = artifacts.open_filesystem(staging)
-        system.move(inside, artifacts.join(out, "predictions"))
-    artifacts.delete(parts_directory(out))
+    files.write_json(files.join(staging, MANIFEST_FILE), manifest)
+    files.write_bytes(files.join(staging, SUCCESS_FILE), b"")
+    if not files.is_uri(out):
+        system, inside = files.open_filesystem(staging)
+        system.move(inside, files.join(out, "predictions"))
+    files.delete(parts_directory(out))
 
 
 def read_manifest(out: str) -> dict[str, Any]:
     """Return the manifest of committed predictions."""
-    return artifacts.read_json(artifacts.join(out, "predictions", MANIFEST_FILE))
+    return files.read_json(files.join(out, "predictions", MANIFEST_FILE))
 
 
 def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
     """Yield the committed rows of `out`, a table for each file, in the order of the inputs."""
     manifest = read_manifest(out)
     for entry in manifest["files"]:
-        content = artifacts.read_bytes(artifacts.join(out, "predictions", entry["name"]))
+        content = files.read_bytes(files.join(out, "predictions", entry["name"]))
         yield decode(content, format=manifest["format"], schema=rule.schema, where=entry["name"])
 
 
@@ -237,7 +237,7 @@ def decode(content: bytes, *, format: str, schema: pa.Schema, where: str) -> pa.
             ),
         )
     except (pa.ArrowException, KeyError) as error:
-        raise FailureError(f"{where} cannot be read: {artifacts.one_line(error)}") from error
+        raise FailureError(f"{where} cannot be read: {one_line(error)}") from error
     rows = rows.select([_guard(name) for name in schema.names]).rename_columns(schema.names)
     return _map_texts(rows, lambda texts: pc.replace_substring_regex(texts, pattern="^'", replacement="")).cast(schema)
 
@@ -270,18 +270,18 @@ def check_files(out: str) -> dict[str, Any]:
 
     Raises FailureError for the first that is missing, additional or changed, and where nothing was committed.
     """
-    directory = artifacts.join(out, "predictions")
+    directory = files.join(out, "predictions")
     if not is_committed(out):
         raise FailureError(f"{directory} has no {SUCCESS_FILE}: the job is not finished; run its command again")
     manifest = read_manifest(out)
-    system, inside = artifacts.open_filesystem(directory)
+    system, inside = files.open_filesystem(directory)
     found = {entry.base_name for entry in system.get_file_info(fs.FileSelector(inside))}
     wanted = {entry["name"] for entry in manifest["files"]}
     for name in sorted((found ^ wanted) - {MANIFEST_FILE, SUCCESS_FILE}):
         state = "is missing" if name in wanted else "does not belong there"
-        raise FailureError(f"{artifacts.join(directory, name)} {state}: label the photos again with --overwrite")
+        raise FailureError(f"{files.join(directory, name)} {state}: label the photos again with --overwrite")
     for entry in manifest["files"]:
-        path = artifacts.join(directory, entry["name"])
-        if hashlib.sha256(artifacts.read_bytes(path)).hexdigest() != entry["sha256"]:
+        path = files.join(directory, entry["name"])
+        if hashlib.sha256(files.read_bytes(path)).hexdigest() != entry["sha256"]:
             raise FailureError(f"{path} was changed after it was written: label the photos again with --overwrite")
     return manifest

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from catdog.errors import FailureError, ImageError, UsageError
+from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.files import read_photo
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
@@ -50,9 +50,7 @@ def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_p
             raise UsageError(f"--sort-into: the model has a class {name!r}, the name of a folder of ours")
     if mode == "copy":
         return
-    strange = next(
-        (path for path in [directory, *sample_paths] if artifacts.is_uri(path) or ".zip!" in path.lower()), ""
-    )
+    strange = next((path for path in [directory, *sample_paths] if files.is_uri(path) or ".zip!" in path.lower()), "")
     if strange:
         raise UsageError(
             f"--sort {mode}: expected local files and a local --sort-into, found {strange}; give --sort copy"
@@ -89,7 +87,7 @@ def place_photos(
     import ray
 
     task = ray.remote(num_cpus=num_cpus)(place_some)
-    directory = artifacts.absolute(directory)
+    directory = files.absolute(directory)
     running = [
         task.remote(list(paths[start : start + _CHUNK]), list(places[start : start + _CHUNK]), directory, mode)
         for start in range(0, len(paths), _CHUNK)
@@ -117,19 +115,19 @@ def place_some(
     failed = []
     for path, below in zip(paths, places, strict=True):
         try:
-            states["placed" if place(path, artifacts.join(directory, below)) else "already"] += 1
+            states["placed" if place(path, files.join(directory, below)) else "already"] += 1
         except ImageError as error:
             failed.append(f"{path}: {error}")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise FailureError(f"no space left in {directory}: make room and run the command again") from error
-            failed.append(f"{path}: {error.strerror or artifacts.one_line(error)}")
+            failed.append(f"{path}: {error.strerror or one_line(error)}")
     return dict(states), failed
 
 
 def _copy(path: str, target: str) -> bool:
     """Copy a photo; a local one keeps its modification time. Return False where the same content stands already."""
-    if artifacts.is_uri(path) or artifacts.is_uri(target) or not Path(path).is_file():
+    if files.is_uri(path) or files.is_uri(target) or not Path(path).is_file():
         return _copy_bytes(read_photo(path), target)
     if os.path.lexists(target):
         _refuse_other(filecmp.cmp(path, target, shallow=False))
@@ -141,10 +139,10 @@ def _copy(path: str, target: str) -> bool:
 
 
 def _copy_bytes(content: bytes, target: str) -> bool:
-    if artifacts.exists(target):
-        _refuse_other(artifacts.read_bytes(target) == content)
+    if files.exists(target):
+        _refuse_other(files.read_bytes(target) == content)
         return False
-    artifacts.write_bytes(target, content)
+    files.write_bytes(target, content)
     return True
 
 
@@ -223,10 +221,10 @@ def _refuse_other(same: bool) -> None:
 
 
 def _name(path: str) -> str:
-    name = path.partition("?")[0] if artifacts.is_uri(path) else path
+    name = path.partition("?")[0] if files.is_uri(path) else path
     name = name.rpartition("!")[2] if ".zip!" in name.lower() else name
     name = name.replace("\\", "/").rpartition("/")[2] if "!" in path else name.rpartition("/")[2]
-    name = unquote(name) if artifacts.is_uri(path) else name
+    name = unquote(name) if files.is_uri(path) else name
     return name.replace("/", "_").replace("\0", "_") if name not in ("", ".", "..") else "photo"
 
 

@@ -14,9 +14,10 @@ from importlib import resources
 from typing import Any
 
 from catdog.console import duration
+from catdog.errors import one_line
 from catdog.report.charts import share_bar
 from catdog.report.markup import Child, Html, embed_json, join, tag
-from catdog.storage import artifacts
+from catdog.storage import files
 
 _ASSETS = resources.files("catdog.report") / "assets"
 
@@ -88,11 +89,11 @@ def _checksum(text: str) -> str:
 
 def leave_page(directory: str, build: Callable[[], str], *, say: Say) -> None:
     """Write the page that `build` returns into `directory` and say where; whatever goes wrong becomes one line."""
-    path = artifacts.join(directory, PAGE_FILE)
+    path = files.join(directory, PAGE_FILE)
     try:
-        artifacts.write_bytes(path, build().encode(errors="replace"))
+        files.write_bytes(path, build().encode(errors="replace"))
     except Exception as error:  # the job's results stand already, and no picture of them is worth losing them
-        say(f"Warning: no {PAGE_FILE} was written: {type(error).__name__}: {artifacts.one_line(error)}")
+        say(f"Warning: no {PAGE_FILE} was written: {type(error).__name__}: {one_line(error)}")
         return
     say(f"Report: {path}")
 

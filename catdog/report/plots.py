@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.console import duration, table_text
-from catdog.storage import artifacts
+from catdog.storage import files
 
 History = Sequence[Mapping[str, float]]
 
@@ -18,7 +18,7 @@ def draw_curves(histories: Mapping[str, History], *, run_dir: str) -> None:
     `histories` has the rows of history.csv by stage, in order; the border between stages is marked.
     """
     for score, title in (("acc", "accuracy"), ("loss", "loss")):
-        artifacts.write_bytes(artifacts.join(run_dir, f"{title}.png"), _curve_png(histories, score, title))
+        files.write_bytes(files.join(run_dir, f"{title}.png"), _curve_png(histories, score, title))
 
 
 def _curve_png(histories: Mapping[str, History], score: str, title: str) -> bytes:
@@ -130,7 +130,7 @@ def draw_sweep(records: Sequence[Mapping[str, Any]], knobs: Sequence[str], *, ru
             axes.spines[side].set_visible(False)
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)
-    artifacts.write_bytes(artifacts.join(run_dir, "sweep.png"), content.getvalue())
+    files.write_bytes(files.join(run_dir, "sweep.png"), content.getvalue())
 
 
 def _is_number(value: Any) -> bool:

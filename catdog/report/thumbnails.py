@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.errors import FailureError, ImageError
+from catdog.errors import FailureError, ImageError, one_line
 from catdog.photos.decode import make_thumbnail
 from catdog.photos.inputs import find_inputs, read_inputs
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema
 
 THUMBNAIL_SIZE = 160  # pixels of the longer side
@@ -45,7 +45,7 @@ def write_pictures(path: str, pictures: pa.Table) -> None:
     """Write rows of the schema rows.PICTURES as Parquet at `path`, whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(pictures.cast(PICTURES), sink, compression="none")
-    artifacts.write_bytes(path, sink.getvalue())
+    files.write_bytes(path, sink.getvalue())
 
 
 def read_pictures(path: str) -> pa.Table:
@@ -53,12 +53,12 @@ def read_pictures(path: str) -> pa.Table:
 
     Raises FailureError when it is damaged or of other columns.
     """
-    if not artifacts.exists(path):
+    if not files.exists(path):
         return PICTURES.empty_table()
     try:
-        pictures = pq.read_table(pa.BufferReader(artifacts.read_bytes(path)))
+        pictures = pq.read_table(pa.BufferReader(files.read_bytes(path)))
     except (OSError, pa.ArrowException) as error:
-        raise FailureError(f"{path} cannot be read: {artifacts.one_line(error)}") from error
+        raise FailureError(f"{path} cannot be read: {one_line(error)}") from error
     return check_schema(pictures, PICTURES, where=path)
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from catdog.errors import UsageError
-from catdog.storage import artifacts
+from catdog.errors import UsageError, one_line
+from catdog.storage import files
 
 _PACKAGES = {"tensorboard": ("tensorboardX",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 _EXPERIMENT = "catdog"
@@ -44,7 +44,7 @@ def require_tracker(kind: str, *, run_dir: str) -> None:
             raise UsageError(
                 f"--track {kind}: expected the package {package}, found none: pip install 'catdog[{kind}]'"
             )
-    if kind == "mlflow" and artifacts.is_uri(run_dir) and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if kind == "mlflow" and files.is_uri(run_dir) and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UsageError("--track mlflow: expected a server in MLFLOW_TRACKING_URI, because --run-dir is a URI")
 
 
@@ -57,7 +57,7 @@ def track_runs(kind: str, runs: Sequence[TrackedRun], *, run_dir: str, say: Call
             warnings.simplefilter("ignore")  # theirs among themselves: deprecated names of the libraries below them
             where = {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow}[kind](runs, run_dir)
     except Exception as error:  # what trackers raise is theirs; the run itself is finished
-        say(f"Warning: the run is not in {kind}: {artifacts.one_line(error)}")
+        say(f"Warning: the run is not in {kind}: {one_line(error)}")
         return
     say(f"Tracked: {where}")
 
@@ -81,8 +81,8 @@ def _to_tensorboard(runs: Sequence[TrackedRun], run_dir: str) -> str:
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
-    directory = artifacts.join(run_dir, "tensorboard")
-    with artifacts.staged_directory(directory) as folder:
+    directory = files.join(run_dir, "tensorboard")
+    with files.staged_directory(directory) as folder:
         for run in runs:
             below = folder / run.name if len(runs) > 1 else folder
             # Two runs of the same names, so that TensorBoard draws training and validation in one plot.
@@ -113,7 +113,7 @@ def _to_mlflow(runs: Sequence[TrackedRun], run_dir: str) -> str:
     client = MlflowClient(tracking_uri=uri)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
     found = client.get_experiment_by_name(name)
-    place = None if own else artifacts.join(run_dir, "mlruns")
+    place = None if own else files.join(run_dir, "mlruns")
     experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=place)
     for run in runs:
         number = client.create_run(experiment, run_name=run.name).info.run_id
@@ -134,15 +134,15 @@ def _to_mlflow(runs: Sequence[TrackedRun], run_dir: str) -> str:
     return f"{uri} (experiment {name})"
 
 
-def _log_files(client: Any, number: str, files: Sequence[str], run_dir: str) -> None:
-    """Log copies of `files`, those that exist, in the folders that they have below `run_dir`."""
+def _log_files(client: Any, number: str, paths: Sequence[str], run_dir: str) -> None:
+    """Log copies of the files at `paths`, those that exist, in the folders that they have below `run_dir`."""
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-        for path in files:
-            if artifacts.exists(path):
+        for path in paths:
+            if files.exists(path):
                 inside = path.removeprefix(f"{run_dir.rstrip('/')}/")
                 copy = Path(folder) / inside
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(artifacts.read_bytes(path))
+                copy.write_bytes(files.read_bytes(path))
         client.log_artifacts(number, folder)
 
 

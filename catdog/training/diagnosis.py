@@ -24,7 +24,7 @@ from catdog.evaluation.near_duplicates import find_near_duplicates
 from catdog.features.cache import FeatureCache
 from catdog.photos.manifest import Manifest
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.storage.schemas import PICTURES, SPLITS
 
 DIAGNOSIS_FILE, PICTURES_FILE = "diagnosis.json", "thumbnails.parquet"
@@ -58,7 +58,7 @@ def diagnose(
     `best` is the stage whose model the run's is, `train_features` the cache of pooled features of the training photos,
     `heat` a file of pictures (rows.PICTURES) of where the model looked, which need not exist.
     """
-    found = {stage: read_outcomes(artifacts.join(run_dir, stage), classes=manifest.classes) for stage in stages}
+    found = {stage: read_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
     outcomes = {stage: rows for stage, rows in found.items() if rows is not None}
     diagnosis = {
         "evaluations": {stage: _evaluations(rows, manifest.classes) for stage, rows in outcomes.items()},
@@ -68,7 +68,7 @@ def diagnose(
         **_near_duplicates(manifest),
     }
     _write_pictures(run_dir, diagnosis, heat=heat, max_pixels=max_pixels, task_cpus=task_cpus)
-    artifacts.write_json(artifacts.join(run_dir, DIAGNOSIS_FILE), diagnosis)
+    files.write_json(files.join(run_dir, DIAGNOSIS_FILE), diagnosis)
     return _lines(diagnosis, temperature)
 
 
@@ -185,7 +185,7 @@ def _write_pictures(run_dir: str, diagnosis: dict[str, Any], *, heat: str, max_p
     made = make_thumbnails(listed, max_pixels=max_pixels, task_cpus=task_cpus)
     photos = [{"name": name, "kind": "photo", "jpeg": jpeg} for name, jpeg in made.items()]
     pictures = pa.concat_tables([pa.Table.from_pylist(photos, PICTURES), read_pictures(heat)])
-    write_pictures(artifacts.join(run_dir, PICTURES_FILE), pictures)
+    write_pictures(files.join(run_dir, PICTURES_FILE), pictures)
 
 
 def _lines(diagnosis: dict[str, Any], temperature: Temperature) -> list[str]:

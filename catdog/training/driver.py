@@ -11,7 +11,7 @@ from catdog.cluster.actors import share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.config import ClusterConfig
 from catdog.errors import CatdogError, FailureError
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.training.train_loop import DivergedError
 from catdog.training.worker import ABANDONED_FILE, FAILURE_FILE, TrainJob, run_stages
 
@@ -31,7 +31,7 @@ class Training:
         self._job, self._cluster, self._alone = job, cluster, alone
         self._shared = share(pretrained)
         self._outcome: list[BaseException | None] = []
-        artifacts.delete(artifacts.join(job.run_dir, ABANDONED_FILE))
+        files.delete(files.join(job.run_dir, ABANDONED_FILE))
         self._thread = threading.Thread(target=self._fit, name="trainer", daemon=True)
         self._thread.start()
 
@@ -48,19 +48,19 @@ class Training:
             raise error
         if error is not None:
             raise FailureError(f"training failed: {root_cause(error)} (logs: {log_directory()}/train)") from error
-        note = artifacts.join(self._job.run_dir, FAILURE_FILE)
-        if artifacts.exists(note):
-            message = artifacts.read_json(note)["message"]
-            artifacts.delete(note)
+        note = files.join(self._job.run_dir, FAILURE_FILE)
+        if files.exists(note):
+            message = files.read_json(note)["message"]
+            files.delete(note)
             raise DivergedError(message)
 
     def abandon(self) -> None:
         """End the workers, whose rows will not come."""
-        note = artifacts.join(self._job.run_dir, ABANDONED_FILE)
-        artifacts.write_json(note, {})
+        note = files.join(self._job.run_dir, ABANDONED_FILE)
+        files.write_json(note, {})
         self._thread.join(_ABANDON_SECONDS)
         if not self._thread.is_alive():
-            artifacts.delete(note)
+            files.delete(note)
 
     def _fit(self) -> None:
         try:
@@ -113,9 +113,9 @@ def _make_loss_note(run_dir: str) -> Any:
         """Writes lost.json: how often workers were lost, and the cause of the last time."""
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            path = artifacts.join(run_dir, LOSSES_FILE)
-            count = artifacts.read_json(path)["count"] if artifacts.exists(path) else 0
-            artifacts.write_json(path, {"count": count + 1, "cause": _first_loss(worker_exceptions)})
+            path = files.join(run_dir, LOSSES_FILE)
+            count = files.read_json(path)["count"] if files.exists(path) else 0
+            files.write_json(path, {"count": count + 1, "cause": _first_loss(worker_exceptions)})
 
     return LossNote()
 

@@ -19,7 +19,7 @@ from catdog.cluster.plan import Plan, make_plan
 from catdog.cluster.shared_paths import check_shared
 from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
 from catdog.console import ProgressLine, duration, epoch_text
-from catdog.errors import FailureError, UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.evaluation.calibration import Temperature, fold_temperature
 from catdog.features.cache import (
     PLAIN_VIEW,
@@ -39,7 +39,7 @@ from catdog.photos.sample import draw_sample
 from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 from catdog.storage.versions import versions
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import LOSSES_FILE, Training
@@ -58,8 +58,8 @@ class Stopwatch:
     """Seconds by step, kept in the run directory so that a continued run counts what came before."""
 
     def __init__(self, run_dir: str) -> None:
-        self._path = artifacts.join(run_dir, "seconds.json")
-        self.seconds: dict[str, float] = artifacts.read_json(self._path) if artifacts.exists(self._path) else {}
+        self._path = files.join(run_dir, "seconds.json")
+        self.seconds: dict[str, float] = files.read_json(self._path) if files.exists(self._path) else {}
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -76,7 +76,7 @@ class Stopwatch:
 
     def save(self) -> None:
         """Keep what was counted; call it once the run directory is known to be ours."""
-        artifacts.write_json(self._path, self.seconds)
+        files.write_json(self._path, self.seconds)
 
 
 def default_run_dir(config: IngestConfig) -> str:
@@ -91,25 +91,25 @@ def open_run(config: IngestConfig) -> str:
 
     Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
     """
-    run_dir = artifacts.absolute(config.run_dir or default_run_dir(config))
-    artifacts.require_bucket(run_dir, flag="--run-dir")
+    run_dir = files.absolute(config.run_dir or default_run_dir(config))
+    files.require_bucket(run_dir, flag="--run-dir")
     artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config))
     return run_dir
 
 
 def record_config(config: IngestConfig, *, run_dir: str) -> None:
     """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
-    artifacts.write_json(artifacts.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config)})
+    files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config)})
 
 
 def _recorded(run_dir: str) -> dict[str, Any]:
-    path = artifacts.join(run_dir, "config.json")
+    path = files.join(run_dir, "config.json")
     # A run of an earlier version knew no corrections.
-    return {"corrections": "", **artifacts.read_json(path)} if artifacts.exists(path) else {}
+    return {"corrections": "", **files.read_json(path)} if files.exists(path) else {}
 
 
 def _settings(config: IngestConfig) -> dict[str, Any]:
-    photos = artifacts.absolute(config.photos) if config.photos else ""
+    photos = files.absolute(config.photos) if config.photos else ""
     # What the corrections say counts, not where they stand: the same file with another line in it is another setting.
     corrections = read_corrections(config.corrections).fingerprint if config.corrections else ""
     settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
@@ -123,9 +123,9 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
 
     Without photos the sample is drawn first. Raises what build_manifest raises.
     """
-    directory = artifacts.join(run_dir, "manifest")
+    directory = files.join(run_dir, "manifest")
     names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
-    source = artifacts.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
+    source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
     corrections = read_corrections(config.corrections) if config.corrections else None
     inputs = {**{name: getattr(config, name) for name in names}, "photos": source}
     inputs["corrections"] = corrections.fingerprint if corrections else ""
@@ -162,12 +162,12 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     begin = started if started is not None else time.monotonic()
     run_dir = open_run(config)
     require_tracker(config.track, run_dir=run_dir)
-    report_path = artifacts.join(run_dir, "report.json")
-    if artifacts.exists(report_path):
+    report_path = files.join(run_dir, "report.json")
+    if files.exists(report_path):
         say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
-        report = artifacts.read_json(report_path)
+        report = files.read_json(report_path)
         _say_result(report, run_dir=run_dir, say=say)
-        if not artifacts.exists(artifacts.join(run_dir, PAGE_FILE)):
+        if not files.exists(files.join(run_dir, PAGE_FILE)):
             _leave_page(report, run_dir=run_dir, say=say)
         return report
     watch = Stopwatch(run_dir)
@@ -183,7 +183,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir, say=say)
         watch.save()
-        layout = StageLayout(config, manifest, pretrained, root=artifacts.join(run_dir, "features"))
+        layout = StageLayout(config, manifest, pretrained, root=files.join(run_dir, "features"))
         job = TrainJob(
             run_dir=run_dir,
             spec=layout.spec,
@@ -381,7 +381,7 @@ def check_cut(config: TrainConfig) -> None:
 
 
 def _sample(run_dir: str, *, seed: int, say: Say) -> str:
-    if artifacts.is_uri(run_dir):
+    if files.is_uri(run_dir):
         raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
     directory = Path(run_dir) / "sample"
     if not directory.exists():
@@ -398,7 +398,7 @@ class _EpochFollower:
         self._shown = {stage.name: len(read_history(self._directory(stage.name))) for stage in job.stages}
         self._noted = ""
         self._named = ""
-        artifacts.delete(artifacts.join(job.run_dir, LOSSES_FILE))  # of an earlier command
+        files.delete(files.join(job.run_dir, LOSSES_FILE))  # of an earlier command
         self._losses = 0
 
     def __call__(self) -> None:
@@ -415,24 +415,24 @@ class _EpochFollower:
             self._note(stage.name)
 
     def _note(self, stage: str) -> None:
-        path = artifacts.join(self._directory(stage), "progress.json")
-        if not artifacts.exists(path):
+        path = files.join(self._directory(stage), "progress.json")
+        if not files.exists(path):
             return
-        found = artifacts.read_json(path)
+        found = files.read_json(path)
         text = f"  {stage} stage, epoch {found['epoch']}: step {found['step']}/{found['steps']}"
         if text != self._noted and found["epoch"] > self._shown[stage]:
             self._noted = text
             self._say(text)
 
     def _tell_losses(self) -> None:
-        path = artifacts.join(self._job.run_dir, LOSSES_FILE)
-        found = artifacts.read_json(path) if artifacts.exists(path) else {"count": 0}
+        path = files.join(self._job.run_dir, LOSSES_FILE)
+        found = files.read_json(path) if files.exists(path) else {"count": 0}
         if found["count"] > self._losses:
             self._say(f"Workers were lost and start again from the last checkpoint: {found['cause']}")
         self._losses = found["count"]
 
     def _directory(self, stage: str) -> str:
-        return artifacts.join(self._job.run_dir, stage)
+        return files.join(self._job.run_dir, stage)
 
 
 def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
@@ -457,13 +457,13 @@ def _finish(
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
     best = best_stage(marks)
-    temperature = _temperature(config, manifest, artifacts.join(run_dir, best), say=say)
-    copy_model(artifacts.join(run_dir, best, "model"), artifacts.join(run_dir, "model"), temperature=temperature.value)
+    temperature = _temperature(config, manifest, files.join(run_dir, best), say=say)
+    copy_model(files.join(run_dir, best, "model"), files.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
-    draw_curves({name: read_history(artifacts.join(run_dir, name)) for name in marks}, run_dir=run_dir)
+    draw_curves({name: read_history(files.join(run_dir, name)) for name in marks}, run_dir=run_dir)
     leftovers = ("checkpoints", LOSSES_FILE, HEAT_FILE, HEAT_FAILURE)
     for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
-        artifacts.delete(artifacts.join(run_dir, leftover))
+        files.delete(files.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
     rows = watch.seconds.pop("trunk_rows", 0)
     rate = round(rows / watch.seconds["trunk"], 1) if rows else None
@@ -485,7 +485,7 @@ def _finish(
         "seconds": {"total": round(math.fsum(steps.values()), 3), **steps},
         "versions": versions(),
     }
-    artifacts.write_json(artifacts.join(run_dir, "report.json"), report)
+    files.write_json(files.join(run_dir, "report.json"), report)
     return report
 
 
@@ -520,15 +520,15 @@ def _diagnose(
             best=best,
             temperature=temperature,
             train_features=cached[0] if cached else None,
-            heat=artifacts.join(run_dir, HEAT_FILE),
+            heat=files.join(run_dir, HEAT_FILE),
             max_pixels=config.max_pixels,
             task_cpus=job.plan.task_cpus,
         )
-        failure = artifacts.join(run_dir, HEAT_FAILURE)
-        if artifacts.exists(failure):
-            lines.append(f"Warning: no pictures of where the model looked: {artifacts.read_json(failure)['message']}")
+        failure = files.join(run_dir, HEAT_FAILURE)
+        if files.exists(failure):
+            lines.append(f"Warning: no pictures of where the model looked: {files.read_json(failure)['message']}")
     except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
-        lines = [f"Warning: the run could not be diagnosed: {artifacts.one_line(error)}"]
+        lines = [f"Warning: the run could not be diagnosed: {one_line(error)}"]
     for line in lines:
         say(line)
 
@@ -538,7 +538,7 @@ def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
 
     Raises FailureError when it did not finish.
     """
-    summary = artifacts.completed(artifacts.join(run_dir, stage), inputs={})
+    summary = artifacts.completed(files.join(run_dir, stage), inputs={})
     if summary is None:
         raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
     return summary
@@ -550,12 +550,12 @@ def copy_model(source: str, destination: str, *, temperature: float | None = Non
     With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
     calibrated, those of the source stay as they were trained.
     """
-    with artifacts.staged_directory(destination) as folder:
+    with files.staged_directory(destination) as folder:
         for name in (CARD_FILE, WEIGHTS_FILE):
-            (folder / name).write_bytes(artifacts.read_bytes(artifacts.join(source, name)))
+            (folder / name).write_bytes(files.read_bytes(files.join(source, name)))
         if temperature is not None:
-            card = {**artifacts.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
-            artifacts.write_json(str(folder / CARD_FILE), card)
+            card = {**files.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
+            files.write_json(str(folder / CARD_FILE), card)
             if temperature != 1.0:
                 weights = folder / WEIGHTS_FILE
                 weights.write_bytes(fold_temperature(weights.read_bytes(), temperature))
@@ -567,14 +567,14 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     seconds = report["seconds"]
     parts = ", ".join(f"{name} {duration(seconds[name])}" for name in seconds if name != "total")
     say(f"Time: {duration(seconds['total'])} ({parts})")
-    say(f"Model: {artifacts.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
+    say(f"Model: {files.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
 
 
 def _leave_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     """Write report.html from what stands in `run_dir`."""
 
     def build() -> str:
-        histories = {stage: read_history(artifacts.join(run_dir, stage)) for stage in report["stages"]}
+        histories = {stage: read_history(files.join(run_dir, stage)) for stage in report["stages"]}
         return build_train_page(run_dir, histories=histories)
 
     leave_page(run_dir, build, say=say)
@@ -591,7 +591,7 @@ def _tracked_run(config: TrainConfig, report: Mapping[str, Any], run_dir: str) -
     return TrackedRun(
         name=run_dir.rstrip("/").rpartition("/")[2],
         settings=flatten_config(config, identity_only=True),
-        curves=run_curves([read_history(artifacts.join(run_dir, stage)) for stage in report["stages"]]),
+        curves=run_curves([read_history(files.join(run_dir, stage)) for stage in report["stages"]]),
         scores=scores,
-        files=[artifacts.join(run_dir, name) for name in (*names, f"model/{CARD_FILE}", f"model/{WEIGHTS_FILE}")],
+        files=[files.join(run_dir, name) for name in (*names, f"model/{CARD_FILE}", f"model/{WEIGHTS_FILE}")],
     )

@@ -32,7 +32,7 @@ from catdog.report.page import (
     table,
     tiles,
 )
-from catdog.storage import artifacts
+from catdog.storage import files
 
 DIAGNOSIS_FILE = "diagnosis.json"
 THUMBNAILS_FILE = "thumbnails.parquet"
@@ -72,15 +72,15 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
 
 
 def _read(run_dir: str, name: str) -> dict[str, Any]:
-    path = artifacts.join(run_dir, name)
-    return artifacts.read_json(path) if artifacts.exists(path) else {}
+    path = files.join(run_dir, name)
+    return files.read_json(path) if files.exists(path) else {}
 
 
 def _read_pictures(run_dir: str) -> Pictures:
-    path = artifacts.join(run_dir, THUMBNAILS_FILE)
-    if not artifacts.exists(path):
+    path = files.join(run_dir, THUMBNAILS_FILE)
+    if not files.exists(path):
         return {}
-    rows = pq.read_table(pa.BufferReader(artifacts.read_bytes(path))).to_pylist()
+    rows = pq.read_table(pa.BufferReader(files.read_bytes(path))).to_pylist()
     return {(row["name"], row["kind"]): row["jpeg"] for row in rows}
 
 
@@ -306,7 +306,7 @@ def _making(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], 
         "their licence": weights.get("license") or ("not stated" if weights.get("checksum") else None),
         "their checksum": weights.get("checksum"),
         "made": card.get("created"),
-        "model": artifacts.join(run_dir, "model"),
+        "model": files.join(run_dir, "model"),
     }
     return join(
         [

@@ -19,7 +19,7 @@ import numpy as np
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.errors import FailureError
 from catdog.features.cache import CachedRows, RowSource
-from catdog.storage import artifacts
+from catdog.storage import files
 
 HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
@@ -311,13 +311,13 @@ def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> Non
     writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    artifacts.write_bytes(artifacts.join(directory, "history.csv"), text.getvalue().encode())
+    files.write_bytes(files.join(directory, "history.csv"), text.getvalue().encode())
 
 
 def read_history(directory: str) -> list[dict[str, float]]:
     """Return the rows of history.csv, or none where the stage has not finished an epoch."""
-    path = artifacts.join(directory, "history.csv")
-    if not artifacts.exists(path):
+    path = files.join(directory, "history.csv")
+    if not files.exists(path):
         return []
-    rows = csv.DictReader(io.StringIO(artifacts.read_bytes(path).decode()))
+    rows = csv.DictReader(io.StringIO(files.read_bytes(path).decode()))
     return [{name: float(value) for name, value in row.items()} for row in rows]

@@ -20,7 +20,7 @@ import pyarrow as pa
 from catdog.cluster.actors import Shared
 from catdog.cluster.plan import Plan
 from catdog.config import StageConfig
-from catdog.errors import ImageError
+from catdog.errors import ImageError, one_line
 from catdog.evaluation.held_out import build_outcomes, read_outcomes, worst_outcomes, write_outcomes
 from catdog.features.cache import CachedRows, CachePlace, Extraction, FeatureCache, RowSource
 from catdog.features.trunk import stream_features
@@ -28,7 +28,7 @@ from catdog.model.saved_model import ClassifierSpec, spec_to_card
 from catdog.photos.decode import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
 from catdog.photos.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
-from catdog.storage import artifacts
+from catdog.storage import artifacts, files
 from catdog.storage.schemas import PICTURES
 from catdog.training.train_loop import DivergedError, Scored, StageState, fit_stage, score_splits, write_history
 
@@ -161,10 +161,10 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     resumed = _read_checkpoint(ray.train.get_checkpoint())
     stages = _await_rows(job)
     for stage in stages:
-        directory = artifacts.join(job.run_dir, stage.name)
-        if artifacts.exists(artifacts.join(directory, artifacts.COMPLETE)):
+        directory = files.join(job.run_dir, stage.name)
+        if files.exists(files.join(directory, artifacts.COMPLETE)):
             for each in {id(classifier): classifier, id(exact): exact}.values():
-                model.load_weights_into(each, artifacts.join(directory, "model"))
+                model.load_weights_into(each, files.join(directory, "model"))
             continue
         worker = _StageWorker(job, stage, rank=rank, workers=workers, pretrained=pretrained)
         state = resumed[1] if resumed and resumed[0] == stage.name else None
@@ -172,7 +172,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             worker.fit(classifier, exact, strategy, state)
         except DivergedError as error:
             # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
-            artifacts.write_json(artifacts.join(job.run_dir, FAILURE_FILE), {"message": str(error)})
+            files.write_json(files.join(job.run_dir, FAILURE_FILE), {"message": str(error)})
             return
     if job.explain and stages and rank == 0:
         _explain(job, exact, distributed=workers > 1)
@@ -183,7 +183,7 @@ def _await_rows(job: TrainJob) -> list[StageJob]:
     ready: list[StageJob] = []
     for stage in job.stages:
         while (found := stage.find() if isinstance(stage, ComingStage) else stage) is None:
-            if artifacts.exists(artifacts.join(job.run_dir, ABANDONED_FILE)):
+            if files.exists(files.join(job.run_dir, ABANDONED_FILE)):
                 return []
             time.sleep(_POLL_SECONDS)
         ready.append(found)
@@ -201,11 +201,11 @@ def _explain(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
     The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
     run goes on without the pictures, and heat.json says why.
     """
-    path = artifacts.join(job.run_dir, HEAT_FILE)
-    if artifacts.exists(path):
+    path = files.join(job.run_dir, HEAT_FILE)
+    if files.exists(path):
         return
     try:
-        directories = {stage.name: artifacts.join(job.run_dir, stage.name) for stage in job.stages}
+        directories = {stage.name: files.join(job.run_dir, stage.name) for stage in job.stages}
         marks = {name: artifacts.completed(directory, inputs={}) or {} for name, directory in directories.items()}
         best = best_stage(marks)
         rows = read_outcomes(directories[best], classes=job.spec.classes)
@@ -213,7 +213,7 @@ def _explain(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
         pictures = _heat_pictures(job, classifier, directories, best, worst, distributed) if worst else []
         write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
     except Exception as error:
-        artifacts.write_json(artifacts.join(job.run_dir, HEAT_FAILURE), {"message": artifacts.one_line(error)})
+        files.write_json(files.join(job.run_dir, HEAT_FAILURE), {"message": one_line(error)})
 
 
 def _heat_pictures(
@@ -234,7 +234,7 @@ def _heat_pictures(
         with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
             classifier = model.build_classifier(job.spec)
     if distributed or best != job.stages[-1].name:
-        model.load_weights_into(classifier, artifacts.join(directories[best], "model"))
+        model.load_weights_into(classifier, files.join(directories[best], "model"))
     names, images, thumbnails, labels = [], [], [], []
     for row in worst:
         try:
@@ -260,7 +260,7 @@ class _StageWorker:
 
     def __init__(self, job: TrainJob, stage: StageJob, *, rank: int, workers: int, pretrained: Any) -> None:
         self._job, self._stage, self._rank = job, stage, rank
-        self._directory = artifacts.join(job.run_dir, stage.name)
+        self._directory = files.join(job.run_dir, stage.name)
         self._start = self._shown = time.monotonic()
         if isinstance(stage.train, StreamSource):
             self._train: RowSource = StreamedRows(
@@ -331,7 +331,7 @@ class _StageWorker:
             **{split: found.scores for split, found in scored.items()},
         }
         card = {**spec_to_card(self._job.spec), **self._job.card, "stage": stage}
-        with artifacts.staged_directory(artifacts.join(self._directory, "model")) as folder:
+        with files.staged_directory(files.join(self._directory, "model")) as folder:
             model.save_model(folder, classifier, card)
         write_history(self._directory, state.history)
         write_outcomes(self._directory, self._outcomes(scored))
@@ -387,8 +387,8 @@ class _StageWorker:
         if now - self._shown < _NOTE_EVERY_SECONDS:
             return
         self._shown = now
-        artifacts.write_json(
-            artifacts.join(self._directory, "progress.json"), {"epoch": epoch + 1, "step": step, "steps": steps}
+        files.write_json(
+            files.join(self._directory, "progress.json"), {"epoch": epoch + 1, "step": step, "steps": steps}
         )
 
 

@@ -38,7 +38,7 @@ from catdog.photos.manifest import Manifest
 from catdog.report.page import leave_page
 from catdog.report.plots import draw_sweep
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.storage.versions import versions
 from catdog.training.driver import LOSSES_FILE, Training
 from catdog.training.job import (
@@ -99,7 +99,7 @@ class Sweep:
 
     def directory(self, number: int) -> str:
         """Return where trial `number` leaves its record and model."""
-        return artifacts.join(self.run_dir, "trials", f"{number:05d}")
+        return files.join(self.run_dir, "trials", f"{number:05d}")
 
 
 def layout_knobs(space: Space) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def run_trial(values: dict[str, Any], *, sweep: Sweep, pretrained: Shared) -> No
     except DivergedError as error:
         result = {"status": "failed", "reason": str(error)}
     record = {"number": number, "values": values, "process": os.getpid(), **result, **_ending(time.monotonic() - start)}
-    artifacts.write_json(artifacts.join(sweep.directory(number), _RECORD), record)
+    files.write_json(files.join(sweep.directory(number), _RECORD), record)
 
 
 def _ending(seconds: float) -> dict[str, float]:
@@ -173,7 +173,7 @@ class _Trial:
         found: list[tuple[tuple[float, float], dict[str, Any]]] = []
         for place, stage in enumerate(self._stages):
             path, last = self._state_path(stage), place + 1 == len(self._stages)
-            state = StageState.from_bytes(artifacts.read_bytes(path)) if artifacts.exists(path) else None
+            state = StageState.from_bytes(files.read_bytes(path)) if files.exists(path) else None
             if state is not None:
                 self._tell(state, stage, last)
             state = fit_stage(
@@ -210,7 +210,7 @@ class _Trial:
 
         ended = state.epoch >= stage.settings.epochs
         if ended and not last:
-            artifacts.write_bytes(self._state_path(stage), state.to_bytes())
+            files.write_bytes(self._state_path(stage), state.to_bytes())
         effort, epochs = _effort(state.epoch, last=last, ended=ended), self._epochs + state.epoch
         tune.report({**self._best_with(state), "effort": effort, "epochs": epochs, "number": self._number})
 
@@ -222,14 +222,14 @@ class _Trial:
         }
 
     def _state_path(self, stage: StageJob) -> str:
-        return artifacts.join(self._sweep.directory(self._number), f"{stage.name}.npz")
+        return files.join(self._sweep.directory(self._number), f"{stage.name}.npz")
 
     def _leave(self, stage: StageJob, state: StageState, scores: Mapping[str, Any]) -> None:
         from catdog.model import classifier as model
 
         mark = {"name": stage.name, "epochs": state.epoch, "best_epoch": state.best_epoch, **scores}
         card = {**spec_to_card(self._spec), **self._sweep.card, "stage": mark}
-        with artifacts.staged_directory(artifacts.join(self._sweep.directory(self._number), "model")) as folder:
+        with files.staged_directory(files.join(self._sweep.directory(self._number), "model")) as folder:
             model.save_model(folder, self._exact, card)
 
 
@@ -258,9 +258,9 @@ class _DistributedTrial:
         self._follow()
         marks = {stage.name: stage_mark(self._directory, stage.name) for stage in self._job.stages}
         best = best_stage(marks)
-        copy_model(artifacts.join(self._directory, best, "model"), artifacts.join(self._directory, "model"))
+        copy_model(files.join(self._directory, best, "model"), files.join(self._directory, "model"))
         for leftover in ("checkpoints", LOSSES_FILE, *marks):
-            artifacts.delete(artifacts.join(self._directory, leftover))
+            files.delete(files.join(self._directory, leftover))
         scores: dict[str, Any] = {name: marks[best][name] for name in ("validation", "test") if name in marks[best]}
         return {"status": "finished", "stage": best, "epochs": sum(mark["epochs"] for mark in marks.values()), **scores}
 
@@ -271,7 +271,7 @@ class _DistributedTrial:
         rows = [
             (place, row)
             for place, stage in enumerate(self._job.stages)
-            for row in read_history(artifacts.join(self._directory, stage.name))
+            for row in read_history(files.join(self._directory, stage.name))
         ]
         for index in range(self._reported, len(rows)):
             place, row = rows[index]
@@ -343,7 +343,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     check_layouts(space)
     run_dir = open_run(config)
     require_tracker(config.track, run_dir=run_dir)
-    if artifacts.exists(artifacts.join(run_dir, "report.json")):
+    if files.exists(files.join(run_dir, "report.json")):
         raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
     known = set(flatten_config(TrainConfig()))
     base = build_config(TrainConfig, {key: value for key, value in flatten_config(config).items() if key in known})
@@ -359,7 +359,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
         )
         say(_plan_sentence(config, space, plan, parallel=parallel, run_dir=run_dir))
         manifest = ingest(config, run_dir=run_dir, say=say)
-        root = artifacts.absolute(config.features) if config.features else artifacts.join(run_dir, "features")
+        root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
         start = time.monotonic()
         layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan, say=say)
         say(f"Features ready after {duration(time.monotonic() - start)}.")
@@ -444,8 +444,8 @@ def _run(
     if done:
         say(f"Going on: {len(done)} of {config.trials} trials were finished before.")
     shared = share(pretrained)
-    storage = artifacts.join(sweep.run_dir, "tune")
-    artifacts.delete(storage)  # Ray Tune's own notes of a sweep that was killed; ours are the records
+    storage = files.join(sweep.run_dir, "tune")
+    files.delete(storage)  # Ray Tune's own notes of a sweep that was killed; ours are the records
     follower = _make_follower(sweep, config, done=done, say=say)
     # A search that learns asks for few trials at a time; the first stage of a distributed one costs a trainer's start.
     waits = config.search == "random" and not config.cluster.workers
@@ -484,7 +484,7 @@ def _run(
         tuner.fit()
     except Exception as error:  # Ray wraps what it meets in classes of its own
         raise FailureError(f"the sweep stopped: {root_cause(error)}; the same command goes on") from error
-    artifacts.delete(storage)
+    files.delete(storage)
 
 
 def run_chosen(params: dict[str, Any], *, sweep: Sweep, pretrained: Shared) -> None:
@@ -517,8 +517,8 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
         def _end(self, trial: Any, ending: dict[str, Any]) -> None:
             chosen = dict(trial.config["chosen"])
             number = int(chosen.pop("number"))
-            path = artifacts.join(sweep.directory(number), _RECORD)
-            if not artifacts.exists(path):
+            path = files.join(sweep.directory(number), _RECORD)
+            if not files.exists(path):
                 last = trial.last_result or {}
                 scores = {"accuracy": last.get("val_acc"), "loss": last.get("val_loss")}
                 record = {
@@ -530,14 +530,14 @@ def _make_follower(sweep: Sweep, config: TuneConfig, *, done: Mapping[int, Mappi
                     **({"validation": scores} if scores["accuracy"] is not None else {}),
                     **_ending(float(last.get("time_total_s", 0.0))),
                 }
-                artifacts.write_json(path, record)
-            self._records[number] = artifacts.read_json(path)
+                files.write_json(path, record)
+            self._records[number] = files.read_json(path)
             for stage in ("frozen", "unfrozen"):
-                artifacts.delete(artifacts.join(sweep.directory(number), f"{stage}.npz"))
+                files.delete(files.join(sweep.directory(number), f"{stage}.npz"))
             best = _best(self._records)
             kept = -1 if best is None else int(best["number"])
             for other in {number, self._kept} - {kept, -1}:
-                artifacts.delete(artifacts.join(sweep.directory(other), "model"))
+                files.delete(files.join(sweep.directory(other), "model"))
             self._kept = kept
             say(self._line(self._records[number], best))
 
@@ -575,12 +575,12 @@ def trial_text(record: Mapping[str, Any]) -> str:
 
 def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
     """Return the record of each trial that has ended, by its number."""
-    system, inside = artifacts.open_filesystem(artifacts.join(run_dir, "trials"))
+    system, inside = files.open_filesystem(files.join(run_dir, "trials"))
     found = system.get_file_info(fs.FileSelector(inside, recursive=True, allow_not_found=True))
     paths = [entry.path for entry in found if entry.base_name == _RECORD]
-    base = artifacts.join(run_dir, "trials")
+    base = files.join(run_dir, "trials")
     names = [path.split("/")[-2] for path in paths]
-    records = [artifacts.read_json(artifacts.join(base, name, _RECORD)) for name in names]
+    records = [files.read_json(files.join(base, name, _RECORD)) for name in names]
     return {int(record["number"]): record for record in sorted(records, key=lambda record: record["number"])}
 
 
@@ -601,9 +601,9 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
         reasons = sorted({record.get("reason", record["status"]) for record in records.values()})
         raise FailureError(f"none of {len(records)} trials finished: {'; '.join(reasons)}")
     # A place of its own: the photos' default run directory may hold another training of theirs.
-    winner = dataclasses.replace(sweep.config(best["values"]), run_dir=artifacts.join(sweep.run_dir, "best"))
+    winner = dataclasses.replace(sweep.config(best["values"]), run_dir=files.join(sweep.run_dir, "best"))
     command = ["python", "jobs/train.py", *command_line(winner)]
-    copy_model(artifacts.join(sweep.directory(best["number"]), "model"), artifacts.join(sweep.run_dir, "model"))
+    copy_model(files.join(sweep.directory(best["number"]), "model"), files.join(sweep.run_dir, "model"))
     draw_sweep(list(records.values()), list(sweep.space), run_dir=sweep.run_dir)
     states = Counter(record["status"] for record in records.values())
     result = {
@@ -618,7 +618,7 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
         "seconds": round(seconds, 3),
         "versions": versions(),
     }
-    artifacts.write_json(artifacts.join(sweep.run_dir, "best.json"), result)
+    files.write_json(files.join(sweep.run_dir, "best.json"), result)
     _say_result(records, result, sweep, say=say)
     leave_page(
         sweep.run_dir,
@@ -636,9 +636,9 @@ def _tracked_run(number: int, record: Mapping[str, Any], sweep: Sweep) -> Tracke
     return TrackedRun(
         name=f"trial-{number:04d}",
         settings={**record["values"], "status": record["status"]},
-        curves=run_curves([read_history(artifacts.join(directory, stage)) for stage in ("frozen", "unfrozen")]),
+        curves=run_curves([read_history(files.join(directory, stage)) for stage in ("frozen", "unfrozen")]),
         scores={f"validation_{score}": value for score, value in record.get("validation", {}).items()},
-        files=[artifacts.join(directory, _RECORD)],
+        files=[files.join(directory, _RECORD)],
     )
 
 
@@ -662,7 +662,7 @@ def _write_tables(records: Mapping[int, Mapping[str, Any]], sweep: Sweep) -> Non
     for name, write in (("trials.parquet", pq.write_table), ("trials.csv", pa.csv.write_csv)):
         sink = pa.BufferOutputStream()
         write(table, sink)
-        artifacts.write_bytes(artifacts.join(sweep.run_dir, name), bytes(sink.getvalue()))
+        files.write_bytes(files.join(sweep.run_dir, name), bytes(sink.getvalue()))
 
 
 def _say_result(records: Mapping[int, Mapping[str, Any]], result: Mapping[str, Any], sweep: Sweep, *, say: Say) -> None:
@@ -681,5 +681,5 @@ def _say_result(records: Mapping[int, Mapping[str, Any]], result: Mapping[str, A
     if "test" in result:
         text += f"; on the test photos, which took no part in the choice, {result['test']['accuracy']:.4f}"
     say(f"{text}.")
-    say(f"Model: {artifacts.join(sweep.run_dir, 'model')}")
+    say(f"Model: {files.join(sweep.run_dir, 'model')}")
     say(f"Train it again: {result['command']}")

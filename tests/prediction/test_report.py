@@ -12,7 +12,7 @@ from catdog.config import PredictConfig, build_config
 from catdog.prediction import job as inference
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page
-from catdog.storage import artifacts
+from catdog.storage import files
 
 SUMMARY = {"seconds": 1.0, "photos_per_second": 1.0, "engine": "tensorflow", "versions": {}, "models": []}
 
@@ -23,7 +23,7 @@ def commit(out: Path, rule: predictions.LabelRule, count: int) -> None:
     paths = [f"/a/rather/long/folder/of/photos/number-{index:08d}.jpg" for index in range(count)]
     rows = predictions.build_rows(paths, [""] * count, [np.stack([1 - dog, dog], axis=1)] * rule.models, rule)
     content = predictions.encode(rows, format="parquet")
-    artifacts.write_bytes(artifacts.join(predictions.staging_directory(str(out)), "0.parquet"), content)
+    files.write_bytes(files.join(predictions.staging_directory(str(out)), "0.parquet"), content)
     predictions.finish_commit(str(out), {"format": "parquet", "files": [{"name": "0.parquet"}]})
 
 
@@ -47,7 +47,7 @@ def test_photos_that_cannot_be_read_any_more_leave_a_page_without_pictures(tmp_p
     rule = predictions.LabelRule(classes=("cat", "dog"), threshold=0.9, top_k=1, models=2)
     commit(tmp_path, rule, 30)
     comparison = {"photos": 30, "agree": 30, "p_value": None}
-    artifacts.write_json(f"{tmp_path}/evaluation.json", {"comparison": comparison})
+    files.write_json(f"{tmp_path}/evaluation.json", {"comparison": comparison})
     page = build_predict_page(str(tmp_path), rule=rule, summary=SUMMARY, photos="/a", thumbnails=lambda names: {})
     assert "No picture could be made" in page
     assert "On the 30 photos they say the same 30 times (100.0%)." in page

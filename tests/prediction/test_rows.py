@@ -11,7 +11,7 @@ import pytest
 from catdog.errors import FailureError
 from catdog.prediction import rows as predictions
 from catdog.prediction.rows import LabelRule, build_rows, decode, encode
-from catdog.storage import artifacts
+from catdog.storage import files
 
 TWO = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
 ODD = [
@@ -135,8 +135,8 @@ def write_parts(out: Path, counts: list[int]) -> list[str]:
 def commit(out: Path, counts: list[int], *, format: str = "parquet") -> None:
     runs = predictions.plan_files(counts, columns=6)
     staging = predictions.staging_directory(str(out))
-    files = [predictions.write_file(str(out), staging, number, run, format=format) for number, run in enumerate(runs)]
-    predictions.finish_commit(str(out), {"format": format, "files": files})
+    entries = [predictions.write_file(str(out), staging, number, run, format=format) for number, run in enumerate(runs)]
+    predictions.finish_commit(str(out), {"format": format, "files": entries})
 
 
 def test_parts_are_known_by_their_numbers(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_commit_on_an_object_store_ends_with_its_mark(tmp_path: Path) -> None:
     out = f"file://{tmp_path}/out"
     predictions.write_part(out, 0, rows_of(["a"]), retried=0)
     staging = predictions.staging_directory(out)
-    assert staging == artifacts.join(out, "predictions")
+    assert staging == files.join(out, "predictions")
     entry = predictions.write_file(out, staging, 0, range(1), format="json")
     assert not predictions.is_committed(out)
     predictions.finish_commit(out, {"format": "json", "files": [entry]})

@@ -10,7 +10,7 @@ import pytest
 from catdog.report import charts
 from catdog.report.markup import Html, embed_json, join, tag
 from catdog.report.page import Section, build_page, leave_page, share_table, table
-from catdog.storage import artifacts
+from catdog.storage import files
 
 EVIL = '</script><img src=x onerror="alert(1)">&\'<!--'
 
@@ -97,7 +97,7 @@ def test_a_page_that_cannot_be_built_is_one_warning(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     leave_page(str(tmp_path), lambda: "lone surrogate \udcff", say=said.append)
     assert said[1] == f"Report: {tmp_path}/report.html"
-    assert artifacts.read_bytes(f"{tmp_path}/report.html") == b"lone surrogate ?"
+    assert files.read_bytes(f"{tmp_path}/report.html") == b"lone surrogate ?"
 
 
 def test_a_cell_sorts_by_its_value_and_shows_its_text() -> None:

@@ -24,7 +24,7 @@ from catdog.photos.corrections import read_corrections
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page
 from catdog.report.page import leave_page
-from catdog.storage import artifacts
+from catdog.storage import files
 from catdog.training.report import build_train_page
 from catdog.tuning.report import build_tune_page
 
@@ -129,7 +129,7 @@ def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = predictions.build_rows(paths, errors, [told], rule)
     content = predictions.encode(rows, format="csv")
     entry = {"name": "predictions-00000.csv", "rows": 72, "sha256": hashlib.sha256(content).hexdigest()}
-    artifacts.write_bytes(artifacts.join(predictions.staging_directory(str(out)), entry["name"]), content)
+    files.write_bytes(files.join(predictions.staging_directory(str(out)), entry["name"]), content)
     predictions.finish_commit(str(out), {"format": "csv", "files": [entry]})
     true = np.where(np.arange(72) % 2, 0, 1).astype(np.int32)
     known = np.tile([0, 1], 35)
@@ -239,7 +239,7 @@ def train_run(folder: Path, *, diagnosed: bool) -> Path:
         "classes": classes, "counts": {**counts, "rejected": 1}, "stages": {"frozen": stage, "unfrozen": stage},
         "model": "unfrozen", "seconds": {"total": 9.5, "ingest": 4.5, "train": 5.0}, "versions": {"catdog": "1"},
     }  # fmt: skip
-    artifacts.write_json(str(folder / "report.json"), report)
+    files.write_json(str(folder / "report.json"), report)
     if diagnosed:
         true = np.repeat([0, 1], 10)
         right = np.tile([0.9, 0.8, 0.95, 0.3, 0.99], 4)
@@ -257,7 +257,7 @@ def train_run(folder: Path, *, diagnosed: bool) -> Path:
             "calibration": {"split": "test", "temperature": 1.0, "before": {"error": 0.1, "bins": bins}, "after": None},
             "worst": [photo], "least_sure": [photo] * 15, "label_errors": [], "near_duplicates": [pair],
         }  # fmt: skip
-        artifacts.write_json(str(folder / "diagnosis.json"), diagnosis)
+        files.write_json(str(folder / "diagnosis.json"), diagnosis)
         pictures = [{"name": EVIL, "kind": kind, "jpeg": jpeg()} for kind in ("photo", "heat")]
         pq.write_table(pa.Table.from_pylist(pictures), folder / "thumbnails.parquet")
     row = {"loss": 0.5, "acc": 0.75, "val_loss": 0.4, "val_acc": 0.8125}

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from catdog.errors import FailureError, UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.weights.download import download, has_checksum
 from catdog.model.weights.weights_file import Channels, Tensors, parse_tensors
-from catdog.storage import artifacts
-from catdog.storage.artifacts import cache_directory
+from catdog.storage import files
+from catdog.storage.files import cache_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def _locked(cache_dir: Path) -> Iterator[None]:
         lock = (cache_dir / ".lock").open("w")
     except OSError as error:
         raise FailureError(
-            f"cannot write to the cache {cache_dir}: {artifacts.one_line(error)}; "
+            f"cannot write to the cache {cache_dir}: {one_line(error)}; "
             "name another one by CATDOG_CACHE, or give --weights FILE"
         ) from error
     with lock:
@@ -170,7 +170,7 @@ def _read_given(weights: str, *, cache_dir: Path) -> bytes:
     """
     try:
         if not weights.startswith(("http://", "https://")):
-            return artifacts.read_bytes(weights)
+            return files.read_bytes(weights)
         readable = re.sub(r"[^\w.-]", "_", weights.rsplit("/", 1)[-1])[-80:]
         path = cache_dir / f"{hashlib.sha256(weights.encode()).hexdigest()[:12]}-{readable}"
         if not path.exists():
@@ -179,7 +179,7 @@ def _read_given(weights: str, *, cache_dir: Path) -> bytes:
                     download(weights, destination=path, checksums=())
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"--weights {weights}: cannot be read: {artifacts.one_line(error)}") from error
+        raise UsageError(f"--weights {weights}: cannot be read: {one_line(error)}") from error
 
 
 def _read_packaged() -> bytes:
@@ -190,7 +190,7 @@ def _read_packaged() -> bytes:
     try:
         content = (importlib.resources.files(_LITE0_PACKAGE) / "models" / _LITE0_FILE).read_bytes()
     except (ModuleNotFoundError, OSError) as error:
-        found = f"cannot be read ({artifacts.one_line(error)})"
+        found = f"cannot be read ({one_line(error)})"
     else:
         if has_checksum(content, checksums=(_LITE0_CHECKSUM,)):
             return content

@@ -18,7 +18,7 @@ import pytest
 from catdog.errors import FailureError, UsageError
 from catdog.model.weights.pretrained import Pretrained, Source, load_weights, published_sources
 from catdog.model.weights.weights_file import DEFAULT_SCALINGS
-from catdog.storage.artifacts import cache_directory
+from catdog.storage.files import cache_directory
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 KERNEL = np.random.default_rng(0).random((3, 3, 3, 32), np.float32)

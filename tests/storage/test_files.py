@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from catdog.errors import FailureError, UsageError
+from catdog.storage import files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = str(tmp_path / "new" / "file.bin")
+    files.write_bytes(path, b"first")
+    files.write_bytes(path, b"second")
+    assert files.read_bytes(path) == b"second"
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["file.bin"]
+
+
+def test_paths_may_be_uris(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/deep/file.json"
+    files.write_json(uri, {"a": "ü"})
+    assert files.exists(uri)
+    assert files.read_json(str(tmp_path / "deep" / "file.json")) == {"a": "ü"}
+
+
+def test_a_uri_that_no_file_system_opens_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot open nowhere://bucket/x"):
+        files.open_filesystem("nowhere://bucket/x")
+
+
+def test_a_uri_keeps_its_query_last() -> None:
+    run = "s3://bucket/run?region=eu-central-1"
+    assert files.join(run, "model", "card.json") == "s3://bucket/run/model/card.json?region=eu-central-1"
+    assert files.absolute("s3://bucket/run/?region=eu-central-1") == run
+    assert files.join("/data/what?", "x") == "/data/what?/x"
+
+
+@pytest.mark.parametrize("inside", ["", "/run", "/run/a%20b.jpg", "/run/50%25"])
+def test_a_file_system_is_opened_once_for_all_paths_of_a_host(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    from_uri = fs.FileSystem.from_uri
+    counting = type("Counting", (), {"from_uri": lambda uri: opened.append(uri) or from_uri(uri)})
+    monkeypatch.setattr(files.fs, "FileSystem", counting)
+    host, query = f"s3://bucket-{len(inside)}", "?region=us-east-1&endpoint_override=127.0.0.1:1"
+    system, found = files.open_filesystem(host + inside + query)
+    assert found == from_uri(host + inside + query)[1]
+    assert files.open_filesystem(f"{host}/other{query}")[0] is system
+    assert opened == [f"{host}/{query}"]
+
+
+def test_a_staged_directory_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+
+    def write_half() -> None:
+        with files.staged_directory(str(target)) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_staged_directory_replaces_what_was_there(tmp_path: Path, prefix: str) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with files.staged_directory(f"{prefix}{target}") as folder:
+        (folder / "new").write_text("new")
+    assert [entry.name for entry in target.iterdir()] == ["new"]
+
+
+def test_json_that_somebody_broke_is_a_failure_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(FailureError, match=r"x.json is not JSON .* delete it and run the command again"):
+        files.read_json(str(tmp_path / "x.json"))
+    (tmp_path / "y.json").write_text(json.dumps([1]))
+    with pytest.raises(FailureError, match="expected a JSON object, found list"):
+        files.read_json(str(tmp_path / "y.json"))
+
+
+def test_a_store_that_does_not_answer_is_a_failure_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable:
+        def __getattr__(self, name: str) -> object:
+            raise OSError("Could not connect\nto the server")
+
+    monkeypatch.setattr(files, "open_filesystem", lambda path: (Unreachable(), path))
+    message = "s3://bucket/run: Could not connect to the server"
+    for ask in (files.exists, files.delete):
+        with pytest.raises(FailureError, match=f"^cannot reach {message}$"):
+            ask("s3://bucket/run")
+    with pytest.raises(FailureError, match=f"^cannot read {message}$"):
+        files.read_json("s3://bucket/run")
+
+
+def test_a_bucket_that_does_not_exist_is_the_user_s_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        type_name = "s3"
+
+        def get_file_info(self, bucket: str) -> fs.FileInfo:
+            if bucket == "secret":
+                raise OSError("access denied")
+            return fs.FileInfo(bucket, fs.FileType.Directory if bucket == "mine" else fs.FileType.NotFound)
+
+    monkeypatch.setattr(files, "open_filesystem", lambda path: (Store(), path.partition("://")[2]))
+    for path in ("s3://mine/run", "s3://secret/run", "/local/run"):
+        files.require_bucket(path, flag="--run-dir")
+    message = "--run-dir s3://yours/run: expected a place in a bucket that exists, found no bucket yours"
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        files.require_bucket("s3://yours/run", flag="--run-dir")
+
+
+def test_a_place_that_cannot_be_written_is_a_failure_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FailureError, match="cannot make the directory"):
+        files.write_bytes(str(tmp_path / "file" / "below"), b"x")
