@@ -18,9 +18,10 @@ def main() -> None:
 
     prepare_environment(verbose=config.verbose)
 
-    from catdog.training.job import ingest, open_run
+    from catdog.photos.ingest import corrections_fingerprint, ingest
+    from catdog.storage.run_directory import open_run
 
-    run_dir = open_run(config)
+    run_dir = open_run(config, corrections=corrections_fingerprint(config))
     with connected(verbose=config.verbose, dashboard=False):
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})

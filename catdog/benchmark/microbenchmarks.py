@@ -24,16 +24,11 @@ from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
-from catdog.features.cache import (
-    CachedRows,
-    Extraction,
-    PhotoSet,
-    cache_directory,
-    find_cache,
-    finish_cache,
-    write_part,
-)
-from catdog.features.trunk import Trunk, extract_features
+from catdog.features.cache import cache_directory, find_cache, finish_cache, write_part
+from catdog.features.extract import extract_features
+from catdog.features.rows import CachedRows
+from catdog.features.spec import Extraction, PhotoSet
+from catdog.features.trunk import Trunk
 from catdog.model.saved_model import HEAD_CUT
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.decode import decode_image

@@ -10,13 +10,8 @@ probabilities without knowing of it. The model card of such a model says its `te
 from __future__ import annotations
 
 import dataclasses
-import io
 
-import h5py
 import numpy as np
-
-from catdog.errors import FailureError
-from catdog.model.saved_model import OUTPUT
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 _LEAST_WRONG = 10  # T is learnt from the mistakes: of fewer it would be chance
@@ -78,22 +73,6 @@ def fit_temperature(true: np.ndarray, probabilities: np.ndarray) -> float:
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return what (N, classes) `probabilities` become when the logits are divided by `temperature`, in float64."""
     return _softmax(_logits(probabilities) / temperature)
-
-
-def fold_temperature(weights: bytes, temperature: float) -> bytes:
-    """Return the content of a weights.h5 whose output layer is divided by `temperature`.
-
-    Raises FailureError when the file has no such layer.
-    """
-    stream = io.BytesIO(weights)
-    with h5py.File(stream, "r+") as file:
-        layer = file.get(OUTPUT)
-        if layer is None or not len(layer.attrs["weight_names"]):
-            raise FailureError(f"the model's weights have no layer {OUTPUT}")
-        for name in layer.attrs["weight_names"]:
-            variable = layer[name.decode() if isinstance(name, bytes) else name]
-            variable[...] = variable[...] / temperature
-    return stream.getvalue()
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

@@ -1,4 +1,3 @@
-"""The trunk pass: photos through the frozen layers, once over the cluster, to cached or streamed feature rows.
-
-Ray Data does the work. Imports model and below.
+"""The trunk pass: `extract` takes photos through the frozen layers of `trunk` once, over the cluster; `cache` stores
+the features, `rows` hands a train worker its share. Imports model and below; Ray Data does the work.
 """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from typing import Any
 
-from catdog.errors import UsageError
+import h5py
+
+from catdog.errors import FailureError, UsageError
 from catdog.storage import files
 
 CARD_FILE = "card.json"
@@ -68,3 +71,36 @@ def read_card(model_dir: str) -> dict[str, Any]:
             "as a train job leaves them in RUN_DIR/model"
         )
     return files.read_json(path)
+
+
+def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:
+    """Copy a model directory, whole or not at all.
+
+    With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
+    calibrated, those of the source stay as they were trained.
+    """
+    with files.staged_directory(destination) as folder:
+        for name in (CARD_FILE, WEIGHTS_FILE):
+            (folder / name).write_bytes(files.read_bytes(files.join(source, name)))
+        if temperature is not None:
+            card = {**files.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
+            files.write_json(str(folder / CARD_FILE), card)
+            if temperature != 1.0:
+                weights = folder / WEIGHTS_FILE
+                weights.write_bytes(fold_temperature(weights.read_bytes(), temperature))
+
+
+def fold_temperature(weights: bytes, temperature: float) -> bytes:
+    """Return the content of a weights.h5 whose output layer is divided by `temperature`.
+
+    Raises FailureError when the file has no such layer.
+    """
+    stream = io.BytesIO(weights)
+    with h5py.File(stream, "r+") as file:
+        layer = file.get(OUTPUT)
+        if layer is None or not len(layer.attrs["weight_names"]):
+            raise FailureError(f"the model's weights have no layer {OUTPUT}")
+        for name in layer.attrs["weight_names"]:
+            variable = layer[name.decode() if isinstance(name, bytes) else name]
+            variable[...] = variable[...] / temperature
+    return stream.getvalue()

@@ -1,4 +1,3 @@
-"""The train job: the stages, the trainer's workers, the train loop, and what a run reports.
-
-`job` is the order of steps; `train_loop` the arithmetic. Imports features and below.
+"""The train job: `job` is the order of steps, `stages` what each stage reads, `driver` runs the workers of `worker`,
+`train_loop` is the arithmetic; `diagnosis`, `heatmaps` and `report` explain a finished run. Imports features and below.
 """

@@ -2,155 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import datetime
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-
-import pyarrow as pa
 
 from catdog.cluster.connection import connected, quiet_datasets
 from catdog.cluster.failures import report_failures
-from catdog.cluster.plan import Plan, make_plan
+from catdog.cluster.plan import make_plan
 from catdog.cluster.shared_paths import check_shared
-from catdog.config import IngestConfig, StageConfig, TrainConfig, flatten_config
-from catdog.console import ProgressLine, duration, epoch_text
-from catdog.errors import FailureError, UsageError, one_line
-from catdog.evaluation.calibration import Temperature, fold_temperature
+from catdog.config import TrainConfig, flatten_config
+from catdog.console import duration
+from catdog.errors import FailureError, one_line
+from catdog.evaluation.calibration import Temperature
 from catdog.features.cache import (
-    PLAIN_VIEW,
-    CachePlace,
-    Extraction,
     FeatureCache,
-    PhotoSet,
-    feature_bytes,
-    locate_cache,
 )
-from catdog.features.trunk import extract_features
-from catdog.model.saved_model import CARD_FILE, HEAD_CUT, INPUT_CUT, WEIGHTS_FILE, ClassifierSpec
-from catdog.model.weights.pretrained import Pretrained, load_weights
-from catdog.photos.corrections import read_corrections
-from catdog.photos.manifest import Manifest, build_manifest, read_manifest, write_manifest
-from catdog.photos.sample import draw_sample
+from catdog.model.saved_model import CARD_FILE, HEAD_CUT, WEIGHTS_FILE, copy_model
+from catdog.model.weights.pretrained import load_weights
+from catdog.photos.ingest import corrections_fingerprint, ingest
+from catdog.photos.manifest import Manifest
 from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
-from catdog.storage import artifacts, files
+from catdog.storage import files
+from catdog.storage.run_directory import Stopwatch, open_run
 from catdog.storage.versions import versions
 from catdog.training.diagnosis import choose_run_temperature, diagnose
-from catdog.training.driver import LOSSES_FILE, Training
+from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
+from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE
 from catdog.training.report import build_train_page
+from catdog.training.stages import (
+    Say,
+    StageLayout,
+    TrainJob,
+    best_stage,
+    check_cut,
+    model_card,
+    stage_batches,
+    stage_mark,
+)
 from catdog.training.train_loop import read_history
-from catdog.training.worker import HEAT_FAILURE, HEAT_FILE, ComingStage, StageJob, StreamSource, TrainJob, best_stage
-
-# What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
-_IMAGE_SIZE = 224
-_KNOWN_SHAPES = {HEAD_CUT: (1280,), "block7a_project_conv": (7, 7, 1152), INPUT_CUT: (_IMAGE_SIZE, _IMAGE_SIZE, 3)}
-
-Say = Callable[[str], None]
-
-
-class Stopwatch:
-    """Seconds by step, kept in the run directory so that a continued run counts what came before."""
-
-    def __init__(self, run_dir: str) -> None:
-        self._path = files.join(run_dir, "seconds.json")
-        self.seconds: dict[str, float] = files.read_json(self._path) if files.exists(self._path) else {}
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Add the time of the block to step `name`, also when it ends by an error."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(name, time.monotonic() - start)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add `seconds` to step `name`."""
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
-
-    def save(self) -> None:
-        """Keep what was counted; call it once the run directory is known to be ours."""
-        files.write_json(self._path, self.seconds)
-
-
-def default_run_dir(config: IngestConfig) -> str:
-    """Return where a run goes that names no --run-dir: the same command finds it again."""
-    name = Path(config.photos.rstrip("/")).stem if config.photos else "sample"
-    recipe = getattr(config, "recipe", "default")
-    return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
-
-
-def open_run(config: IngestConfig) -> str:
-    """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
-
-    Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
-    """
-    run_dir = files.absolute(config.run_dir or default_run_dir(config))
-    files.require_bucket(run_dir, flag="--run-dir")
-    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config))
-    return run_dir
-
-
-def record_config(config: IngestConfig, *, run_dir: str) -> None:
-    """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
-    files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config)})
-
-
-def _recorded(run_dir: str) -> dict[str, Any]:
-    path = files.join(run_dir, "config.json")
-    # A run of an earlier version knew no corrections.
-    return {"corrections": "", **files.read_json(path)} if files.exists(path) else {}
-
-
-def _settings(config: IngestConfig) -> dict[str, Any]:
-    photos = files.absolute(config.photos) if config.photos else ""
-    # What the corrections say counts, not where they stand: the same file with another line in it is another setting.
-    corrections = read_corrections(config.corrections).fingerprint if config.corrections else ""
-    settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
-    }  # as JSON has it
-
-
-def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
-    """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
-
-    Without photos the sample is drawn first. Raises what build_manifest raises.
-    """
-    directory = files.join(run_dir, "manifest")
-    names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
-    source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
-    corrections = read_corrections(config.corrections) if config.corrections else None
-    inputs = {**{name: getattr(config, name) for name in names}, "photos": source}
-    inputs["corrections"] = corrections.fingerprint if corrections else ""
-    if artifacts.completed(directory, inputs=inputs) is not None:
-        manifest = read_manifest(directory)
-        say(manifest.summary_lines()[0])
-        record_config(config, run_dir=run_dir)
-        return manifest
-    manifest = build_manifest(
-        source,
-        train_per_class=config.train_per_class,
-        validation_per_class=config.validation_per_class,
-        test_per_class=config.test_per_class,
-        seed=config.seed,
-        max_pixels=config.max_pixels,
-        corrections=corrections,
-        note=say,
-        progress=ProgressLine("Checking photos", "photos"),
-    )
-    write_manifest(manifest, directory=directory)
-    artifacts.mark_complete(directory, inputs=inputs, summary={"counts": manifest.counts()})
-    record_config(config, run_dir=run_dir)
-    for line in manifest.summary_lines():
-        say(line)
-    return manifest
 
 
 def train(config: TrainConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:
@@ -160,7 +53,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     Raises UsageError and FailureError as the steps do.
     """
     begin = started if started is not None else time.monotonic()
-    run_dir = open_run(config)
+    run_dir = open_run(config, corrections=corrections_fingerprint(config))
     require_tracker(config.track, run_dir=run_dir)
     report_path = files.join(run_dir, "report.json")
     if files.exists(report_path):
@@ -195,7 +88,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             explain=True,
             max_pixels=config.max_pixels,
         )
-        follower = _EpochFollower(job, say)
+        follower = EpochFollower(job, say)
         training = Training(job, pretrained=pretrained, cluster=config.cluster, alone=resources.is_alone)
         try:
             with watch.step("trunk"):
@@ -216,238 +109,6 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     _leave_page(report, run_dir=run_dir, say=say)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir, say=say)
     return report
-
-
-def stage_batches(config: TrainConfig) -> dict[str, int]:
-    """Return the rows a step of each stage that `config` trains."""
-    stages: dict[str, StageConfig] = {"frozen": config.frozen, "unfrozen": config.unfrozen}
-    return {name: stage.global_batch_size for name, stage in stages.items() if stage.epochs}
-
-
-class StageLayout:
-    """What each stage reads: which photos in which views, cut where, cached or streamed."""
-
-    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, root: str) -> None:
-        self._config, self._pretrained, self._root = config, pretrained, root
-        scale, offset = _input_scaling(config, pretrained)
-        self.spec = ClassifierSpec(
-            backbone=config.backbone,
-            image_size=_IMAGE_SIZE,
-            classes=manifest.classes,
-            pooling=config.pooling,
-            dropout=config.dropout,
-            input_scale=scale,
-            input_offset=offset,
-        )
-        self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
-        self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
-        if config.unfrozen.epochs:
-            self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
-
-    def extract(self, plan: Plan, *, say: Say) -> int:
-        """Run the trunk pass for what is not cached; return how many rows it computed."""
-        wanted = []
-        for _, settings, cut in self._stages:
-            for split in ("train", "validation", "test"):
-                photos = self._photos(split, settings)
-                if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
-                    wanted.append((self._extraction(cut), photos))
-        for name, settings, cut in self._stages:
-            if self._is_streamed(settings, cut):
-                size = self._train_bytes(settings, cut) / 2**30
-                say(
-                    f"The {name} stage streams its features: {size:.1f} GiB are more than "
-                    f"--cache-budget-gib {self._config.cache_budget_gib:g}."
-                )
-        progress = ProgressLine("Trunk pass", "images")
-        done = [0]
-
-        def follow(now: int, total: int) -> None:
-            done[0] = total
-            progress(now, total)
-
-        lost = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
-        if lost:
-            say(f"{len(lost)} photos could no longer be read and were left out, such as {lost[0]}")
-        return done[0]
-
-    def coming_stages(self) -> tuple[ComingStage, ...]:
-        """Return the stages, whose rows stand once `extract` has ended."""
-        return tuple(
-            ComingStage(
-                name=name,
-                settings=settings,
-                cut=cut,
-                train=self._train_rows(settings, cut),
-                validation=self._place("validation", settings, cut),
-                test=self._place("test", settings, cut) if self._splits["test"].num_rows else None,
-            )
-            for name, settings, cut in self._stages
-        )
-
-    def stages(self) -> tuple[StageJob, ...]:
-        """Return the stages with their rows; call it after `extract`.
-
-        Raises FailureError when rows are missing all the same.
-        """
-        found = [(stage, stage.find()) for stage in self.coming_stages()]
-        for stage, ready in found:
-            if ready is None:
-                raise FailureError(f"the features of the {stage.name} stage in {self._root} are gone")
-        return tuple(ready for _, ready in found if ready is not None)
-
-    def _train_rows(self, settings: StageConfig, cut: str) -> CachePlace | StreamSource:
-        if not self._is_streamed(settings, cut):
-            return self._place("train", settings, cut)
-        photos = self._photos("train", settings)
-        return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
-
-    def _place(self, split: str, settings: StageConfig, cut: str) -> CachePlace:
-        return locate_cache(self._extraction(cut), self._photos(split, settings), root=self._root)
-
-    def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
-        views: tuple[int, ...] = (PLAIN_VIEW,)
-        if split == "train":
-            views = tuple(range(1, 1 + min(self._config.views or settings.epochs, max(1, settings.epochs))))
-        elif split == "validation" and self._config.augment_validation:
-            views = (1,)
-        return PhotoSet(table=self._splits[split], views=views)
-
-    def _is_streamed(self, settings: StageConfig, cut: str) -> bool:
-        return self._train_bytes(settings, cut) > self._config.cache_budget_gib * 2**30
-
-    def _train_bytes(self, settings: StageConfig, cut: str) -> int:
-        photos = self._photos("train", settings)
-        return feature_bytes(photos, shape=_cut_shape(self.spec, cut), dtype=self._dtype(cut))
-
-    def _dtype(self, cut: str) -> str:
-        return "uint8" if cut == INPUT_CUT else self._config.feature_dtype
-
-    def _extraction(self, cut: str) -> Extraction:
-        config = self._config
-        return Extraction(
-            backbone=config.backbone,
-            image_size=_IMAGE_SIZE,
-            input_scale=self.spec.input_scale,
-            input_offset=self.spec.input_offset,
-            pooling=config.pooling if cut == HEAD_CUT else None,
-            weights_checksum=self._pretrained.checksum if self._pretrained else "none",
-            cut=cut,
-            dtype=self._dtype(cut),
-            seed=config.seed,
-            max_pixels=config.max_pixels,
-            augmentation=config.augmentation,
-        )
-
-
-def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
-    """Return path, label and digest of a split, ordered by digest: as good as shuffled, and the same everywhere."""
-    return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
-
-
-def _input_scaling(
-    config: TrainConfig, pretrained: Pretrained | None
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    if config.input_scaling == "1/255" or pretrained is None:
-        return (1 / 255,) * 3, (0.0,) * 3
-    return pretrained.scale, pretrained.offset
-
-
-def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
-    """Return the shape of one feature at `cut`; a cut we do not know by heart costs an import of TensorFlow.
-
-    Raises UsageError where the classifier cannot be cut there.
-    """
-    if cut not in _KNOWN_SHAPES:
-        from catdog.model import classifier as model
-
-        trunk, _ = model.split_at(model.build_classifier(spec), cut)
-        _KNOWN_SHAPES[cut] = tuple(trunk.output.shape[1:])
-    return _KNOWN_SHAPES[cut]
-
-
-def check_cut(config: TrainConfig) -> None:
-    """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
-    plain = ClassifierSpec(
-        backbone=config.backbone,
-        image_size=_IMAGE_SIZE,
-        classes=("one", "other"),
-        pooling=config.pooling,
-        dropout=config.dropout,
-        input_scale=(1.0,) * 3,
-        input_offset=(0.0,) * 3,
-    )
-    _cut_shape(plain, config.unfrozen.unfreeze_from)
-
-
-def _sample(run_dir: str, *, seed: int, say: Say) -> str:
-    if files.is_uri(run_dir):
-        raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
-    directory = Path(run_dir) / "sample"
-    if not directory.exists():
-        say("No --photos given: drawing a sample of cats and dogs.")
-        draw_sample(directory, seed=seed)
-    return str(directory)
-
-
-class _EpochFollower:
-    """Prints what the workers leave in the run directory: an epoch line each, and the progress of long ones."""
-
-    def __init__(self, job: TrainJob, say: Say) -> None:
-        self._job, self._say = job, say
-        self._shown = {stage.name: len(read_history(self._directory(stage.name))) for stage in job.stages}
-        self._noted = ""
-        self._named = ""
-        files.delete(files.join(job.run_dir, LOSSES_FILE))  # of an earlier command
-        self._losses = 0
-
-    def __call__(self) -> None:
-        """Print what is new since the last call."""
-        self._tell_losses()
-        for stage in self._job.stages:
-            history = read_history(self._directory(stage.name))
-            if history and self._named != stage.name and len(history) > self._shown[stage.name]:
-                self._named = stage.name
-                self._say(f"{stage.name.capitalize()} stage:")
-            for row in history[self._shown[stage.name] :]:
-                self._say(epoch_text(int(row["epoch"]), stage.settings.epochs, row))
-            self._shown[stage.name] = len(history)
-            self._note(stage.name)
-
-    def _note(self, stage: str) -> None:
-        path = files.join(self._directory(stage), "progress.json")
-        if not files.exists(path):
-            return
-        found = files.read_json(path)
-        text = f"  {stage} stage, epoch {found['epoch']}: step {found['step']}/{found['steps']}"
-        if text != self._noted and found["epoch"] > self._shown[stage]:
-            self._noted = text
-            self._say(text)
-
-    def _tell_losses(self) -> None:
-        path = files.join(self._job.run_dir, LOSSES_FILE)
-        found = files.read_json(path) if files.exists(path) else {"count": 0}
-        if found["count"] > self._losses:
-            self._say(f"Workers were lost and start again from the last checkpoint: {found['cause']}")
-        self._losses = found["count"]
-
-    def _directory(self, stage: str) -> str:
-        return files.join(self._job.run_dir, stage)
-
-
-def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
-    """Return what a model card says besides how to build the model."""
-    return {
-        "config": flatten_config(config, identity_only=True),
-        "counts": manifest.counts(),
-        "weights": {
-            "source": pretrained.source if pretrained else "none",
-            "checksum": pretrained.checksum if pretrained else None,
-            "license": pretrained.license if pretrained else None,
-        },
-        "versions": versions(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _finish(
@@ -531,34 +192,6 @@ def _diagnose(
         lines = [f"Warning: the run could not be diagnosed: {one_line(error)}"]
     for line in lines:
         say(line)
-
-
-def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
-    """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
-
-    Raises FailureError when it did not finish.
-    """
-    summary = artifacts.completed(files.join(run_dir, stage), inputs={})
-    if summary is None:
-        raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
-    return summary
-
-
-def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:
-    """Copy a model directory, whole or not at all.
-
-    With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
-    calibrated, those of the source stay as they were trained.
-    """
-    with files.staged_directory(destination) as folder:
-        for name in (CARD_FILE, WEIGHTS_FILE):
-            (folder / name).write_bytes(files.read_bytes(files.join(source, name)))
-        if temperature is not None:
-            card = {**files.read_json(str(folder / CARD_FILE)), "temperature": round(temperature, 6)}
-            files.write_json(str(folder / CARD_FILE), card)
-            if temperature != 1.0:
-                weights = folder / WEIGHTS_FILE
-                weights.write_bytes(fold_temperature(weights.read_bytes(), temperature))
 
 
 def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:

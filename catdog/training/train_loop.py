@@ -18,7 +18,7 @@ import numpy as np
 
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.errors import FailureError
-from catdog.features.cache import CachedRows, RowSource
+from catdog.features.rows import CachedRows, RowSource
 from catdog.storage import files
 
 HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", "val_loss", "val_acc")

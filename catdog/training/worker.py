@@ -6,11 +6,9 @@ and the group starts while the trunk pass still computes these rows.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.cluster.actors import Shared
-from catdog.cluster.plan import Plan
-from catdog.config import StageConfig
-from catdog.errors import ImageError, one_line
-from catdog.evaluation.held_out import build_outcomes, read_outcomes, worst_outcomes, write_outcomes
-from catdog.features.cache import CachedRows, CachePlace, Extraction, FeatureCache, RowSource
-from catdog.features.trunk import stream_features
-from catdog.model.saved_model import ClassifierSpec, spec_to_card
-from catdog.photos.decode import MAX_PIXELS, decode_image, make_thumbnail, overlay_heat
-from catdog.photos.files import read_photo
-from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
+from catdog.evaluation.held_out import build_outcomes, write_outcomes
+from catdog.features.rows import CachedRows, RowSource, StreamedRows, StreamSource
+from catdog.model.saved_model import spec_to_card
 from catdog.storage import artifacts, files
-from catdog.storage.schemas import PICTURES
+from catdog.training.heatmaps import write_heatmaps
+from catdog.training.stages import ComingStage, StageJob, TrainJob
 from catdog.training.train_loop import DivergedError, Scored, StageState, fit_stage, score_splits, write_history
 
 FAILURE_FILE = "failure.json"  # why training again would end in the same way
@@ -38,101 +30,6 @@ WORST = 24  # errors that are shown
 HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
 _NOTE_EVERY_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-
-
-class StreamedRows:
-    """One worker's share of photos whose features are computed anew every epoch, in the next view."""
-
-    def __init__(
-        self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
-    ) -> None:
-        self.rows = source.photos.num_rows // workers
-        self._photos = source.photos.slice(rank * self.rows, self.rows)
-        self._source, self._epochs, self._seed = source, epochs, seed
-        self._pretrained, self._plan, self._workers = pretrained, plan, workers
-        self._stream: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
-
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield blocks of this epoch; epochs must be asked for in order, from any one on."""
-        if self._stream is None:
-            self._stream = stream_features(
-                self._photos,
-                [(self._view(epoch), self._order(epoch)) for epoch in range(number, self._epochs)],
-                extraction=self._source.extraction,
-                pretrained=self._pretrained,
-                plan=self._plan,
-                workers=self._workers,
-            )
-        left = self.rows
-        while left > 0:
-            features, labels = next(self._stream)
-            left -= len(labels)
-            yield features, labels
-
-    def _view(self, epoch: int) -> int:
-        return self._source.views[epoch % len(self._source.views)]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamSource:
-    """Photos (path, label, digest) whose features do not fit the cache, and the views of the epochs in turn."""
-
-    photos: pa.Table
-    views: tuple[int, ...]
-    extraction: Extraction
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StageJob:
-    """One stage: its name (also that of its directory), settings, cut and rows."""
-
-    name: str
-    settings: StageConfig
-    cut: str
-    train: FeatureCache | StreamSource
-    validation: FeatureCache
-    test: FeatureCache | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ComingStage:
-    """A StageJob whose caches may not be finished yet."""
-
-    name: str
-    settings: StageConfig
-    cut: str
-    train: CachePlace | StreamSource
-    validation: CachePlace
-    test: CachePlace | None
-
-    def find(self) -> StageJob | None:
-        """Return the stage with its caches, None while one of them is not finished."""
-        train = self.train.find() if isinstance(self.train, CachePlace) else self.train
-        validation = self.validation.find()
-        test = self.test.find() if self.test else None
-        if train is None or validation is None or (self.test and test is None):
-            return None
-        return StageJob(
-            name=self.name, settings=self.settings, cut=self.cut, train=train, validation=validation, test=test
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """What the workers of one trainer do: the stages in their order, and what a model card says besides."""
-
-    run_dir: str
-    spec: ClassifierSpec
-    seed: int
-    stages: tuple[StageJob | ComingStage, ...]
-    card: Mapping[str, Any]
-    plan: Plan
-    precision: str = "auto"
-    explain: bool = False  # leave pictures of where the best model looked, for its worst errors
-    max_pixels: int = MAX_PIXELS
 
 
 def run_stages(job: TrainJob, pretrained: Shared) -> None:
@@ -175,7 +72,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             files.write_json(files.join(job.run_dir, FAILURE_FILE), {"message": str(error)})
             return
     if job.explain and stages and rank == 0:
-        _explain(job, exact, distributed=workers > 1)
+        write_heatmaps(job, exact, distributed=workers > 1)
 
 
 def _await_rows(job: TrainJob) -> list[StageJob]:
@@ -188,71 +85,6 @@ def _await_rows(job: TrainJob) -> list[StageJob]:
             time.sleep(_POLL_SECONDS)
         ready.append(found)
     return ready
-
-
-def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the stage whose model is the run's: the better one by validation accuracy, then by loss."""
-    return max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
-
-
-def _explain(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
-    """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
-
-    The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
-    run goes on without the pictures, and heat.json says why.
-    """
-    path = files.join(job.run_dir, HEAT_FILE)
-    if files.exists(path):
-        return
-    try:
-        directories = {stage.name: files.join(job.run_dir, stage.name) for stage in job.stages}
-        marks = {name: artifacts.completed(directory, inputs={}) or {} for name, directory in directories.items()}
-        best = best_stage(marks)
-        rows = read_outcomes(directories[best], classes=job.spec.classes)
-        worst = worst_outcomes(rows, limit=WORST) if rows is not None else []
-        pictures = _heat_pictures(job, classifier, directories, best, worst, distributed) if worst else []
-        write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
-    except Exception as error:
-        files.write_json(files.join(job.run_dir, HEAT_FAILURE), {"message": one_line(error)})
-
-
-def _heat_pictures(
-    job: TrainJob,
-    classifier: Any,
-    directories: Mapping[str, str],
-    best: str,
-    worst: list[dict[str, Any]],
-    distributed: bool,
-) -> list[dict[str, Any]]:
-    """Return rows of the schema rows.PICTURES for the photos of `worst` that can be read."""
-    from catdog.model import classifier as model
-
-    if distributed:
-        import tensorflow as tf
-
-        # Mirrored variables belong to all workers, and only this one is here.
-        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-            classifier = model.build_classifier(job.spec)
-    if distributed or best != job.stages[-1].name:
-        model.load_weights_into(classifier, files.join(directories[best], "model"))
-    names, images, thumbnails, labels = [], [], [], []
-    for row in worst:
-        try:
-            content = read_photo(row["path"])
-            image = decode_image(content, size=job.spec.image_size, max_pixels=job.max_pixels)
-            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, max_pixels=job.max_pixels))
-        except ImageError:
-            continue
-        names.append(row["path"])
-        images.append(image)
-        labels.append(job.spec.classes.index(row["label"]))
-    if not names:
-        return []
-    heat = model.class_maps(classifier, np.stack(images), np.array(labels))
-    return [
-        {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, one)}
-        for name, thumbnail, one in zip(names, thumbnails, heat, strict=True)
-    ]
 
 
 class _StageWorker:

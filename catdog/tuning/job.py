@@ -31,28 +31,30 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.config import TrainConfig, TuneConfig, build_config, command_line, flatten_config
 from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
-from catdog.features.cache import CachedRows, FeatureCache
-from catdog.model.saved_model import ClassifierSpec, spec_to_card
+from catdog.features.cache import FeatureCache
+from catdog.features.rows import CachedRows
+from catdog.model.saved_model import ClassifierSpec, copy_model, spec_to_card
 from catdog.model.weights.pretrained import Pretrained, load_weights
+from catdog.photos.ingest import corrections_fingerprint, ingest
 from catdog.photos.manifest import Manifest
 from catdog.report.page import leave_page
 from catdog.report.plots import draw_sweep
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.storage import files
+from catdog.storage.run_directory import open_run
 from catdog.storage.versions import versions
 from catdog.training.driver import LOSSES_FILE, Training
-from catdog.training.job import (
+from catdog.training.stages import (
+    StageJob,
     StageLayout,
+    TrainJob,
+    best_stage,
     check_cut,
-    copy_model,
-    ingest,
     model_card,
-    open_run,
     stage_batches,
     stage_mark,
 )
 from catdog.training.train_loop import DivergedError, StageState, evaluate, fit_stage, read_history
-from catdog.training.worker import StageJob, TrainJob, best_stage
 from catdog.tuning.report import build_tune_page
 from catdog.tuning.schedulers import make_scheduler
 from catdog.tuning.search import make_searcher, require_optuna
@@ -341,7 +343,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     else:
         check_trials(space, config.trials)
     check_layouts(space)
-    run_dir = open_run(config)
+    run_dir = open_run(config, corrections=corrections_fingerprint(config))
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):
         raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")

@@ -1,13 +1,10 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from catdog.evaluation.calibration import choose_temperature, fit_temperature, fold_temperature, soften
+from catdog.evaluation.calibration import choose_temperature, fit_temperature, soften
 
 
 def drawn(photos: int, *, temperature: float, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,28 +51,3 @@ def test_a_perfect_validation_set_or_one_of_few_mistakes_leaves_the_temperature_
     certain = np.where(true[:, np.newaxis] == np.arange(2), 1.0, 0.0)  # a wrong photo of probability 0, by rounding
     certain[:30] = certain[:30, ::-1]
     assert 1.0 < choose_temperature(true, certain).value <= 20.0
-
-
-def test_the_folded_model_gives_the_softened_probabilities(model_dir: Path, tmp_path: Path) -> None:
-    from catdog import load_classifier
-
-    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
-    plain = load_classifier(str(model_dir)).predict_images(images)
-    (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
-    folded = fold_temperature((model_dir / "weights.h5").read_bytes(), 2.5)
-    (tmp_path / "weights.h5").write_bytes(folded)
-    assert len(folded) == (model_dir / "weights.h5").stat().st_size
-    np.testing.assert_allclose(load_classifier(str(tmp_path)).predict_images(images), soften(plain, 2.5), atol=1e-6)
-
-
-def test_the_copy_of_a_model_is_calibrated_and_says_so_and_its_source_stays(model_dir: Path, tmp_path: Path) -> None:
-    from catdog.model.engines import read_model
-    from catdog.training.job import copy_model
-
-    before = read_model(str(model_dir))
-    copy_model(str(model_dir), str(tmp_path / "copy"), temperature=2.5)
-    assert json.loads((tmp_path / "copy" / "card.json").read_text())["temperature"] == 2.5
-    assert read_model(str(tmp_path / "copy")).weights == fold_temperature(before.weights, 2.5)
-    assert read_model(str(model_dir)) == before
-    copy_model(str(model_dir), str(tmp_path / "plain"), temperature=1.0)
-    assert read_model(str(tmp_path / "plain")).weights == before.weights

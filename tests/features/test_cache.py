@@ -5,18 +5,9 @@ import pyarrow as pa
 import pytest
 
 from catdog.config import AugmentationConfig
-from catdog.features.cache import (
-    CachedRows,
-    Extraction,
-    FeatureCache,
-    PhotoSet,
-    feature_bytes,
-    find_cache,
-    finish_cache,
-    part_name,
-    present_parts,
-    write_part,
-)
+from catdog.features.cache import FeatureCache, find_cache, finish_cache, present_parts, write_part
+from catdog.features.rows import CachedRows
+from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
 
 EXTRACTION = Extraction(
     backbone="efficientnet-lite0",

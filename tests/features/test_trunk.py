@@ -15,8 +15,9 @@ from catdog.cluster.resources import Node, Resources
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.errors import FailureError
 from catdog.features import trunk
-from catdog.features.cache import Extraction, PhotoSet
-from catdog.features.trunk import Trunk, extract_features
+from catdog.features.extract import extract_features
+from catdog.features.spec import Extraction, PhotoSet
+from catdog.features.trunk import Trunk
 from catdog.model.openvino_graph import can_cut
 from catdog.model.saved_model import HEAD_CUT, INPUT_CUT
 from catdog.model.weights.pretrained import load_weights

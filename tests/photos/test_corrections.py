@@ -7,7 +7,8 @@ import pytest
 from catdog.config import IngestConfig, TrainConfig, build_config
 from catdog.errors import UsageError
 from catdog.photos.corrections import apply_corrections, read_corrections
-from catdog.training.job import ingest, open_run
+from catdog.photos.ingest import corrections_fingerprint, ingest
+from catdog.storage.run_directory import open_run
 
 ASSIGNED = [(None, "cat"), ("train", "dog"), None]
 PATHS = ["/p/a.jpg", "/p/b.jpg", "/p/c.jpg"]
@@ -93,7 +94,7 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
               "train_per_class": 4, "validation_per_class": 2, "test_per_class": 2}  # fmt: skip
     config = build_config(IngestConfig, values)
     lines: list[str] = []
-    manifest = ingest(config, run_dir=open_run(config), say=lines.append)
+    manifest = ingest(config, run_dir=open_run(config, corrections=corrections_fingerprint(config)), say=lines.append)
     classes = dict(zip(manifest.table["path"].to_pylist(), manifest.table["class"].to_pylist(), strict=True))
     assert classes[cats[0]] == "dog"
     assert cats[1] not in classes
@@ -101,15 +102,20 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
     rejected = dict(zip(manifest.rejected["path"].to_pylist(), manifest.rejected["reason"].to_pylist(), strict=True))
     assert rejected[cats[1]] == "left-out: the corrections say so"
     assert lines[0] == "Corrections: 1 photos have another class, 1 are left out."
+
+    def reopen(**changes: str) -> None:
+        config = build_config(TrainConfig, {**values, **changes})
+        open_run(config, corrections=corrections_fingerprint(config))
+
     # A train job on the same run takes the same file from anywhere, and no other.
     moved = tmp_path / "moved.csv"
     moved.write_text(text)
-    open_run(build_config(TrainConfig, {**values, "corrections": str(moved)}))
+    reopen(corrections=str(moved))
     moved.write_text(f"{text}{cats[2]},dog\n")
     with pytest.raises(UsageError, match=r"was made with other settings \(corrections was"):
-        open_run(build_config(TrainConfig, {**values, "corrections": str(moved)}))
+        reopen(corrections=str(moved))
     with pytest.raises(UsageError, match=r"was made with other settings \(corrections was"):
-        open_run(build_config(TrainConfig, {**values, "corrections": ""}))
+        reopen(corrections="")
 
 
 def test_the_command_ends_with_2_and_one_line_for_a_file_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None:

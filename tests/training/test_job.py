@@ -310,7 +310,7 @@ def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: Non
     counts = {"train_per_class": 4, "validation_per_class": 2, "test_per_class": 2}
     config = build_config(TrainConfig, {"photos": str(photos), "run_dir": str(tmp_path / "run"), **counts,
                                         "frozen.epochs": 2, "unfrozen.epochs": 0})  # fmt: skip
-    from catdog.training.job import ingest
+    from catdog.photos.ingest import ingest
 
     manifest = ingest(config, run_dir=str(tmp_path / "run"), say=lambda line: None)
     gone = next(row["path"] for row in manifest.table.to_pylist() if row["split"] == "train")

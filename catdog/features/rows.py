@@ -1,0 +1,141 @@
+"""Where a train worker's rows come from: its share of a cache, or of a stream that is computed anew every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.cluster.plan import Plan
+from catdog.features.cache import FeatureCache
+from catdog.features.extract import stream_features
+from catdog.features.spec import PHOTOS_PER_PART, Extraction
+
+_CHUNK_BYTES = 512 * 2**20
+MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
+
+
+class RowSource(Protocol):
+    """Where a train worker's rows come from: `rows` of them every epoch, on every worker equally many."""
+
+    rows: int
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield chunks of ((N, …) features, (N,) int32 labels) for epoch `number`, from 0 on."""
+
+
+class CachedRows:
+    """One worker's share of a cache: a run of photos, each epoch in the next view and another order.
+
+    With `equal`, all workers get the same number of photos, so their steps match; at most workers - 1 photos
+    are left out then. Without, the shares cover every photo. Of `total` photos the share has `rows` from `first` on.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        *,
+        rank: int = 0,
+        workers: int = 1,
+        seed: int | None = None,
+        equal: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        total = sum(cache.row_counts)
+        share = total // workers if equal else math.ceil(total / workers)
+        first = min(total, rank * share)
+        self.rows = min(share, total - first)
+        self.first, self.total = first, total
+        self._cache, self._seed, self._memory_bytes = cache, seed, memory_bytes
+        self._slices = _block_slices(cache.row_counts, first, first + self.rows)
+        self._memory: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the share's rows in chunks of up to 512 MiB, shuffled when a seed was given."""
+        view = self._cache.views[number % len(self._cache.views)]
+        slices, random = list(self._slices), None
+        if self._seed is not None:
+            random = np.random.default_rng([self._seed, number])
+            random.shuffle(slices)
+        a_chunk = max(1, _CHUNK_BYTES // (self._cache.row_bytes * PHOTOS_PER_PART))
+        with ThreadPoolExecutor(8) as pool:
+            for start in range(0, len(slices), a_chunk):
+                chunk = slices[start : start + a_chunk]
+                arrays = list(pool.map(lambda piece: self._read(view, *piece), chunk))
+                labels = np.concatenate([pair[1] for pair in arrays])
+                order = np.arange(len(labels)) if random is None else random.permutation(len(labels))
+                places, row = np.argsort(order), 0
+                features = np.empty((len(labels), *self._cache.shape), self._cache.dtype)
+                for piece, _ in arrays:  # to its shuffled place at once: the features are copied once
+                    features[places[row : row + len(piece)]] = piece
+                    row += len(piece)
+                yield features, labels[order]
+
+    def _read(self, view: int, block: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        held = self._memory.get((view, block))
+        if held is None:
+            held = self._cache.read(view, block)
+            if (len(self._memory) + 1) * self._cache.row_bytes * PHOTOS_PER_PART <= self._memory_bytes:
+                self._memory[view, block] = held
+        return held[0][start:stop], held[1][start:stop]
+
+
+def _block_slices(row_counts: Sequence[int], first: int, last: int) -> list[tuple[int, int, int]]:
+    """Return (block, start, stop) of each block that holds rows from `first` up to `last`."""
+    found, row = [], 0
+    for block, count in enumerate(row_counts):
+        start, stop = max(first - row, 0), min(last - row, count)
+        if start < stop:
+            found.append((block, start, stop))
+        row += count
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamSource:
+    """Photos (path, label, digest) whose features do not fit the cache, and the views of the epochs in turn."""
+
+    photos: pa.Table
+    views: tuple[int, ...]
+    extraction: Extraction
+
+
+class StreamedRows:
+    """One worker's share of photos whose features are computed anew every epoch, in the next view."""
+
+    def __init__(
+        self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
+    ) -> None:
+        self.rows = source.photos.num_rows // workers
+        self._photos = source.photos.slice(rank * self.rows, self.rows)
+        self._source, self._epochs, self._seed = source, epochs, seed
+        self._pretrained, self._plan, self._workers = pretrained, plan, workers
+        self._stream: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield blocks of this epoch; epochs must be asked for in order, from any one on."""
+        if self._stream is None:
+            self._stream = stream_features(
+                self._photos,
+                [(self._view(epoch), self._order(epoch)) for epoch in range(number, self._epochs)],
+                extraction=self._source.extraction,
+                pretrained=self._pretrained,
+                plan=self._plan,
+                workers=self._workers,
+            )
+        left = self.rows
+        while left > 0:
+            features, labels = next(self._stream)
+            left -= len(labels)
+            yield features, labels
+
+    def _view(self, epoch: int) -> int:
+        return self._source.views[epoch % len(self._source.views)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)

@@ -1,0 +1,82 @@
+"""What names a feature: the photos, their views, and all that decides its value. Nothing here reads or writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.config import AugmentationConfig
+from catdog.storage import artifacts
+
+PLAIN_VIEW = 0
+PHOTOS_PER_PART = 64
+VIEWS_PER_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block of Ray Data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """All that decides the value of a feature; learning rate and dropout are not among it.
+
+    `backbone`, `input_scale` and `input_offset` are those of model.ClassifierSpec; `pooling` is None where
+    the cut lies before the pooling.
+    """
+
+    backbone: str
+    image_size: int
+    input_scale: tuple[float, float, float]
+    input_offset: tuple[float, float, float]
+    pooling: str | None
+    weights_checksum: str
+    cut: str
+    dtype: str
+    seed: int
+    max_pixels: int
+    augmentation: AugmentationConfig
+
+    def fingerprint(self, photos: PhotoSet) -> str:
+        """Return the name of the cache directory for the features of `photos`."""
+        return artifacts.fingerprint({**dataclasses.asdict(self), "photos": photos.fingerprint(), "format": 1})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoSet:
+    """The photos of one split and the views they are taken in.
+
+    `table` has the columns path, label, digest; its order is the order of the rows.
+    """
+
+    table: pa.Table
+    views: tuple[int, ...]
+
+    def fingerprint(self) -> str:
+        """Return a name for the content: digests, labels and views; not the place of the files."""
+        digests, labels = (self.table[name].to_pylist() for name in ("digest", "label"))
+        rows = "\n".join(f"{digest} {label}" for digest, label in zip(digests, labels, strict=True))
+        return artifacts.fingerprint({"rows": rows, "views": list(self.views)})
+
+    @property
+    def rows(self) -> int:
+        """Photos times views."""
+        return int(self.table.num_rows) * len(self.views)
+
+    def parts(self) -> dict[str, tuple[pa.Table, tuple[int, ...]]]:
+        """Return the work of the trunk pass by part name: (photos, views)."""
+        found = {}
+        for row in range(0, self.table.num_rows, PHOTOS_PER_PART):
+            for first in range(0, len(self.views), VIEWS_PER_PART):
+                views = self.views[first : first + VIEWS_PER_PART]
+                found[part_name(row // PHOTOS_PER_PART, first)] = (self.table.slice(row, PHOTOS_PER_PART), views)
+        return found
+
+
+def part_name(block: int, first_view: int) -> str:
+    """Return the file name of block `block` for the views from position `first_view` on."""
+    return f"part-{block:06d}-view-{first_view:04d}.parquet"
+
+
+def feature_bytes(photos: PhotoSet, *, shape: tuple[int, ...], dtype: str) -> int:
+    """Return how many bytes the cache of `photos` takes."""
+    return photos.rows * math.prod(shape) * np.dtype(dtype).itemsize

@@ -1,0 +1,76 @@
+"""The run directory: where it is, with which settings it was made, how long its steps took."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from catdog.config import IngestConfig, flatten_config
+from catdog.storage import artifacts, files
+
+
+class Stopwatch:
+    """Seconds by step, kept in the run directory so that a continued run counts what came before."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._path = files.join(run_dir, "seconds.json")
+        self.seconds: dict[str, float] = files.read_json(self._path) if files.exists(self._path) else {}
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to step `name`, also when it ends by an error."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add `seconds` to step `name`."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
+
+    def save(self) -> None:
+        """Keep what was counted; call it once the run directory is known to be ours."""
+        files.write_json(self._path, self.seconds)
+
+
+def default_run_dir(config: IngestConfig) -> str:
+    """Return where a run goes that names no --run-dir: the same command finds it again."""
+    name = Path(config.photos.rstrip("/")).stem if config.photos else "sample"
+    recipe = getattr(config, "recipe", "default")
+    return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
+
+
+def open_run(config: IngestConfig, *, corrections: str = "") -> str:
+    """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
+
+    `corrections` is the fingerprint of the corrections' content, empty without any.
+
+    Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
+    """
+    run_dir = files.absolute(config.run_dir or default_run_dir(config))
+    files.require_bucket(run_dir, flag="--run-dir")
+    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config, corrections))
+    return run_dir
+
+
+def record_config(config: IngestConfig, *, run_dir: str, corrections: str = "") -> None:
+    """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
+    files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config, corrections)})
+
+
+def _recorded(run_dir: str) -> dict[str, Any]:
+    path = files.join(run_dir, "config.json")
+    # A run of an earlier version knew no corrections.
+    return {"corrections": "", **files.read_json(path)} if files.exists(path) else {}
+
+
+def _settings(config: IngestConfig, corrections: str) -> dict[str, Any]:
+    photos = files.absolute(config.photos) if config.photos else ""
+    settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
+    }  # as JSON has it

@@ -1,0 +1,81 @@
+"""Heatmaps: for the worst errors of the best stage, where in the photo its model looked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.errors import ImageError, one_line
+from catdog.evaluation.held_out import read_outcomes, worst_outcomes
+from catdog.photos.decode import decode_image, make_thumbnail, overlay_heat
+from catdog.photos.files import read_photo
+from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
+from catdog.storage import artifacts, files
+from catdog.storage.schemas import PICTURES
+from catdog.training.stages import TrainJob, best_stage
+
+WORST = 24  # errors that are shown
+HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
+
+
+def write_heatmaps(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
+    """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
+
+    The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
+    run goes on without the pictures, and heat.json says why.
+    """
+    path = files.join(job.run_dir, HEAT_FILE)
+    if files.exists(path):
+        return
+    try:
+        directories = {stage.name: files.join(job.run_dir, stage.name) for stage in job.stages}
+        marks = {name: artifacts.completed(directory, inputs={}) or {} for name, directory in directories.items()}
+        best = best_stage(marks)
+        rows = read_outcomes(directories[best], classes=job.spec.classes)
+        worst = worst_outcomes(rows, limit=WORST) if rows is not None else []
+        pictures = _make_heatmaps(job, classifier, directories, best, worst, distributed) if worst else []
+        write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
+    except Exception as error:
+        files.write_json(files.join(job.run_dir, HEAT_FAILURE), {"message": one_line(error)})
+
+
+def _make_heatmaps(
+    job: TrainJob,
+    classifier: Any,
+    directories: Mapping[str, str],
+    best: str,
+    worst: list[dict[str, Any]],
+    distributed: bool,
+) -> list[dict[str, Any]]:
+    """Return rows of the schema rows.PICTURES for the photos of `worst` that can be read."""
+    from catdog.model import classifier as model
+
+    if distributed:
+        import tensorflow as tf
+
+        # Mirrored variables belong to all workers, and only this one is here.
+        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+            classifier = model.build_classifier(job.spec)
+    if distributed or best != job.stages[-1].name:
+        model.load_weights_into(classifier, files.join(directories[best], "model"))
+    names, images, thumbnails, labels = [], [], [], []
+    for row in worst:
+        try:
+            content = read_photo(row["path"])
+            image = decode_image(content, size=job.spec.image_size, max_pixels=job.max_pixels)
+            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, max_pixels=job.max_pixels))
+        except ImageError:
+            continue
+        names.append(row["path"])
+        images.append(image)
+        labels.append(job.spec.classes.index(row["label"]))
+    if not names:
+        return []
+    heat = model.class_maps(classifier, np.stack(images), np.array(labels))
+    return [
+        {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, one)}
+        for name, thumbnail, one in zip(names, thumbnails, heat, strict=True)
+    ]

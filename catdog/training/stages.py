@@ -1,0 +1,274 @@
+"""The stages of a training: what each reads, what names it, what it leaves, and which one's model is the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from catdog.cluster.plan import Plan
+from catdog.config import StageConfig, TrainConfig, flatten_config
+from catdog.console import ProgressLine
+from catdog.errors import FailureError
+from catdog.features.cache import CachePlace, FeatureCache, locate_cache
+from catdog.features.extract import extract_features
+from catdog.features.rows import StreamSource
+from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
+from catdog.model.saved_model import HEAD_CUT, INPUT_CUT, ClassifierSpec
+from catdog.model.weights.pretrained import Pretrained
+from catdog.photos.decode import MAX_PIXELS
+from catdog.photos.manifest import Manifest
+from catdog.storage import artifacts, files
+from catdog.storage.versions import versions
+
+# What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
+_IMAGE_SIZE = 224
+_KNOWN_SHAPES = {HEAD_CUT: (1280,), "block7a_project_conv": (7, 7, 1152), INPUT_CUT: (_IMAGE_SIZE, _IMAGE_SIZE, 3)}
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageJob:
+    """One stage: its name (also that of its directory), settings, cut and rows."""
+
+    name: str
+    settings: StageConfig
+    cut: str
+    train: FeatureCache | StreamSource
+    validation: FeatureCache
+    test: FeatureCache | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComingStage:
+    """A StageJob whose caches may not be finished yet."""
+
+    name: str
+    settings: StageConfig
+    cut: str
+    train: CachePlace | StreamSource
+    validation: CachePlace
+    test: CachePlace | None
+
+    def find(self) -> StageJob | None:
+        """Return the stage with its caches, None while one of them is not finished."""
+        train = self.train.find() if isinstance(self.train, CachePlace) else self.train
+        validation = self.validation.find()
+        test = self.test.find() if self.test else None
+        if train is None or validation is None or (self.test and test is None):
+            return None
+        return StageJob(
+            name=self.name, settings=self.settings, cut=self.cut, train=train, validation=validation, test=test
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What the workers of one trainer do: the stages in their order, and what a model card says besides."""
+
+    run_dir: str
+    spec: ClassifierSpec
+    seed: int
+    stages: tuple[StageJob | ComingStage, ...]
+    card: Mapping[str, Any]
+    plan: Plan
+    precision: str = "auto"
+    explain: bool = False  # leave pictures of where the best model looked, for its worst errors
+    max_pixels: int = MAX_PIXELS
+
+
+class StageLayout:
+    """What each stage reads: which photos in which views, cut where, cached or streamed."""
+
+    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, root: str) -> None:
+        self._config, self._pretrained, self._root = config, pretrained, root
+        scale, offset = _input_scaling(config, pretrained)
+        self.spec = ClassifierSpec(
+            backbone=config.backbone,
+            image_size=_IMAGE_SIZE,
+            classes=manifest.classes,
+            pooling=config.pooling,
+            dropout=config.dropout,
+            input_scale=scale,
+            input_offset=offset,
+        )
+        self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
+        self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
+        if config.unfrozen.epochs:
+            self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
+
+    def extract(self, plan: Plan, *, say: Say) -> int:
+        """Run the trunk pass for what is not cached; return how many rows it computed."""
+        wanted = []
+        for _, settings, cut in self._stages:
+            for split in ("train", "validation", "test"):
+                photos = self._photos(split, settings)
+                if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
+                    wanted.append((self._extraction(cut), photos))
+        for name, settings, cut in self._stages:
+            if self._is_streamed(settings, cut):
+                size = self._train_bytes(settings, cut) / 2**30
+                say(
+                    f"The {name} stage streams its features: {size:.1f} GiB are more than "
+                    f"--cache-budget-gib {self._config.cache_budget_gib:g}."
+                )
+        progress = ProgressLine("Trunk pass", "images")
+        done = [0]
+
+        def follow(now: int, total: int) -> None:
+            done[0] = total
+            progress(now, total)
+
+        lost = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
+        if lost:
+            say(f"{len(lost)} photos could no longer be read and were left out, such as {lost[0]}")
+        return done[0]
+
+    def coming_stages(self) -> tuple[ComingStage, ...]:
+        """Return the stages, whose rows stand once `extract` has ended."""
+        return tuple(
+            ComingStage(
+                name=name,
+                settings=settings,
+                cut=cut,
+                train=self._train_rows(settings, cut),
+                validation=self._place("validation", settings, cut),
+                test=self._place("test", settings, cut) if self._splits["test"].num_rows else None,
+            )
+            for name, settings, cut in self._stages
+        )
+
+    def stages(self) -> tuple[StageJob, ...]:
+        """Return the stages with their rows; call it after `extract`.
+
+        Raises FailureError when rows are missing all the same.
+        """
+        found = [(stage, stage.find()) for stage in self.coming_stages()]
+        for stage, ready in found:
+            if ready is None:
+                raise FailureError(f"the features of the {stage.name} stage in {self._root} are gone")
+        return tuple(ready for _, ready in found if ready is not None)
+
+    def _train_rows(self, settings: StageConfig, cut: str) -> CachePlace | StreamSource:
+        if not self._is_streamed(settings, cut):
+            return self._place("train", settings, cut)
+        photos = self._photos("train", settings)
+        return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
+
+    def _place(self, split: str, settings: StageConfig, cut: str) -> CachePlace:
+        return locate_cache(self._extraction(cut), self._photos(split, settings), root=self._root)
+
+    def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
+        views: tuple[int, ...] = (PLAIN_VIEW,)
+        if split == "train":
+            views = tuple(range(1, 1 + min(self._config.views or settings.epochs, max(1, settings.epochs))))
+        elif split == "validation" and self._config.augment_validation:
+            views = (1,)
+        return PhotoSet(table=self._splits[split], views=views)
+
+    def _is_streamed(self, settings: StageConfig, cut: str) -> bool:
+        return self._train_bytes(settings, cut) > self._config.cache_budget_gib * 2**30
+
+    def _train_bytes(self, settings: StageConfig, cut: str) -> int:
+        photos = self._photos("train", settings)
+        return feature_bytes(photos, shape=_cut_shape(self.spec, cut), dtype=self._dtype(cut))
+
+    def _dtype(self, cut: str) -> str:
+        return "uint8" if cut == INPUT_CUT else self._config.feature_dtype
+
+    def _extraction(self, cut: str) -> Extraction:
+        config = self._config
+        return Extraction(
+            backbone=config.backbone,
+            image_size=_IMAGE_SIZE,
+            input_scale=self.spec.input_scale,
+            input_offset=self.spec.input_offset,
+            pooling=config.pooling if cut == HEAD_CUT else None,
+            weights_checksum=self._pretrained.checksum if self._pretrained else "none",
+            cut=cut,
+            dtype=self._dtype(cut),
+            seed=config.seed,
+            max_pixels=config.max_pixels,
+            augmentation=config.augmentation,
+        )
+
+
+def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
+    """Return path, label and digest of a split, ordered by digest: as good as shuffled, and the same everywhere."""
+    return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
+
+
+def _input_scaling(
+    config: TrainConfig, pretrained: Pretrained | None
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if config.input_scaling == "1/255" or pretrained is None:
+        return (1 / 255,) * 3, (0.0,) * 3
+    return pretrained.scale, pretrained.offset
+
+
+def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
+    """Return the shape of one feature at `cut`; a cut we do not know by heart costs an import of TensorFlow.
+
+    Raises UsageError where the classifier cannot be cut there.
+    """
+    if cut not in _KNOWN_SHAPES:
+        from catdog.model import classifier as model
+
+        trunk, _ = model.split_at(model.build_classifier(spec), cut)
+        _KNOWN_SHAPES[cut] = tuple(trunk.output.shape[1:])
+    return _KNOWN_SHAPES[cut]
+
+
+def check_cut(config: TrainConfig) -> None:
+    """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
+    plain = ClassifierSpec(
+        backbone=config.backbone,
+        image_size=_IMAGE_SIZE,
+        classes=("one", "other"),
+        pooling=config.pooling,
+        dropout=config.dropout,
+        input_scale=(1.0,) * 3,
+        input_offset=(0.0,) * 3,
+    )
+    _cut_shape(plain, config.unfrozen.unfreeze_from)
+
+
+def stage_batches(config: TrainConfig) -> dict[str, int]:
+    """Return the rows a step of each stage that `config` trains."""
+    stages: dict[str, StageConfig] = {"frozen": config.frozen, "unfrozen": config.unfrozen}
+    return {name: stage.global_batch_size for name, stage in stages.items() if stage.epochs}
+
+
+def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
+    """Return what a model card says besides how to build the model."""
+    return {
+        "config": flatten_config(config, identity_only=True),
+        "counts": manifest.counts(),
+        "weights": {
+            "source": pretrained.source if pretrained else "none",
+            "checksum": pretrained.checksum if pretrained else None,
+            "license": pretrained.license if pretrained else None,
+        },
+        "versions": versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
+    """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
+
+    Raises FailureError when it did not finish.
+    """
+    summary = artifacts.completed(files.join(run_dir, stage), inputs={})
+    if summary is None:
+        raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
+    return summary
+
+
+def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the stage whose model is the run's: the better one by validation accuracy, then by loss."""
+    return max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
