@@ -52,7 +52,7 @@ from catdog.errors import UsageError
 from catdog.model.engines import has_bfloat16
 from catdog.photos.sample import draw_sample
 from catdog.storage import files
-from catdog.storage.versions import versions
+from catdog.storage.artifacts import versions
 
 _YARDSTICK_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
 _JOB_LABELLERS = {

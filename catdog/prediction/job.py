@@ -39,8 +39,8 @@ from catdog.prediction.sorting import UNREADABLE, check_sorting, place_photos, p
 from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import artifacts, files
+from catdog.storage.artifacts import versions
 from catdog.storage.schemas import UNSURE
-from catdog.storage.versions import versions
 
 Say = Callable[[str], None]
 

@@ -1,4 +1,4 @@
-"""Finished artifacts: completion marks and the fingerprints of what they were made from.
+"""Finished artifacts: completion marks, fingerprints of what they were made from, versions they were made with.
 
 A step writes into its own directory and marks it complete last. The mark carries the inputs that the step
 was made from, so a later run can tell whether it may be reused.
@@ -7,14 +7,18 @@ was made from, so a later run can tell whether it may be reused.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import platform
 from collections.abc import Mapping
 from typing import Any
 
+import catdog
 from catdog.errors import UsageError
 from catdog.storage.files import exists, join, read_json, write_json
 
 COMPLETE = "_COMPLETE.json"
+_PACKAGES = ("ray", "tensorflow", "tf-keras", "efficientnet", "numpy", "pillow", "pyarrow", "opencv-python-headless")
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -56,3 +60,12 @@ def refuse_difference(
             f"{where} was made with other settings ({'; '.join(changed)}): "
             f"give the settings it was made with, or {remedy}"
         )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of catdog, Python and the packages that decide a result, by name."""
+    return {
+        "catdog": catdog.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }

@@ -155,6 +155,20 @@ def make_directory(path: str) -> None:
         raise FailureError(f"cannot make the directory {path}: {one_line(error)}") from error
 
 
+def list_directory(path: str) -> dict[str, fs.FileInfo]:
+    """Return the entries of the directory `path` by name; none where there is no such directory.
+
+    Raises NotADirectoryError where a file stands there, FailureError when it cannot be listed.
+    """
+    system, inside = open_filesystem(path)
+    if system.type_name == "local" and Path(inside).is_file():
+        raise NotADirectoryError(f"{path} is a file")
+    try:
+        return {entry.base_name: entry for entry in system.get_file_info(fs.FileSelector(inside, allow_not_found=True))}
+    except OSError as error:
+        raise FailureError(f"cannot list {path}: {one_line(error)}") from error
+
+
 def delete(path: str) -> None:
     """Delete the file at `path`, or the directory with all it holds; nothing where there is none."""
     system, inside = open_filesystem(path)

@@ -27,8 +27,8 @@ from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.storage import files
+from catdog.storage.artifacts import versions
 from catdog.storage.run_directory import Stopwatch, open_run
-from catdog.storage.versions import versions
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
 from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE

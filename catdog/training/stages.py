@@ -22,7 +22,7 @@ from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decode import MAX_PIXELS
 from catdog.photos.manifest import Manifest
 from catdog.storage import artifacts, files
-from catdog.storage.versions import versions
+from catdog.storage.artifacts import versions
 
 # What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
 _IMAGE_SIZE = 224

@@ -41,8 +41,8 @@ from catdog.report.page import leave_page
 from catdog.report.plots import draw_sweep
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.storage import files
+from catdog.storage.artifacts import versions
 from catdog.storage.run_directory import open_run
-from catdog.storage.versions import versions
 from catdog.training.driver import LOSSES_FILE, Training
 from catdog.training.stages import (
     StageJob,

@@ -1,0 +1,86 @@
+"""Which folders are ours: a mark in each folder that a job writes, so that nobody else's folder is ever written to.
+
+A job writes into a folder that is new, empty or marked. Folders of earlier versions, which wrote no mark, are known by
+the JSON file that describes their job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import catdog
+from catdog.errors import FailureError, UsageError
+from catdog.storage.files import absolute, join, list_directory, read_json, write_json
+
+MARK_FILE = ".catdog.json"
+
+Kind = Literal["run", "labels", "sorted", "features", "export"]
+
+# What systems put into a folder that its owner calls empty.
+_NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
+# For each kind the files of a version without marks, one of which stands there, and keys that each has at least.
+_UNMARKED: dict[str, dict[str, set[str]]] = {
+    "run": {"config.json": {"photos", "seed", "train_per_class"}, "manifest/_COMPLETE.json": {"inputs", "summary"}},
+    "labels": {"predict.json": {"photos", "model"}},
+}
+_NAMES = {
+    "run": "a run directory",
+    "labels": "a folder of labels",
+    "sorted": "a folder of sorted photos",
+    "features": "a folder of features",
+    "export": "a folder of exported models",
+}
+
+
+def is_ours(names: Collection[str]) -> bool:
+    """Tell from the `names` of a folder's entries whether a job of ours wrote it: photos in it are results."""
+    found = set(names)
+    return MARK_FILE in found or {"predict.json", "predictions"} <= found or {"config.json", "manifest"} <= found
+
+
+def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
+    """Refuse `directory`, which `flag` names, unless it is new, empty, or a folder of this kind that we made.
+
+    Nothing is written. Raises UsageError for any other folder and for a file, FailureError when it cannot be listed.
+    """
+    directory = absolute(directory)
+    try:
+        entries = list_directory(directory)
+    except NotADirectoryError as error:
+        raise UsageError(f"{flag} {directory}: expected a folder, found a file: give another {flag}") from error
+    names = entries.keys() - _NOT_CONTENT
+    if not names:
+        return
+    if MARK_FILE in names:
+        found = read_json(join(directory, MARK_FILE)).get("kind")
+        if found == kind:
+            return
+        what = _NAMES.get(str(found), f"a folder of kind {found!r}")
+    elif _is_unmarked_ours(directory, kind, names):
+        return
+    else:
+        what = f"{len(names)} entries that catdog did not write, such as {min(names)}"
+    raise UsageError(
+        f"{flag} {directory}: expected a new or empty folder or {_NAMES[kind]}, found {what}: give another {flag}"
+    )
+
+
+def mark_folder(directory: str, *, kind: Kind) -> None:
+    """Declare `directory` a folder of ours; call it after `check_folder` and before anything else is written there."""
+    path = join(absolute(directory), MARK_FILE)
+    wanted = {"kind": kind, "catdog": catdog.__version__, "note": "catdog wrote this folder and may overwrite it"}
+    if MARK_FILE not in list_directory(absolute(directory)):
+        write_json(path, wanted)
+
+
+def _is_unmarked_ours(directory: str, kind: str, names: Collection[str]) -> bool:
+    for path, keys in _UNMARKED.get(kind, {}).items():
+        if path.partition("/")[0] not in names:
+            continue
+        try:
+            if keys <= read_json(join(directory, path)).keys():
+                return True
+        except FailureError:  # not there, or no JSON: somebody else's file of the same name
+            continue
+    return False
