@@ -31,10 +31,12 @@ from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.model.saved_model import HEAD_CUT
 from catdog.model.weights.pretrained import Pretrained, load_weights
-from catdog.photos.decode import decode_image
-from catdog.photos.files import list_photos, read_photo
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import build_manifest
+from catdog.photos.sources.files import list_photos, read_photo
 
+_LIMITS = DecodeLimits(max_pixels=10**8)
 _WARM = 256  # images that the loops of single steps go over
 _ROUNDS = 5
 _VIEWS = (1, 2, 3)  # as the default recipe has them
@@ -70,7 +72,7 @@ def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
         quiet_datasets(verbose=False)
         plan = make_plan(resources, ClusterConfig())
         manifest = build_manifest(
-            photos, train_per_class=limit, validation_per_class=1, test_per_class=0, seed=0, max_pixels=10**8
+            photos, train_per_class=limit, validation_per_class=1, test_per_class=0, seed=0, limits=_LIMITS
         )
         table = manifest.select("train").select(["path", "label", "digest"]).sort_by("digest")
         rows = PhotoSet(table=table, views=_VIEWS)
@@ -137,7 +139,7 @@ def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
         cut=cut,
         dtype="float16",
         seed=0,
-        max_pixels=10**8,
+        limits=_LIMITS,
         augmentation=AugmentationConfig(),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from catdog.benchmark.end_to_end import Programs, split_flags
 from catdog.cluster.connection import connected, quiet_datasets
-from catdog.photos.inputs import list_inputs
+from catdog.photos.sources.inputs import list_inputs
 
 Say = Callable[[str], None]
 SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler

@@ -25,8 +25,8 @@ from catdog.features.spec import PHOTOS_PER_PART, Extraction, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.model.saved_model import INPUT_CUT
 from catdog.model.weights.pretrained import Pretrained
-from catdog.photos.decode import decode_image
-from catdog.photos.files import read_photo
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.sources.files import read_photo
 from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
@@ -214,7 +214,7 @@ def _load_block(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray
     labels, lost = np.full(count, -1, np.int32), np.full(count, "", object)
     for index, row in enumerate(rows):
         try:
-            image = decode_image(read_photo(row["path"]), size=size, max_pixels=extraction.max_pixels)
+            image = decode_image(read_photo(row["path"]), size=size, limits=extraction.limits)
         except ImageError as error:
             lost[index] = f"{row['path']}: {error}"
             continue

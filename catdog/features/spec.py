@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.config import AugmentationConfig
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.storage import artifacts
 
 PLAIN_VIEW = 0
@@ -33,12 +34,14 @@ class Extraction:
     cut: str
     dtype: str
     seed: int
-    max_pixels: int
+    limits: DecodeLimits
     augmentation: AugmentationConfig
 
     def fingerprint(self, photos: PhotoSet) -> str:
         """Return the name of the cache directory for the features of `photos`."""
-        return artifacts.fingerprint({**dataclasses.asdict(self), "photos": photos.fingerprint(), "format": 1})
+        fields = {**dataclasses.asdict(self), "max_pixels": self.limits.max_pixels}  # the name that caches have had
+        del fields["limits"]
+        return artifacts.fingerprint({**fields, "photos": photos.fingerprint(), "format": 1})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ from catdog.model.saved_model import (
     read_card,
     spec_from_card,
 )
-from catdog.photos.decode import decode_image
-from catdog.photos.files import read_photo
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.sources.files import read_photo
 from catdog.storage import files
 
 GAP = "gap"

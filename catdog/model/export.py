@@ -21,9 +21,10 @@ from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.openvino_graph import build_graph, import_openvino
 from catdog.model.saved_model import CARD_FILE
-from catdog.photos.decode import decode_image
-from catdog.photos.inputs import list_inputs, read_inputs
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sample import draw_sample
+from catdog.photos.sources.inputs import list_inputs, read_inputs
 from catdog.storage import files
 
 TOLERANCE = 1e-4  # of a probability
@@ -54,7 +55,7 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
     if files.exists(out):
         raise UsageError(f"--out {config.out}: {out} exists already: give another place, or delete it")
     model = read_model(config.model)
-    images = _read_images(config.photos, size=model.spec.image_size, max_pixels=config.max_pixels)
+    images = _read_images(config.photos, size=model.spec.image_size, limits=DecodeLimits(max_pixels=config.max_pixels))
     from catdog.model.classifier import load_classifier
 
     classifier = load_classifier(config.model)
@@ -77,7 +78,7 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
     return out
 
 
-def _read_images(photos: str, *, size: int, max_pixels: int) -> np.ndarray:
+def _read_images(photos: str, *, size: int, limits: DecodeLimits) -> np.ndarray:
     """Return ten images, uint8 (10, S, S, 3), or as many as can be read; of the drawn sample without `photos`."""
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         if not photos:
@@ -86,7 +87,7 @@ def _read_images(photos: str, *, size: int, max_pixels: int) -> np.ndarray:
         for _, content in read_inputs(list_inputs(photos or folder)):
             try:
                 if not isinstance(content, ImageError):
-                    images.append(decode_image(content, size=size, max_pixels=max_pixels))
+                    images.append(decode_image(content, size=size, limits=limits))
             except ImageError:
                 continue
             if len(images) == _PHOTOS:

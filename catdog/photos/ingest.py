@@ -8,7 +8,8 @@ from pathlib import Path
 from catdog.config import IngestConfig
 from catdog.console import ProgressLine
 from catdog.errors import UsageError
-from catdog.photos.corrections import read_corrections
+from catdog.photos.annotations.corrections import read_corrections
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import Manifest, build_manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
 from catdog.storage import artifacts, files
@@ -47,7 +48,7 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
         validation_per_class=config.validation_per_class,
         test_per_class=config.test_per_class,
         seed=config.seed,
-        max_pixels=config.max_pixels,
+        limits=DecodeLimits(max_pixels=config.max_pixels),
         corrections=read_corrections(config.corrections) if config.corrections else None,
         note=say,
         progress=ProgressLine("Checking photos", "photos"),

@@ -28,10 +28,11 @@ from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation.metrics import Comparison, Evaluation, compare, evaluate
 from catdog.model.engines import EngineSpec, ModelBytes, check_precision, choose_engine, read_model
 from catdog.model.saved_model import ClassifierSpec
-from catdog.photos.class_layout import assign_classes
-from catdog.photos.decode import decode_image
-from catdog.photos.files import read_photo
-from catdog.photos.inputs import list_inputs, part_bounds
+from catdog.photos.annotations.class_layout import assign_classes
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.inputs import list_inputs, part_bounds
 from catdog.prediction import rows as predictions
 from catdog.prediction.labelling import Decoding, label_photos, photos_a_part
 from catdog.prediction.report import build_predict_page
@@ -82,7 +83,7 @@ def predict_one(config: PredictConfig, *, say: Say = print) -> None:
         model = read_model(directory)
         try:
             content = read_photo(files.absolute(config.photos))
-            image = decode_image(content, size=model.spec.image_size, max_pixels=config.max_pixels)
+            image = decode_image(content, size=model.spec.image_size, limits=DecodeLimits(max_pixels=config.max_pixels))
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
         run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
@@ -239,7 +240,7 @@ class _Job:
             out=self.out,
             rule=self._rule,
             engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in self._models],
-            decoding=Decoding(image_size=self._spec.image_size, max_pixels=config.max_pixels),
+            decoding=Decoding(image_size=self._spec.image_size, limits=DecodeLimits(max_pixels=config.max_pixels)),
             plan=plan,
             progress=progress,
         )
@@ -375,7 +376,7 @@ class _Job:
 
         def make(photos: Sequence[str]) -> Mapping[str, bytes]:
             plan, _ = self._plan()
-            return make_thumbnails(photos, max_pixels=config.max_pixels, task_cpus=plan.task_cpus)
+            return make_thumbnails(photos, limits=DecodeLimits(max_pixels=config.max_pixels), task_cpus=plan.task_cpus)
 
         def build() -> str:
             return build_predict_page(

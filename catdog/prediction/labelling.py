@@ -20,8 +20,9 @@ from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, shar
 from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import CatdogError, FailureError, ImageError
-from catdog.photos.decode import decode_image
-from catdog.photos.inputs import read_inputs
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.inputs import read_inputs
 from catdog.prediction import rows as predictions
 
 Decode = Callable[..., np.ndarray]
@@ -33,7 +34,7 @@ class Decoding:
     """How photos become images: `decode` is images.decode_image or what stands in for it."""
 
     image_size: int
-    max_pixels: int
+    limits: DecodeLimits
     decode: Decode = decode_image
 
 
@@ -162,7 +163,7 @@ def _load(block: pa.Table, decoding: Decoding) -> Any:
         try:
             if isinstance(content, ImageError):
                 raise content
-            image = decoding.decode(content, size=decoding.image_size, max_pixels=decoding.max_pixels)
+            image = decoding.decode(content, size=decoding.image_size, limits=decoding.limits)
         except ImageError as error:
             image = error
         # A fault that outlasted the retries is an error row, not a photo that was read after all.

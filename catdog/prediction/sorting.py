@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from catdog.errors import FailureError, ImageError, UsageError, one_line
-from catdog.photos.files import read_photo
+from catdog.photos.sources.files import read_photo
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 

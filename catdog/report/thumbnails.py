@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, ImageError, one_line
-from catdog.photos.decode import make_thumbnail
-from catdog.photos.inputs import find_inputs, read_inputs
+from catdog.photos.decoding.decode import make_thumbnail
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.inputs import find_inputs, read_inputs
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema
 
@@ -22,7 +23,7 @@ _THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.bina
 
 
 def make_thumbnails(
-    photos: Sequence[str], *, size: int = THUMBNAIL_SIZE, max_pixels: int, task_cpus: float = 0.25
+    photos: Sequence[str], *, size: int = THUMBNAIL_SIZE, limits: DecodeLimits, task_cpus: float = 0.25
 ) -> dict[str, bytes]:
     """Return JPEG bytes by photo, the longer side `size` pixels (or what the photo has), upright.
 
@@ -34,7 +35,7 @@ def make_thumbnails(
     if not photos:
         return found
     try:
-        for batch in _pipeline(list(dict.fromkeys(photos)), size=size, max_pixels=max_pixels, task_cpus=task_cpus):
+        for batch in _pipeline(list(dict.fromkeys(photos)), size=size, limits=limits, task_cpus=task_cpus):
             found |= zip(batch["name"].to_pylist(), batch["jpeg"].to_pylist(), strict=True)
     except Exception:  # whatever Ray makes of a task that fails or dies
         return found
@@ -62,12 +63,12 @@ def read_pictures(path: str) -> pa.Table:
     return check_schema(pictures, PICTURES, where=path)
 
 
-def _pipeline(photos: list[str], *, size: int, max_pixels: int, task_cpus: float) -> Iterator[pa.Table]:
+def _pipeline(photos: list[str], *, size: int, limits: DecodeLimits, task_cpus: float) -> Iterator[pa.Table]:
     import ray
     from ray.util.annotations import RayDeprecationWarning
 
     def make_block(block: pa.Table) -> pa.Table:
-        return _make_block(block, size=size, max_pixels=max_pixels)
+        return _make_block(block, size=size, limits=limits)
 
     names = pa.table({"name": pa.array(photos, pa.string())})
     blocks = [names.slice(start, _PHOTOS_A_BLOCK) for start in range(0, len(photos), _PHOTOS_A_BLOCK)]
@@ -84,12 +85,12 @@ def _pipeline(photos: list[str], *, size: int, max_pixels: int, task_cpus: float
     yield from made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def _make_block(block: pa.Table, *, size: int, max_pixels: int) -> pa.Table:
+def _make_block(block: pa.Table, *, size: int, limits: DecodeLimits) -> pa.Table:
     rows = []
     for name, content in read_inputs(find_inputs(block["name"].to_pylist())):
         try:
             if not isinstance(content, ImageError):
-                rows.append({"name": name, "jpeg": make_thumbnail(content, size=size, max_pixels=max_pixels)})
+                rows.append({"name": name, "jpeg": make_thumbnail(content, size=size, limits=limits)})
         except ImageError:
             continue
     return pa.Table.from_pylist(rows, schema=_THUMBNAILS)

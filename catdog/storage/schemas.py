@@ -21,8 +21,8 @@ MANIFEST = pa.schema(
         pa.field("digest", pa.string(), nullable=False),  # sha256 of the file's bytes, hex
         pa.field("width", pa.int32(), nullable=False),  # pixels, after EXIF orientation
         pa.field("height", pa.int32(), nullable=False),
-        # Perceptual hash, as in duplicates.py; null where there is hardly any contrast, and in manifests of old.
-        pa.field("look", pa.uint64()),
+        # As in evaluation/near_duplicates.py; null where there is hardly any contrast, and in old manifests.
+        pa.field("perceptual_hash", pa.uint64()),
     ]
 )
 

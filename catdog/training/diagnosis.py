@@ -22,6 +22,7 @@ from catdog.evaluation.label_errors import find_label_errors
 from catdog.evaluation.metrics import compare, evaluate, expected_calibration_error, reliability_bins
 from catdog.evaluation.near_duplicates import find_near_duplicates
 from catdog.features.cache import FeatureCache
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import Manifest
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage import files
@@ -50,7 +51,7 @@ def diagnose(
     temperature: Temperature,
     train_features: FeatureCache | None,
     heat: str,
-    max_pixels: int,
+    limits: DecodeLimits,
     task_cpus: float,
 ) -> list[str]:
     """Write diagnosis.json and thumbnails.parquet into `run_dir`; return the lines that a person should read.
@@ -67,7 +68,7 @@ def diagnose(
         "label_errors": _label_errors(train_features, manifest.classes),
         **_near_duplicates(manifest),
     }
-    _write_pictures(run_dir, diagnosis, heat=heat, max_pixels=max_pixels, task_cpus=task_cpus)
+    _write_pictures(run_dir, diagnosis, heat=heat, limits=limits, task_cpus=task_cpus)
     files.write_json(files.join(run_dir, DIAGNOSIS_FILE), diagnosis)
     return _lines(diagnosis, temperature)
 
@@ -163,9 +164,9 @@ def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[di
 
 def _near_duplicates(manifest: Manifest) -> dict[str, Any]:
     table = manifest.table.filter(pc.is_in(manifest.table["split"], pa.array(SPLITS)))
-    table = table.filter(pc.is_valid(table["look"]))
+    table = table.filter(pc.is_valid(table["perceptual_hash"]))
     paths, splits = table["path"].to_pylist(), table["split"].to_pylist()
-    found = find_near_duplicates(table["look"].to_numpy(), np.array(splits, object).astype(str), limit=SHOWN)
+    found = find_near_duplicates(table["perceptual_hash"].to_numpy(), np.array(splits, object).astype(str), limit=SHOWN)
     pairs = [
         {
             "first": paths[first],
@@ -179,10 +180,12 @@ def _near_duplicates(manifest: Manifest) -> dict[str, Any]:
     return {"near_duplicates": pairs, "near_duplicate_count": found.count}
 
 
-def _write_pictures(run_dir: str, diagnosis: dict[str, Any], *, heat: str, max_pixels: int, task_cpus: float) -> None:
+def _write_pictures(
+    run_dir: str, diagnosis: dict[str, Any], *, heat: str, limits: DecodeLimits, task_cpus: float
+) -> None:
     listed = [row["path"] for key in ("worst", "least_sure", "label_errors") for row in diagnosis.get(key, [])]
     listed += [pair[side] for pair in diagnosis["near_duplicates"] for side in ("first", "second")]
-    made = make_thumbnails(listed, max_pixels=max_pixels, task_cpus=task_cpus)
+    made = make_thumbnails(listed, limits=limits, task_cpus=task_cpus)
     photos = [{"name": name, "kind": "photo", "jpeg": jpeg} for name, jpeg in made.items()]
     pictures = pa.concat_tables([pa.Table.from_pylist(photos, PICTURES), read_pictures(heat)])
     write_pictures(files.join(run_dir, PICTURES_FILE), pictures)

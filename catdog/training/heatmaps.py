@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from catdog.errors import ImageError, one_line
 from catdog.evaluation.held_out import read_outcomes, worst_outcomes
-from catdog.photos.decode import decode_image, make_thumbnail, overlay_heat
-from catdog.photos.files import read_photo
+from catdog.photos.decoding.decode import decode_image, make_thumbnail, overlay_heat
+from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import artifacts, files
 from catdog.storage.schemas import PICTURES
@@ -65,8 +65,8 @@ def _make_heatmaps(
     for row in worst:
         try:
             content = read_photo(row["path"])
-            image = decode_image(content, size=job.spec.image_size, max_pixels=job.max_pixels)
-            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, max_pixels=job.max_pixels))
+            image = decode_image(content, size=job.spec.image_size, limits=job.limits)
+            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, limits=job.limits))
         except ImageError:
             continue
         names.append(row["path"])

@@ -21,6 +21,7 @@ from catdog.features.cache import (
 )
 from catdog.model.saved_model import CARD_FILE, HEAD_CUT, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import load_weights
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import corrections_fingerprint, ingest
 from catdog.photos.manifest import Manifest
 from catdog.report.page import PAGE_FILE, leave_page
@@ -86,7 +87,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             plan=plan,
             precision=config.precision,
             explain=True,
-            max_pixels=config.max_pixels,
+            limits=DecodeLimits(max_pixels=config.max_pixels),
         )
         follower = EpochFollower(job, say)
         training = Training(job, pretrained=pretrained, cluster=config.cluster, alone=resources.is_alone)
@@ -182,7 +183,7 @@ def _diagnose(
             temperature=temperature,
             train_features=cached[0] if cached else None,
             heat=files.join(run_dir, HEAT_FILE),
-            max_pixels=config.max_pixels,
+            limits=DecodeLimits(max_pixels=config.max_pixels),
             task_cpus=job.plan.task_cpus,
         )
         failure = files.join(run_dir, HEAT_FAILURE)

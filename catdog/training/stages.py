@@ -19,7 +19,7 @@ from catdog.features.rows import StreamSource
 from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
 from catdog.model.saved_model import HEAD_CUT, INPUT_CUT, ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
-from catdog.photos.decode import MAX_PIXELS
+from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.manifest import Manifest
 from catdog.storage import artifacts, files
 from catdog.storage.artifacts import versions
@@ -78,7 +78,7 @@ class TrainJob:
     plan: Plan
     precision: str = "auto"
     explain: bool = False  # leave pictures of where the best model looked, for its worst errors
-    max_pixels: int = MAX_PIXELS
+    limits: DecodeLimits = DEFAULT_LIMITS
 
 
 class StageLayout:
@@ -192,7 +192,7 @@ class StageLayout:
             cut=cut,
             dtype=self._dtype(cut),
             seed=config.seed,
-            max_pixels=config.max_pixels,
+            limits=DecodeLimits(max_pixels=config.max_pixels),
             augmentation=config.augmentation,
         )
 

@@ -17,8 +17,8 @@ from catdog.benchmark.scaling import (
     multiply_photos,
     project,
 )
-from catdog.photos.decode import decode_image
-from catdog.photos.files import list_photos
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.sources.files import list_photos
 
 COSTS = UnitCosts(
     list_a_photo=1e-5, read_a_photo=1e-4, decode_a_photo=2e-3, model_a_photo=5e-3, commit_a_photo=1e-5,

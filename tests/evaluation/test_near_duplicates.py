@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from catdog.evaluation.near_duplicates import find_near_duplicates, hash_pictures
-from catdog.photos.decode import inspect_image
+from catdog.photos.decoding.decode import inspect_image
 
 
 def photo(seed: int) -> Image.Image:

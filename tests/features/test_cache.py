@@ -8,6 +8,7 @@ from catdog.config import AugmentationConfig
 from catdog.features.cache import FeatureCache, find_cache, finish_cache, present_parts, write_part
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
+from catdog.photos.decoding.limits import DecodeLimits
 
 EXTRACTION = Extraction(
     backbone="efficientnet-lite0",
@@ -19,7 +20,7 @@ EXTRACTION = Extraction(
     cut="head",
     dtype="float16",
     seed=0,
-    max_pixels=1000,
+    limits=DecodeLimits(max_pixels=1000),
     augmentation=AugmentationConfig(),
 )
 

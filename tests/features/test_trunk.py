@@ -21,6 +21,7 @@ from catdog.features.trunk import Trunk
 from catdog.model.openvino_graph import can_cut
 from catdog.model.saved_model import HEAD_CUT, INPUT_CUT
 from catdog.model.weights.pretrained import load_weights
+from catdog.photos.decoding.limits import DecodeLimits
 
 
 def extraction(**changes: object) -> Extraction:
@@ -29,7 +30,7 @@ def extraction(**changes: object) -> Extraction:
     values = {
         "backbone": "efficientnet-lite0", "image_size": 224, "input_scale": pretrained.scale,
         "input_offset": pretrained.offset, "pooling": "avg", "weights_checksum": pretrained.checksum, "cut": HEAD_CUT,
-        "dtype": "float16", "seed": 0, "max_pixels": 10**6, "augmentation": AugmentationConfig(), **changes,
+        "dtype": "float16", "seed": 0, "limits": DecodeLimits(), "augmentation": AugmentationConfig(), **changes,
     }  # fmt: skip
     return Extraction(**values)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from catdog.errors import FailureError, UsageError
 from catdog.model import engines
 from catdog.model.engines import EngineSpec, check_cpu, check_precision, choose_engine, has_bfloat16, read_model
 from catdog.model.saved_model import ClassifierSpec
-from catdog.photos.decode import decode_image
+from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sample import draw_sample
 
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import collections
 import hashlib
 import io
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,12 @@ import pytest
 from PIL import Image
 
 from catdog.errors import FailureError, UsageError
-from catdog.photos import manifest as manifest_module
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import (
     Manifest,
-    _rows_per_block,
-    assign_classes,
     build_manifest,
-    inspect_photos,
     read_manifest,
     reject_copies,
-    split_photos,
     write_manifest,
 )
 from catdog.storage.schemas import MANIFEST, REJECTED
@@ -47,7 +41,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 def build(source: Path, **options: Any) -> Manifest:
     wanted = {"train_per_class": 1000, "validation_per_class": 500, "test_per_class": 500, "seed": 1}
-    return build_manifest(str(source), **{**wanted, "max_pixels": 10_000, **options})
+    return build_manifest(str(source), **{**wanted, "limits": DecodeLimits(max_pixels=10_000), **options})
 
 
 def splits_of(manifest: Manifest, root: str) -> dict[str, str]:
@@ -57,165 +51,6 @@ def splits_of(manifest: Manifest, root: str) -> dict[str, str]:
 
 def rejected_of(manifest: Manifest, root: Path) -> dict[str, str]:
     return {row["path"].removeprefix(f"{root}/"): row["reason"] for row in manifest.rejected.to_pylist()}
-
-
-# Layouts
-
-CAT, DOG = (None, "cat"), (None, "dog")
-TRAIN_CAT, TRAIN_DOG = ("train", "cat"), ("train", "dog")
-VALIDATION_CAT, TEST_DOG = ("validation", "cat"), ("test", "dog")
-
-
-@pytest.mark.parametrize(
-    "expected",
-    [
-        pytest.param({"Cat/1.jpg": CAT, "dog/1.jpg": DOG, "CAT/2.jpg": CAT}, id="class folders"),
-        pytest.param(
-            {
-                "PetImages/Cat/1.jpg": CAT,
-                "PetImages/Cat/Thumbs.db": CAT,
-                "PetImages/Dog/old/2019/1.jpg": DOG,
-                "PetImages/stray.jpg": None,
-                "docs/licence.docx": None,
-                "readme[1].txt": None,
-            },
-            id="wrapped class folders, as in Microsoft's archive",
-        ),
-        pytest.param(
-            {
-                "data/small/Train/cat/1.jpg": TRAIN_CAT,
-                "data/small/Train/dog/1.jpg": TRAIN_DOG,
-                "data/small/val/cat/deep/1.jpg": VALIDATION_CAT,
-                "data/small/validation/cat/2.jpg": VALIDATION_CAT,
-                "data/small/TEST/dog/1.jpg": TEST_DOG,
-                "data/small/TEST/1.jpg": None,
-                "data/small/extra/cat/1.jpg": None,
-            },
-            id="split folders",
-        ),
-        pytest.param({"train/cat.0.jpg": CAT, "train/dog.0.jpg": DOG, "test1/1.jpg": None}, id="Kaggle's competition"),
-        pytest.param({"train/train/cat.0.jpg": CAT, "train/train/Dog.0.jpg": DOG, "test/test/1.jpg": None}, id="twice"),
-        pytest.param({"cat.0.jpg": CAT, "dog.12.jpg": DOG, "sub/dog.13.jpg": DOG, "cat.jpg": None}, id="names"),
-        pytest.param(
-            {"train/cat.0.jpg": TRAIN_CAT, "train/dog.0.jpg": TRAIN_DOG, "val/cat.1.jpg": VALIDATION_CAT},
-            id="names in split folders",
-        ),
-        pytest.param(
-            {"train/cat/cat.0.jpg": TRAIN_CAT, "train/dog/dog.0.jpg": TRAIN_DOG, "test/dog/dog.1.jpg": TEST_DOG},
-            id="names and folders, as the article has it",
-        ),
-        pytest.param({"train/cat/1.jpg": CAT, "train/dog/1.jpg": DOG}, id="one split folder alone says nothing"),
-        pytest.param({"validation/cat/1.jpg": CAT, "validation/dog/1.jpg": DOG}, id="nor does validation"),
-        pytest.param({"train/1.jpg": (None, "train"), "bus/1.jpg": (None, "bus")}, id="a class called train"),
-        pytest.param({"Cat/img.1.jpg": CAT, "Dog/pic.1.jpg": DOG}, id="folders go before names"),
-        pytest.param({"e\u0301/1.jpg": (None, "é"), "É/1.jpg": (None, "é"), "猫/1.jpg": (None, "猫")}, id="any script"),
-        pytest.param({"cat/1": CAT, "dog/1": DOG}, id="without suffixes every file decides"),
-    ],
-)
-def test_layouts(expected: dict[str, tuple[str | None, str] | None]) -> None:
-    _, assigned = assign_classes(list(expected), source="photos")
-    assert dict(zip(expected, assigned, strict=True)) == expected
-
-
-@pytest.mark.parametrize(
-    ("relatives", "found"),
-    [
-        (["1.jpg", "2.jpg"], "found none in 2 files, such as 1.jpg"),
-        (["cat/1.jpg", "readme"], "found only the class cat in 2 files, such as cat/1.jpg"),
-        (["train/cat/1.jpg", "test/cat/1.jpg"], "found only the class cat in 2 files, such as test/cat/1.jpg"),
-    ],
-)
-def test_fewer_than_two_classes_are_the_users_mistake(relatives: list[str], found: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        assign_classes(relatives, source="photos")
-    assert str(raised.value) == (
-        f"expected photos of two classes or more in photos, {found}; lay them out as CLASS/photo.jpg, or "
-        "train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
-        "folders around these and a zip of them will do"
-    )
-
-
-# Splits
-
-
-def split(
-    sizes: dict[str, int], asked: tuple[int, int, int], *, hints: list[str | None] | None = None, seed: int = 1
-) -> tuple[np.ndarray, dict[tuple[str, str], int]]:
-    """Split classes of `sizes` photos; return each photo's split, and photos by (class, split)."""
-    labels = np.repeat(np.arange(len(sizes)), list(sizes.values()))
-    splits = split_photos(
-        labels,
-        digests=[hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(labels))],
-        hints=hints or [None] * len(labels),
-        classes=list(sizes),
-        per_class=dict(zip(("train", "validation", "test"), asked, strict=True)),
-        seed=seed,
-    )
-    names = np.array(list(sizes))[labels].tolist()
-    return splits, dict(collections.Counter(zip(names, splits.tolist(), strict=True)))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "asked", "train", "validation", "test", "unused"),
-    [
-        ({"cat": 12_500, "dog": 12_500}, (1000, 500, 0), 1000, 500, 0, {"cat": 11_000, "dog": 11_000}),
-        ({"cat": 12_500, "dog": 12_500}, (1000, 500, 500), 1000, 500, 500, {"cat": 10_500, "dog": 10_500}),
-        ({"cat": 120, "dog": 250}, (1000, 500, 500), 60, 30, 30, {"cat": 0, "dog": 130}),
-        ({"cat": 121, "dog": 250}, (1000, 500, 500), 60, 30, 30, {"cat": 1, "dog": 130}),
-        ({"cat": 3, "dog": 4, "eel": 5}, (1000, 10, 10), 1, 1, 1, {"cat": 0, "dog": 1, "eel": 2}),
-        ({"cat": 20, "dog": 20}, (1000, 10, 10), 18, 1, 1, {"cat": 0, "dog": 0}),
-    ],
-)
-def test_every_class_gives_the_same_number(
-    sizes: dict[str, int], asked: tuple[int, int, int], train: int, validation: int, test: int, unused: dict[str, int]
-) -> None:
-    counts = split(sizes, asked)[1]
-    wanted = {}
-    for name in sizes:
-        wanted |= {(name, "train"): train, (name, "validation"): validation, (name, "test"): test}
-        wanted[name, "unused"] = unused[name]
-    assert counts == {key: count for key, count in wanted.items() if count}
-
-
-def test_hinted_photos_stay_in_their_split_and_a_split_without_folder_is_drawn_from_train() -> None:
-    hints = (["train"] * 8 + ["validation"] * 4) * 2
-    splits, counts = split({"cat": 12, "dog": 12}, (100, 3, 100), hints=hints)
-    assert counts == {
-        (name, part): count
-        for name in ("cat", "dog")
-        for part, count in {"train": 4, "test": 4, "validation": 3, "unused": 1}.items()
-    }
-    assert {hint for hint, part in zip(hints, splits, strict=True) if part in ("train", "test")} == {"train"}
-    assert {hint for hint, part in zip(hints, splits, strict=True) if part == "validation"} == {"validation"}
-
-
-def test_a_split_depends_on_seed_and_content_alone() -> None:
-    sizes, asked = {"cat": 100, "dog": 100}, (40, 20, 20)
-    first, again, other = (split(sizes, asked, seed=seed)[0] for seed in (1, 1, 2))
-    assert first.tolist() == again.tolist()
-    assert (first != other).mean() > 0.3
-
-
-def test_a_few_more_photos_move_few() -> None:
-    before = split({"cat": 1000, "dog": 1000}, (600, 200, 200))[0][:1000]
-    after = split({"cat": 1010, "dog": 1010}, (600, 200, 200))[0][:1000]
-    assert (before != after).mean() < 0.03
-
-
-@pytest.mark.parametrize(
-    ("sizes", "hints", "message"),
-    [
-        ({"cat": 2, "dog": 9}, None, "3 usable photos or more of every class for train and validation and test, "),
-        ({"cat": 2, "dog": 2}, ["test"] * 4, "2 usable photos or more of every class for train and validation, "),
-    ],
-)
-def test_too_few_photos_are_the_users_mistake(
-    sizes: dict[str, int], hints: list[str | None] | None, message: str
-) -> None:
-    found = "found 2 of cat, 9 of dog" if hints is None else "found 0 of cat, 0 of dog"
-    with pytest.raises(UsageError) as raised:
-        split(sizes, (1000, 500, 500), hints=hints)
-    assert str(raised.value) == f"expected {message}{found}: add photos, or ask for fewer splits"
 
 
 # Copies
@@ -236,13 +71,6 @@ def test_the_first_copy_stays_and_contradictions_all_go() -> None:
 
 
 # The whole
-
-
-@pytest.mark.parametrize(
-    ("photos", "cpus", "rows"), [(370, 2, 185), (25_000, 2, 256), (20, 16, 16), (3000, 32, 94), (10**7, 8, 2442)]
-)
-def test_blocks_keep_every_cpu_busy_and_the_driver_idle(photos: int, cpus: int, rows: int) -> None:
-    assert _rows_per_block(photos, cpus=cpus) == rows
 
 
 @pytest.fixture(scope="module")
@@ -333,16 +161,6 @@ def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, t
     )
 
 
-def test_photos_that_kill_their_process_end_the_job(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(block: pa.Table, *, max_pixels: int) -> pa.Table:
-        os._exit(1)
-
-    monkeypatch.setattr(manifest_module, "_inspect_block", die)
-    monkeypatch.setattr(manifest_module, "MAX_RETRIES", 0)
-    with pytest.raises(FailureError, match=r"^a process checking photos died 1 times on the same few \(0 of 1 done\)"):
-        inspect_photos(["/1.jpg"], max_pixels=1)
-
-
 # Files
 
 
@@ -367,7 +185,7 @@ def test_the_summary_begins_as_the_articles_console_does() -> None:
         "Found 2000 images belonging to 2 classes.",
         "Classes: cat, dog.",
         "Splits: train 2000 (1000 a class), validation 2 (1 a class), test 2 (1 a class).",
-        "Of 2008 files 1 are left over and 3 rejected.",
+        "2008 files: 2004 used, 1 unused, 3 rejected.",
         "  2 duplicate, such as /q/1: same bytes as /p/1",
         "  1 empty, such as /q/0: no bytes",
     ]

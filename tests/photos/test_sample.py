@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catdog.errors import FailureError
-from catdog.photos.decode import decode_image, inspect_image
+from catdog.photos.decoding.decode import decode_image, inspect_image
 from catdog.photos.sample import draw_sample
 
 

@@ -20,7 +20,7 @@ from made_photos import draw_photo, save_classifier
 from catdog.config import PredictConfig, build_config
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
-from catdog.photos.decode import decode_image
+from catdog.photos.decoding.decode import decode_image
 from catdog.prediction import job as inference
 from catdog.prediction import rows as predictions
 

@@ -19,9 +19,10 @@ from PIL import Image
 from catdog.cluster import actors
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import FailureError
-from catdog.photos import files as photos
-from catdog.photos.decode import FORMATS, decode_image
-from catdog.photos.inputs import list_inputs, part_bounds
+from catdog.photos.decoding.decode import FORMATS, decode_image
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources import files as photos
+from catdog.photos.sources.inputs import list_inputs, part_bounds
 from catdog.prediction import labelling
 from catdog.prediction import rows as predictions
 from catdog.prediction.labelling import Decoding, label_photos, photos_a_part
@@ -56,11 +57,14 @@ class RedOrBlue:
         return np.stack([1 - red, red], axis=1)
 
 
-def decode_or_die(content: bytes, *, size: int, max_pixels: int) -> np.ndarray:
+SMALL = Decoding(image_size=32, limits=DecodeLimits(max_pixels=10_000))
+
+
+def decode_or_die(content: bytes, *, size: int, limits: DecodeLimits) -> np.ndarray:
     """What a crash in a native decoder does to its process."""
     if content == b"poison":
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_image(content, size=size, max_pixels=max_pixels)
+    return decode_image(content, size=size, limits=limits)
 
 
 def draw_folder(folder: Path, *, count: int) -> Path:
@@ -81,7 +85,7 @@ def label(
         out=str(out),
         rule=RULE,
         engines=[engine or RedOrBlue()],
-        decoding=Decoding(image_size=32, max_pixels=1_000_000, decode=decode),
+        decoding=Decoding(image_size=32, limits=DecodeLimits(max_pixels=1_000_000), decode=decode),
         plan=PLAN,
         progress=lambda done, total: seen.append(done),
     )
@@ -188,7 +192,7 @@ def test_a_photo_that_vanishes_after_the_listing_is_an_error_row(tmp_path: Path)
     folder = draw_folder(tmp_path / "photos", count=3)
     inputs = list_inputs(str(folder))
     (folder / "001.jpg").unlink()
-    found = [one.image for one in labelling._load(inputs, Decoding(image_size=32, max_pixels=10_000))]
+    found = [one.image for one in labelling._load(inputs, SMALL)]
     assert [str(image) if isinstance(image, Exception) else image.shape for image in found] == [
         (32, 32, 3), "missing: no such file", (32, 32, 3),
     ]  # fmt: skip
@@ -210,7 +214,7 @@ def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_err
 
     monkeypatch.setattr(photos, "_read", read_badly)
     monkeypatch.setattr(photos, "RETRY_PAUSES_SECONDS", (0.0, 0.0, 0.0))
-    found = list(labelling._load(list_inputs(str(folder)), Decoding(image_size=32, max_pixels=10_000)))
+    found = list(labelling._load(list_inputs(str(folder)), SMALL))
     assert [one.retried for one in found] == [True, False, False]
     assert str(found[2].image) == "io: [Errno 5] Input/output error"
     assert isinstance(found[0].image, np.ndarray)

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from catdog.evaluation.metrics import compare, evaluate, reliability_bins
-from catdog.photos.corrections import read_corrections
+from catdog.photos.annotations.corrections import read_corrections
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page
 from catdog.report.page import leave_page

@@ -9,8 +9,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from catdog.errors import FailureError, ImageError
-from catdog.photos.decode import make_thumbnail, overlay_heat
-from catdog.photos.inputs import find_inputs
+from catdog.photos.decoding.decode import make_thumbnail, overlay_heat
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.inputs import find_inputs
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage.schemas import PICTURES
 
@@ -70,10 +71,10 @@ def test_photos_of_every_source_have_thumbnails_and_bad_ones_are_left_out(ray_se
     }
     missing = [str(tmp_path / "bad.jpg"), str(tmp_path / "gone.jpg"), f"{tmp_path}/d.parquet!two",
                f"{tmp_path}/d.parquet!three", f"{tmp_path}/e.parquet!one"]  # fmt: skip
-    found = make_thumbnails([*names, *missing], max_pixels=1_000_000)
+    found = make_thumbnails([*names, *missing], limits=DecodeLimits())
     assert {name: opened(content).size for name, content in found.items()} == names
-    assert make_thumbnails([], max_pixels=1) == {}
-    assert make_thumbnails([str(plain)], max_pixels=100) == {}
+    assert make_thumbnails([], limits=DecodeLimits()) == {}
+    assert make_thumbnails([str(plain)], limits=DecodeLimits(max_pixels=100)) == {}
 
 
 def test_keys_of_parquet_rows_are_found_again(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from catdog.evaluation.calibration import Temperature, choose_temperature
 from catdog.evaluation.held_out import build_outcomes, write_outcomes
 from catdog.evaluation.near_duplicates import hash_pictures
 from catdog.features.cache import FeatureCache, write_part
-from catdog.photos.decode import inspect_image
+from catdog.photos.decoding.decode import inspect_image
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import Manifest
 from catdog.report.thumbnails import read_pictures, write_pictures
 from catdog.storage.schemas import MANIFEST, PICTURES, REJECTED
@@ -44,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
             "split": splits[index],
             "digest": str(index),
         }
-        | {"width": 1, "height": 1, "look": looks[index]}
+        | {"width": 1, "height": 1, "perceptual_hash": looks[index]}
         for index, path in enumerate(paths)
     ]
     manifest = Manifest(table=pa.Table.from_pylist(rows, MANIFEST), rejected=REJECTED.empty_table(), classes=CLASSES)
@@ -69,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 def diagnosed(run: tuple[Path, Manifest], **changes: object) -> tuple[dict, list[str]]:
     folder, manifest = run
     options = {"stages": ["frozen", "unfrozen"], "best": "unfrozen", "temperature": NONE, "train_features": None,
-               "heat": str(folder / "heat.parquet"), "max_pixels": 1_000_000, "task_cpus": 0.25}  # fmt: skip
+               "heat": str(folder / "heat.parquet"), "limits": DecodeLimits(), "task_cpus": 0.25}  # fmt: skip
     lines = diagnose(str(folder), manifest, **{**options, **changes})  # type: ignore[arg-type]
     return json.loads((folder / "diagnosis.json").read_text()), lines
 

@@ -18,6 +18,7 @@ from PIL import Image
 from catdog import load_classifier
 from catdog.config import TrainConfig, build_config
 from catdog.errors import FailureError, UsageError
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import read_manifest
 from catdog.training import job as pipeline
 from catdog.training.job import train
@@ -159,7 +160,7 @@ def test_the_model_tells_the_photos_apart_from_its_directory_alone(
 
 
 def test_the_reported_test_accuracy_and_loss_are_those_of_the_saved_model(finished: tuple[Path, dict, list]) -> None:
-    from catdog.photos.decode import decode_image
+    from catdog.photos.decoding.decode import decode_image
 
     run_dir, report, _ = finished
     rows = [
@@ -351,7 +352,12 @@ def test_photos_of_every_mode_end_as_rgb(ray_session: None, tmp_path: Path) -> N
             (tmp_path / label).mkdir(exist_ok=True)
             pixels.convert(mode).save(tmp_path / label / f"{index}.{suffix}")
     manifest = build_manifest(
-        str(tmp_path), train_per_class=3, validation_per_class=2, test_per_class=1, seed=0, max_pixels=10_000
+        str(tmp_path),
+        train_per_class=3,
+        validation_per_class=2,
+        test_per_class=1,
+        seed=0,
+        limits=DecodeLimits(max_pixels=10_000),
     )
     assert manifest.rejected.num_rows == 0
     assert manifest.table.num_rows == 12

@@ -17,12 +17,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catdog.errors import ImageError
+from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 
 # Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG. A Pillow built without AVIF or WebP
 # identifies no such file: it is not-an-image then.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
-# Pillow refuses more than 2 * MAX_IMAGE_PIXELS, 178,956,970, whatever the caller allows.
-MAX_PIXELS = 64_000_000
 _GRAY_SIZE = 32
 
 # What must be done to the stored picture to see it upright (EXIF 2.32, tag 0x0112); 1 is upright already.
@@ -40,13 +39,13 @@ _SIDEWAYS = (5, 6, 7, 8)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 
 
-def decode_image(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
     """Decode a photo to uint8 (size, size, 3) RGB, upright, transparent parts on white.
 
     The photo is squeezed to a square without keeping its aspect, as Keras's flow_from_directory does.
     Raises ImageError of code empty, not-an-image, truncated or too-large, and nothing else for any bytes.
     """
-    with _opened(content, max_pixels=max_pixels) as image:
+    with _opened(content, limits=limits) as image:
         # A JPEG decodes at 1/2, 1/4 or 1/8 for less than the whole price; draft keeps both sides at `size` or more.
         draft = image.draft("RGB", (size, size))
         image.load()
@@ -57,12 +56,12 @@ def decode_image(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS) -> 
         return np.array(square.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else square)
 
 
-def make_thumbnail(content: bytes, *, size: int, max_pixels: int = MAX_PIXELS, quality: int = 80) -> bytes:
+def make_thumbnail(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_LIMITS, quality: int = 80) -> bytes:
     """Return the photo as a small JPEG: upright, its aspect kept, the longer side `size` pixels or what it has.
 
     Raises ImageError as `decode_image` does.
     """
-    with _opened(content, max_pixels=max_pixels) as image:
+    with _opened(content, limits=limits) as image:
         scale = min(1.0, size / max(image.size))
         sides = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         draft = image.draft("RGB", sides)
@@ -105,13 +104,13 @@ class Inspection(NamedTuple):
     gray: np.ndarray
 
 
-def inspect_image(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Inspection:
+def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Inspection:
     """Return the size of the upright photo and a tiny gray picture, after proof that all its pixels decode.
 
     A JPEG is decoded in gray at 1/8: that reads every coded bit and skips most of the arithmetic after it.
     Raises ImageError as `decode_image` does.
     """
-    with _opened(content, max_pixels=max_pixels) as image:
+    with _opened(content, limits=limits) as image:
         width, height = image.size
         draft = image.draft("L", (1, 1))
         image.load()
@@ -127,7 +126,7 @@ def inspect_image(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Inspection
 
 
 @contextlib.contextmanager
-def _opened(content: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(content: bytes, *, limits: DecodeLimits) -> Iterator[Image.Image]:
     """Open `content`, check its size from the header, and make every error of the block an ImageError."""
     if not content:
         raise ImageError("empty", "the file has no bytes")
@@ -137,9 +136,9 @@ def _opened(content: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
             # Pillow warns of bombs (measured below) and of broken metadata (ignored); neither belongs in a job's log.
             warnings.simplefilter("ignore")
             with Image.open(stream, formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
+                if image.width * image.height > limits.max_pixels:
                     raise ImageError(
-                        "too-large", f"{image.width} x {image.height} pixels, at most {max_pixels:,} are allowed"
+                        "too-large", f"{image.width} x {image.height} pixels, at most {limits.max_pixels:,} are allowed"
                     )
                 yield image
     except ImageError:

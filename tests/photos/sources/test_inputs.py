@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import ImageError, UsageError
-from catdog.photos import inputs as sources
-from catdog.photos.inputs import list_inputs, part_bounds, read_inputs
+from catdog.photos.sources import inputs as sources
+from catdog.photos.sources.inputs import list_inputs, part_bounds, read_inputs
 
 
 def write(folder: Path, names: list[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from catdog.errors import ImageError, UsageError
-from catdog.photos import files as photos
-from catdog.photos.files import list_photos, read_photo
+from catdog.photos.sources import files as photos
+from catdog.photos.sources.files import list_photos, read_photo
 
 ODD_NAMES = [
     "кошка/№1.jpg",

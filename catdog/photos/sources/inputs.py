@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.errors import CatdogError, ImageError, UsageError, one_line
-from catdog.photos.files import RETRY_PAUSES_SECONDS, Photo, list_photos, permanent_error, read_photo, source_exists
+from catdog.photos.sources.files import (
+    RETRY_PAUSES_SECONDS,
+    Photo,
+    list_photos,
+    permanent_error,
+    read_photo,
+    source_exists,
+)
 from catdog.storage import files
 
 INPUTS = pa.schema(

@@ -6,7 +6,7 @@ import pytest
 
 from catdog.config import IngestConfig, TrainConfig, build_config
 from catdog.errors import UsageError
-from catdog.photos.corrections import apply_corrections, read_corrections
+from catdog.photos.annotations.corrections import apply_corrections, read_corrections
 from catdog.photos.ingest import corrections_fingerprint, ingest
 from catdog.storage.run_directory import open_run
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from catdog.errors import ImageError
-from catdog.photos.decode import FORMATS, decode_image, inspect_image
+from catdog.photos.decoding.decode import FORMATS, decode_image, inspect_image
+from catdog.photos.decoding.limits import DecodeLimits
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -47,6 +48,9 @@ def png_header(width: int, height: int) -> bytes:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+MEGAPIXEL = DecodeLimits(max_pixels=1_000_000)
 
 
 def code_of(read: Callable[..., Any], content: bytes, **options: Any) -> str:
@@ -253,9 +257,9 @@ def test_a_truncated_file_is_found_wherever_it_ends(read: Callable[..., Any], op
 
 def test_the_limit_is_of_pixels_and_the_callers() -> None:
     content = encode(landscape(40, 25), "PNG")
-    assert inspect_image(content, max_pixels=1000)[:2] == (40, 25)
-    assert code_of(inspect_image, content, max_pixels=999) == "too-large"
-    assert code_of(decode_image, content, size=8, max_pixels=999) == "too-large"
+    assert inspect_image(content, limits=DecodeLimits(max_pixels=1000))[:2] == (40, 25)
+    assert code_of(inspect_image, content, limits=DecodeLimits(max_pixels=999)) == "too-large"
+    assert code_of(decode_image, content, size=8, limits=DecodeLimits(max_pixels=999)) == "too-large"
 
 
 def test_a_bomb_costs_no_memory() -> None:
@@ -291,6 +295,10 @@ def test_no_bytes_whatever_raise_anything_else(image_format: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with contextlib.suppress(ImageError):
-                assert decode_image(bytes(content), size=8, max_pixels=1_000_000).shape == (8, 8, 3)
+                assert decode_image(bytes(content), size=8, limits=MEGAPIXEL).shape == (
+                    8,
+                    8,
+                    3,
+                )
             with contextlib.suppress(ImageError):
-                assert min(inspect_image(bytes(content), max_pixels=1_000_000)[:2]) > 0
+                assert min(inspect_image(bytes(content), limits=MEGAPIXEL)[:2]) > 0

@@ -1,0 +1,1 @@
+"""What class a photo is of: from its folder, its name, a table of labels, or a person's corrections."""

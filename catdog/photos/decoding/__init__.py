@@ -1,0 +1,1 @@
+"""From a photo's bytes to pixels, within limits of size, memory and work; every failure is one ImageError."""

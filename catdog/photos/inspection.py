@@ -1,0 +1,116 @@
+"""Read and decode every photo over the cluster: its digest, its size, its perceptual hash, or why it cannot be used.
+
+Photo bytes never leave the task that read them: the driver sees one small row a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.util.annotations import RayDeprecationWarning
+
+from catdog.errors import FailureError, ImageError
+from catdog.evaluation.near_duplicates import hash_pictures
+from catdog.photos.decoding.decode import inspect_image
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.files import read_photo
+
+Progress = Callable[[int, int], None]
+
+PHOTOS_PER_BLOCK = 256  # about a second of reading and decoding on one core, so that progress is live
+MAX_BLOCKS = 4096  # more would cost the driver more than they bring
+PROGRESS_SECONDS = 0.5
+MAX_RETRIES = 3
+
+_INSPECTED = pa.schema(
+    [
+        pa.field("position", pa.int64()),  # in the list of paths
+        pa.field("digest", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("perceptual_hash", pa.uint64()),
+        pa.field("reason", pa.string()),  # null for a usable photo
+    ]
+)
+
+
+def inspect_photos(paths: Sequence[str], *, limits: DecodeLimits, progress: Progress | None = None) -> pa.Table:
+    """Read and decode every photo over the cluster; return one row each, in the order of `paths`.
+
+    Columns: position, digest (sha256, hex), width and height in pixels, perceptual_hash, reason (null for a
+    usable photo).
+    """
+    found, done, reported = [_INSPECTED.empty_table()], 0, time.monotonic()
+    if progress:
+        progress(0, len(paths))
+    try:
+        for batch in _inspections(paths, limits=limits):
+            found.append(batch)
+            done += batch.num_rows
+            if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
+                progress(done, len(paths))
+                reported = time.monotonic()
+    except ray.exceptions.WorkerCrashedError as error:
+        raise FailureError(
+            f"a process checking photos died {MAX_RETRIES + 1} times on the same few ({done} of {len(paths)} done); "
+            "it ran out of memory, or a photo breaks the decoder; lower --max-pixels or add memory"
+        ) from error
+    result = pa.concat_tables(found).sort_by("position")
+    if not np.array_equal(result["position"].to_numpy(), np.arange(len(paths))):
+        raise FailureError(f"expected a row for each of {len(paths)} photos, got {done}: run the step again")
+    return result
+
+
+def _inspections(paths: Sequence[str], *, limits: DecodeLimits) -> Iterator[pa.Table]:
+    """Yield the inspected rows of each block as it is done, in any order."""
+    table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
+    rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
+    blocks = ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(paths), rows)])
+    with warnings.catch_warnings():
+        # Ray Data 2.60 would start for ever a task whose photo kills its process, and bounds that in this way only,
+        # which it will take away in 2.64.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        inspected = blocks.map_batches(
+            _inspect_block,
+            fn_kwargs={"limits": limits},
+            batch_size=None,  # one task a block
+            batch_format="pyarrow",
+            num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_retries": MAX_RETRIES},
+        )
+    yield from inspected.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _rows_per_block(photos: int, *, cpus: float) -> int:
+    """Return photos a task: enough to outweigh its start, few enough that every CPU has one."""
+    share = math.ceil(photos / max(cpus, 1.0))
+    return max(min(share, PHOTOS_PER_BLOCK), 16, math.ceil(photos / MAX_BLOCKS))
+
+
+def _inspect_block(block: pa.Table, *, limits: DecodeLimits) -> pa.Table:
+    rows = [_inspect_photo(path, limits=limits) for path in block["path"].to_pylist()]
+    # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
+    usable = [row for row in rows if "gray" in row]
+    for row, found in zip(usable, hash_pictures([row.pop("gray") for row in usable]).to_pylist(), strict=True):
+        row["perceptual_hash"] = found
+    positions = block["position"].to_pylist()
+    return pa.Table.from_pylist([{"position": at} | row for at, row in zip(positions, rows, strict=True)], _INSPECTED)
+
+
+def _inspect_photo(path: str, *, limits: DecodeLimits) -> dict[str, Any]:
+    try:
+        content = read_photo(path)
+        width, height, gray = inspect_image(content, limits=limits)
+    except ImageError as error:
+        return {"reason": str(error)}
+    return {"digest": hashlib.sha256(content).hexdigest(), "width": width, "height": height, "gray": gray}
