@@ -42,11 +42,8 @@ def choose_temperature(true: np.ndarray, probabilities: np.ndarray, *, seed: int
     for fold in range(_FOLDS):
         held = folds == fold
         temperature = fit_temperature(true[~held], probabilities[~held])
-        losses = (
-            _losses(true[held], found) for found in (probabilities[held], soften(probabilities[held], temperature))
-        )
-        before, after = losses
-        gains[held] = before - after
+        calibrated = apply_temperature(probabilities[held], temperature)
+        gains[held] = _losses(true[held], probabilities[held]) - _losses(true[held], calibrated)
     if gains.mean() <= _STANDARD_ERRORS * gains.std(ddof=1) / np.sqrt(len(gains)):
         return Temperature(value=1.0, reason="no temperature lowers the log loss of held-out photos for certain")
     return Temperature(
@@ -70,7 +67,7 @@ def fit_temperature(true: np.ndarray, probabilities: np.ndarray) -> float:
     return float(2 / (low + high))
 
 
-def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return what (N, classes) `probabilities` become when the logits are divided by `temperature`, in float64."""
     return _softmax(_logits(probabilities) / temperature)
 

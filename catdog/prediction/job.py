@@ -25,7 +25,8 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig, flatten_config
 from catdog.console import ProgressLine, duration, table_text
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
-from catdog.evaluation.metrics import Comparison, Evaluation, compare, evaluate
+from catdog.evaluation.metrics import Evaluation, evaluate
+from catdog.evaluation.paired import Comparison, compare_models
 from catdog.model.engines import EngineSpec, ModelBytes, check_precision, choose_engine, read_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.annotations.class_layout import assign_classes
@@ -323,7 +324,7 @@ class _Job:
         if len(probabilities) == 2:
             readable = np.flatnonzero(~np.isnan(probabilities[0][:, 0]))
             chosen = known if len(known) else readable
-            comparison = compare(
+            comparison = compare_models(
                 *(of_model[chosen] for of_model in probabilities),
                 true=true[chosen] if len(known) else None,
             )

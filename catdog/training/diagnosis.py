@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catdog.evaluation.calibration import Temperature, choose_temperature, soften
+from catdog.evaluation.calibration import Temperature, apply_temperature, choose_temperature
 from catdog.evaluation.held_out import least_sure_outcomes, read_outcomes, select_split, worst_outcomes
 from catdog.evaluation.label_errors import find_label_errors
-from catdog.evaluation.metrics import compare, evaluate, expected_calibration_error, reliability_bins
+from catdog.evaluation.metrics import evaluate, expected_calibration_error, reliability_bins
 from catdog.evaluation.near_duplicates import find_near_duplicates
+from catdog.evaluation.paired import compare_models
 from catdog.features.cache import FeatureCache
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import Manifest
@@ -92,7 +93,7 @@ def _comparison(stages: Sequence[pa.Table], classes: Sequence[str]) -> dict[str,
     for split in _HELD_OUT:
         true, before = select_split(first, split, classes=classes)
         if len(true):
-            compared[split] = compare(before, select_split(last, split, classes=classes)[1], true=true).to_json()
+            compared[split] = compare_models(before, select_split(last, split, classes=classes)[1], true=true).to_json()
     return compared
 
 
@@ -108,7 +109,7 @@ def _of_model(rows: pa.Table, temperature: Temperature, classes: Sequence[str]) 
             "temperature": temperature.value,
             "reason": temperature.reason,
             "before": _reliability(true, probabilities),
-            "after": _reliability(true, soften(probabilities, temperature.value)) if helps else None,
+            "after": _reliability(true, apply_temperature(probabilities, temperature.value)) if helps else None,
         },
         "worst": _as_calibrated(worst_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=True),
         "least_sure": _as_calibrated(least_sure_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=False),
@@ -138,7 +139,9 @@ def _as_calibrated(
         return shown
     chosen = rows.filter(pc.is_in(rows["path"], pa.array([row["path"] for row in shown])))
     probabilities = np.stack([chosen[f"p_{name}"].to_numpy() for name in classes], axis=1)
-    tops = dict(zip(chosen["path"].to_pylist(), soften(probabilities, temperature.value).max(axis=1), strict=True))
+    tops = dict(
+        zip(chosen["path"].to_pylist(), apply_temperature(probabilities, temperature.value).max(axis=1), strict=True)
+    )
     calibrated = [{**row, "probability": float(tops[row["path"]])} for row in shown]
     return sorted(calibrated, key=lambda row: row["probability"], reverse=reverse)
 

@@ -4,7 +4,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from catdog.evaluation.calibration import choose_temperature, fit_temperature, soften
+from catdog.evaluation.calibration import apply_temperature, choose_temperature, fit_temperature
 
 
 def drawn(photos: int, *, temperature: float, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,10 +30,10 @@ def test_the_temperature_that_spoilt_the_probabilities_is_found(temperature: flo
 
 def test_the_most_probable_class_stays_and_rows_sum_to_one() -> None:
     _, probabilities = drawn(100, temperature=2.0)
-    soft = soften(probabilities, 2.0)
+    soft = apply_temperature(probabilities, 2.0)
     np.testing.assert_array_equal(soft.argmax(axis=1), probabilities.argmax(axis=1))
     np.testing.assert_allclose(soft.sum(axis=1), 1.0)
-    np.testing.assert_allclose(soften(probabilities, 1.0), probabilities, atol=1e-6)
+    np.testing.assert_allclose(apply_temperature(probabilities, 1.0), probabilities, atol=1e-6)
 
 
 def test_an_overconfident_model_gets_a_temperature_and_a_calibrated_one_does_not() -> None:

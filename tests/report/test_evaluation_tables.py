@@ -1,6 +1,7 @@
 import numpy as np
 
-from catdog.evaluation.metrics import compare, evaluate
+from catdog.evaluation.metrics import evaluate
+from catdog.evaluation.paired import compare_models
 from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
 
 
@@ -29,12 +30,14 @@ def test_two_models_are_compared_in_words() -> None:
     true = np.zeros(20, int)
     first, second = np.tile([0.9, 0.1], (20, 1)), np.tile([0.9, 0.1], (20, 1))
     second[:12] = [0.1, 0.9]
-    sentence = comparison_sentence(compare(first, second, true=true).to_json(), first="A", second="B", where="cats")
+    sentence = comparison_sentence(
+        compare_models(first, second, true=true).to_json(), first="A", second="B", where="cats"
+    )
     assert sentence == (
         "On the 20 cats they say the same 8 times (40.0%). Only A is right on 12, only B on 0: a difference too large "
         "for chance alone (McNemar's exact test, p = 0.000488)."
     )
-    same = comparison_sentence(compare(first, first, true=true).to_json(), first="A", second="B")
+    same = comparison_sentence(compare_models(first, first, true=true).to_json(), first="A", second="B")
     assert same == "On the 20 photos they say the same 20 times (100.0%). They are right and wrong on the same photos."
-    unknown = comparison_sentence(compare(first, second).to_json(), first="A", second="B")
+    unknown = comparison_sentence(compare_models(first, second).to_json(), first="A", second="B")
     assert unknown == "On the 20 photos they say the same 8 times (40.0%)."

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from catdog.evaluation.metrics import compare, evaluate, reliability_bins
+from catdog.evaluation.metrics import evaluate, reliability_bins
+from catdog.evaluation.paired import compare_models
 from catdog.photos.annotations.corrections import read_corrections
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page
@@ -253,7 +254,7 @@ def train_run(folder: Path, *, diagnosed: bool) -> Path:
         pair = {"first": EVIL, "first_split": "train", "second": "/b.jpg", "second_split": "test", "distance": 2}
         diagnosis = {
             "evaluations": {"unfrozen": {"test": found, "validation": found}},
-            "comparison": {"test": compare(told, told[::-1], true=true).to_json()},
+            "comparison": {"test": compare_models(told, told[::-1], true=true).to_json()},
             "calibration": {"split": "test", "temperature": 1.0, "before": {"error": 0.1, "bins": bins}, "after": None},
             "worst": [photo], "least_sure": [photo] * 15, "label_errors": [], "near_duplicates": [pair],
         }  # fmt: skip
