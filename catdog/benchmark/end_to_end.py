@@ -26,16 +26,15 @@ _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
 class Programs:
     """How to start catdog's jobs and the yardsticks, each as a process of its own.
 
-    `jobs` is the folder of the jobs, `folder` where they write: on a cluster one that all its machines share.
+    `folder` is where they write: on a cluster one that all its machines share.
     """
 
-    jobs: Path
     folder: str
     verbose: bool = False
 
     def run(self, job: str, *flags: str, poll: Callable[[float], None] = lambda seconds: None) -> Watched:
         """Run a job to its end."""
-        return watch_program([sys.executable, str(self.jobs / f"{job}.py"), *flags], verbose=self.verbose, poll=poll)
+        return watch_program([sys.executable, "-m", "catdog", job, *flags], verbose=self.verbose, poll=poll)
 
 
 # Time to accuracy

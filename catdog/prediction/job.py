@@ -22,7 +22,8 @@ from catdog.cluster.failures import report_failures, root_cause
 from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
 from catdog.cluster.shared_paths import check_shared
-from catdog.config import PredictConfig, flatten_config
+from catdog.command_line.settings import flatten_config
+from catdog.config import PredictConfig
 from catdog.console import ProgressLine, duration, table_text
 from catdog.errors import BadPhotosError, FailureError, ImageError, UsageError
 from catdog.evaluation.metrics import Evaluation, evaluate

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from catdog.config import IngestConfig, flatten_config
+from catdog.command_line.settings import flatten_config
+from catdog.config import IngestConfig
 from catdog.storage import artifacts, files
 
 

@@ -12,7 +12,8 @@ from catdog.cluster.connection import connected, quiet_datasets
 from catdog.cluster.failures import report_failures
 from catdog.cluster.plan import make_plan
 from catdog.cluster.shared_paths import check_shared
-from catdog.config import TrainConfig, flatten_config
+from catdog.command_line.settings import flatten_config
+from catdog.config import TrainConfig
 from catdog.console import duration
 from catdog.errors import FailureError, one_line
 from catdog.evaluation.calibration import Temperature

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from catdog.cluster.plan import Plan
-from catdog.config import StageConfig, TrainConfig, flatten_config
+from catdog.command_line.settings import flatten_config
+from catdog.config import StageConfig, TrainConfig
 from catdog.console import ProgressLine
 from catdog.errors import FailureError
 from catdog.features.cache import CachePlace, FeatureCache, locate_cache

@@ -28,7 +28,9 @@ from catdog.cluster.failures import report_failures, root_cause
 from catdog.cluster.plan import Plan, batches_text, make_plan, storage_text
 from catdog.cluster.resources import Resources
 from catdog.cluster.shared_paths import check_shared
-from catdog.config import TrainConfig, TuneConfig, build_config, command_line, flatten_config
+from catdog.command_line.arguments import as_flags
+from catdog.command_line.settings import build_config, flatten_config
+from catdog.config import TrainConfig, TuneConfig
 from catdog.console import duration, table_text
 from catdog.errors import FailureError, UsageError
 from catdog.features.cache import FeatureCache
@@ -604,7 +606,7 @@ def _finish(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> di
         raise FailureError(f"none of {len(records)} trials finished: {'; '.join(reasons)}")
     # A place of its own: the photos' default run directory may hold another training of theirs.
     winner = dataclasses.replace(sweep.config(best["values"]), run_dir=files.join(sweep.run_dir, "best"))
-    command = ["python", "jobs/train.py", *command_line(winner)]
+    command = ["python", "jobs/train.py", *as_flags(winner)]
     copy_model(files.join(sweep.directory(best["number"]), "model"), files.join(sweep.run_dir, "model"))
     draw_sweep(list(records.values()), list(sweep.space), run_dir=sweep.run_dir)
     states = Counter(record["status"] for record in records.values())

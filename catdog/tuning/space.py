@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from catdog.config import check_knob, convert_knob
+from catdog.command_line.settings import check_setting, convert_setting
 from catdog.errors import UsageError
 
 KINDS = ("uniform", "loguniform", "choice", "grid")
@@ -75,7 +75,7 @@ def parse_space(config_class: type[Any], texts: Mapping[str, str]) -> dict[str, 
 
 def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
     flag = "--space." + key.replace("_", "-")
-    whole = check_knob(config_class, key, flag=flag) is int
+    whole = check_setting(config_class, key, prefix="--space.", source=f"{flag}: ") is int
     if key in _FIXED or key.startswith("cluster."):
         raise UsageError(f"{flag}: all trials of a sweep share it; sweep what is trained with")
     kind, colon, rest = text.partition(":")
@@ -84,7 +84,7 @@ def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
         raise UsageError(
             f"{flag}: expected uniform:LOW,HIGH, loguniform:LOW,HIGH, choice:A,B,… or grid:A,B,…, found {text!r}"
         )
-    values = tuple(convert_knob(config_class, key, word, flag=flag) for word in words)
+    values = tuple(convert_setting(config_class, key, word, flag=flag) for word in words)
     if kind in ("choice", "grid"):
         if len(set(values)) < len(values):
             raise UsageError(f"{flag}: expected different values, found {text!r}")

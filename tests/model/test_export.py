@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog.config import ExportConfig, build_config
+from catdog.command_line.settings import build_config
+from catdog.config import ExportConfig
 from catdog.errors import FailureError, UsageError
 from catdog.model import export as exports
 from catdog.model.export import export

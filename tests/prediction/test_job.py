@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from made_photos import draw_photo, save_classifier
 
-from catdog.config import PredictConfig, build_config
+from catdog.command_line.settings import build_config
+from catdog.config import PredictConfig
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from made_photos import draw_photo
 
-from catdog.config import PredictConfig, build_config
+from catdog.command_line.settings import build_config
+from catdog.config import PredictConfig
 from catdog.prediction import job as inference
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page

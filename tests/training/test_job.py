@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from catdog import load_classifier
-from catdog.config import TrainConfig, build_config
+from catdog.command_line.settings import build_config
+from catdog.config import TrainConfig
 from catdog.errors import FailureError, UsageError
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import read_manifest

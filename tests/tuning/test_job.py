@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 from ray_processes import find_processes
 
-from catdog.config import TrainConfig, TuneConfig, build_config, parse_arguments
+from catdog.command_line.arguments import parse_arguments
+from catdog.command_line.settings import build_config
+from catdog.config import TrainConfig, TuneConfig
 from catdog.errors import UsageError
 from catdog.model.saved_model import read_card
 from catdog.training.train_loop import DivergedError

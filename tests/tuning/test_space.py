@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from catdog.config import TrainConfig, TuneConfig, parse_arguments
+from catdog.command_line.arguments import parse_arguments
+from catdog.config import TrainConfig, TuneConfig
 from catdog.errors import UsageError
 from catdog.tuning.space import DEFAULT_SPACE, check_trials, draw_trial, parse_space
 
@@ -60,11 +61,15 @@ def test_whole_numbers_and_switches_keep_their_type() -> None:
         ("dropout", "0.5", "--space.dropout: expected uniform:LOW,HIGH"),
         ("dropout", "uniform:0.5", "--space.dropout: expected two numbers, LOW,HIGH, found 'uniform:0.5'"),
         ("dropout", "uniform:0.5,0.1", "--space.dropout: expected LOW below HIGH, found"),
-        ("dropout", "uniform:0,2", "--dropout: expected a number from 0 to 0.99, found 2.0"),
-        ("dropout", "uniform:a,b", "--space.dropout: expected float, found 'a'"),
+        ("dropout", "uniform:0,2", "--space.dropout: expected a number from 0 to 0.99, found 2.0"),
+        ("dropout", "uniform:a,b", "--space.dropout: expected a number, found 'a'"),
         ("dropout", "grid:0.1,0.1", "--space.dropout: expected different values"),
         ("dropout", "loguniform:0,0.5", "--space.dropout: expected LOW below HIGH, both over 0"),
-        ("frozen.optimizer", "choice:adam,adm", "--frozen.optimizer: expected one of adam, rmsprop, sgd, found 'adm'"),
+        (
+            "frozen.optimizer",
+            "choice:adam,adm",
+            "--space.frozen.optimizer: expected one of adam, rmsprop, sgd, found 'adm'",
+        ),
         ("photos", "choice:a,b", "--space.photos: all trials of a sweep share it"),
         ("cluster.workers", "choice:1,2", "--space.cluster.workers: all trials of a sweep share it"),
     ],

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog.config import IngestConfig, TrainConfig, build_config
+from catdog.command_line.settings import build_config
+from catdog.config import IngestConfig, TrainConfig
 from catdog.errors import UsageError
 from catdog.photos.annotations.corrections import apply_corrections, read_corrections
 from catdog.photos.ingest import corrections_fingerprint, ingest

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from catdog.console import quiet_stderr
 from catdog.errors import CatdogError
 
 
-def run(main: Callable[[], None]) -> int:
-    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
+def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
+    """Call `main`, which reads `arguments`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
     many bad photos, 130 for Ctrl-C.
 
     Unless `--verbose` is given, the log lines of native libraries are kept from stderr.
@@ -22,7 +22,7 @@ def run(main: Callable[[], None]) -> int:
     if shipped := _shipped_text(Path.cwd()):
         print(shipped)
     try:
-        with contextlib.nullcontext() if "--verbose" in sys.argv else quiet_stderr():
+        with contextlib.nullcontext() if "--verbose" in arguments else quiet_stderr():
             main()
     except CatdogError as error:
         print(f"catdog: {error}", file=sys.stderr)

@@ -1,0 +1,34 @@
+"""What somebody meant who typed a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+_MOST = 3
+_CUTOFF = 0.6  # of difflib: below it names are too unlike for a guess
+
+
+def suggest(name: str, known: Mapping[str, Sequence[str]], *, prefix: str = "--") -> str:
+    """Return "; did you mean …?" with up to three of the `known` names, or "" where none is near.
+
+    `known` has the other words that people use for each name: `{"frozen.learning_rate": ("lr",)}`. A word in the place
+    of a name's last part is as good as that part: `frozen.lr` means `frozen.learning_rate`, and `lr` every learning
+    rate. Only where no word fits does the spelling decide.
+    """
+    wanted = name.strip("-").replace("-", "_").lower()
+    near = _by_word(wanted, known) or _by_spelling(wanted, known)
+    flags = [prefix + (key.replace("_", "-") if prefix else key) for key in near[:_MOST]]
+    return f"; did you mean {' or '.join(flags)}?" if flags else ""
+
+
+def _by_word(wanted: str, known: Mapping[str, Sequence[str]]) -> list[str]:
+    stage, _, last = wanted.rpartition(".")
+    found = [key for key, words in known.items() if last in (key.rpartition(".")[2], *words)]
+    return [key for key in found if key.rpartition(".")[0] == stage] or found
+
+
+def _by_spelling(wanted: str, known: Mapping[str, Sequence[str]]) -> list[str]:
+    spellings = {word: key for key, words in known.items() for word in (*words, key.rpartition(".")[2], key)}
+    near = difflib.get_close_matches(wanted, spellings, n=1, cutoff=_CUTOFF)
+    return [spellings[word] for word in near]
