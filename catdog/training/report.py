@@ -311,7 +311,7 @@ def _making(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], 
     return join(
         [
             settings_table({name: value for name, value in facts.items() if value}, head=("fact", "")),
-            details("Settings", settings_table(config, head=("knob", "value"))) if config else None,
+            details("Settings", settings_table(config, head=("setting", "value"))) if config else None,
             details("Versions", settings_table(report.get("versions", {}), head=("package", "version"))),
         ]
     )
