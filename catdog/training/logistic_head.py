@@ -1,0 +1,165 @@
+"""The head of the frozen stage as a convex problem: regularized multinomial logistic regression on trunk features.
+
+The frozen trunk makes each photo a fixed vector, so the best head of a given penalty is unique, and L-BFGS finds it in
+tens of passes over the features, without a learning rate, epochs or early stopping. The penalty is chosen by
+cross-validation over photos. The standardization is folded into the head: what is saved is one plain dense layer.
+
+Sources: D. Liu, J. Nocedal, "On the limited memory BFGS method", Mathematical Programming 45 (1989), by SciPy; the
+objective is that of scikit-learn's LogisticRegression: C * sum of losses + half the squared norm of the kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import optimize, special
+
+# Inverse penalties that are tried, for standardized features, from the strongest penalty to the weakest.
+C_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# Of the gradient of the mean loss. While penalties are compared less will do: their losses differ by far more.
+_TOLERANCE, _COMPARING_TOLERANCE = 1e-6, 3e-5
+_MAX_ITERATIONS = 500
+_MIN_DEVIATION = 1e-6  # a feature that never varies is left as it is
+
+Total = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogisticHead:
+    """A fitted head: float32 `kernel` (D, K) and `bias` (K,) for features as the trunk gives them.
+
+    `c` is the inverse penalty; `losses` has the cross-validated mean log loss of each one that was tried.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    c: float
+    losses: dict[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadRows:
+    """One worker's share of the rows: features (N, D), labels (N,), positive weights (N,), folds (N,) from 0 on.
+
+    All views of a photo have the same fold: the loss on a photo whose other views were trained on would flatter.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    folds: np.ndarray
+
+
+def fit_logistic_head(
+    rows: HeadRows,
+    *,
+    classes: int,
+    candidates: Sequence[float] = C_GRID,
+    folds: int = 5,
+    total: Total = lambda values: values,
+) -> LogisticHead:
+    """Fit a head on the rows of all workers; the C of the least cross-validated loss among `candidates` is taken.
+
+    Each worker calls this with its share. `total` sums a float64 vector over the workers and gives every one the same
+    result, so all take the same steps; a single worker needs none. With one candidate nothing is cross-validated.
+    """
+    problem = _Problem(rows, classes=classes, total=total)
+    candidates = sorted(candidates)
+    losses = _cross_validate(problem, candidates, folds=folds) if len(candidates) > 1 else {}
+    c = min(losses, key=losses.__getitem__) if losses else candidates[0]
+    everything = np.ones((len(rows.labels), 1), np.float32)
+    kernel, bias = problem.unfold(problem.minimize(problem.zeros(1), c=c, kept=everything, tolerance=_TOLERANCE))
+    return LogisticHead(kernel=kernel, bias=bias, c=c, losses=losses)
+
+
+def _cross_validate(problem: _Problem, candidates: Sequence[float], *, folds: int) -> dict[float, float]:
+    """Return the mean log loss on left-out folds for each candidate; ends where it has grown twice in a row.
+
+    The fits of all folds are one problem: a pass over the features, which is what costs, serves all of them. Each
+    candidate starts from the solution of the last one.
+    """
+    held = problem.fold_masks(folds)
+    points = problem.zeros(folds)
+    losses: dict[float, float] = {}
+    for c in candidates:
+        points = problem.minimize(points, c=c, kept=1 - held, tolerance=_COMPARING_TOLERANCE)
+        losses[c] = problem.mean_loss(points, held)
+        if len(losses) > 2 and min(losses.values()) not in list(losses.values())[-2:]:
+            break
+    return losses
+
+
+class _Problem:
+    """The objective over all workers' rows, for F fits at once that each keep some of the rows.
+
+    Points are float64 (F, D + 1, K): for each fit the kernel for standardized features, and the bias below it.
+    """
+
+    def __init__(self, rows: HeadRows, *, classes: int, total: Total) -> None:
+        self._total, self._classes = total, classes
+        self._folds, self._weights = rows.folds, rows.weights.astype(np.float32)[:, np.newaxis]
+        features = rows.features.astype(np.float32)
+        weights = rows.weights.astype(np.float64)
+        moments = total(np.concatenate([[weights.sum()], weights @ features]))
+        self._mean = moments[1:] / moments[0]
+        features -= self._mean.astype(np.float32)
+        deviation = np.sqrt(total(weights @ np.square(features)) / moments[0])
+        self._deviation = np.where(deviation > _MIN_DEVIATION, deviation, 1.0)
+        features /= self._deviation.astype(np.float32)
+        self._features = features
+        self._truth = np.eye(classes, dtype=np.float32)[rows.labels][:, np.newaxis]
+
+    def zeros(self, fits: int) -> np.ndarray:
+        """Return the points where every class is as likely as another."""
+        return np.zeros((fits, self._features.shape[1] + 1, self._classes))
+
+    def fold_masks(self, folds: int) -> np.ndarray:
+        """Return float32 (N, folds): 1 where a row belongs to a fold."""
+        return np.eye(folds, dtype=np.float32)[self._folds]
+
+    def minimize(self, points: np.ndarray, *, c: float, kept: np.ndarray, tolerance: float) -> np.ndarray:
+        """Return the points of the least objectives, from `points` on; `kept` (N, F) is 1 for a fit's own rows."""
+        weights = kept * self._weights
+        # Divided by the weight of the rows, an objective means the same for ten photos and for a million.
+        scale = 1.0 / (c * self._total(weights.sum(axis=0, dtype=np.float64)))
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            found = flat.reshape(points.shape)
+            log_probabilities = self._log_probabilities(found)
+            losses = -np.einsum("nfk,nok,nf->f", log_probabilities, self._truth, weights, optimize=True)
+            residual = (np.exp(log_probabilities) - self._truth) * weights[..., np.newaxis]
+            slopes = (self._features.T @ residual.reshape(len(residual), -1)).reshape(-1, *residual.shape[1:])
+            slopes = np.concatenate([slopes, residual.sum(axis=0)[np.newaxis]]).transpose(1, 0, 2)
+            sums = self._total(np.concatenate([losses, slopes.ravel()]).astype(np.float64)) * c
+            losses, slopes = sums[: len(losses)], sums[len(losses) :].reshape(points.shape)
+            kernels = found[:, :-1]
+            slopes[:, :-1] += kernels
+            losses += 0.5 * np.square(kernels).sum(axis=(1, 2))
+            return float(scale @ losses), (slopes * scale[:, np.newaxis, np.newaxis]).ravel()
+
+        limits = {"gtol": tolerance, "ftol": 0.0, "maxiter": _MAX_ITERATIONS, "maxfun": 2 * _MAX_ITERATIONS}
+        found = optimize.minimize(objective, points.ravel(), jac=True, method="L-BFGS-B", options=limits)
+        best: np.ndarray = found.x.reshape(points.shape)
+        return best
+
+    def mean_loss(self, points: np.ndarray, held: np.ndarray) -> float:
+        """Return the mean log loss of each fit on its `held` (N, F) rows, over all fits together."""
+        weights = held * self._weights
+        chosen = np.einsum("nfk,nok,nf->", self._log_probabilities(points), self._truth, weights, optimize=True)
+        loss, weight = self._total(np.array([-chosen, weights.sum()], np.float64))
+        return float(loss / weight)
+
+    def unfold(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first fit for features as they come: w'(x - m)/s + b = (w/s)'x + b - (w/s)'m."""
+        kernel = points[0, :-1] / self._deviation[:, np.newaxis]
+        bias = points[0, -1] - self._mean @ kernel
+        return kernel.astype(np.float32), bias.astype(np.float32)
+
+    def _log_probabilities(self, points: np.ndarray) -> np.ndarray:
+        """Return float32 (N, F, K)."""
+        flat = points.astype(np.float32).transpose(1, 0, 2).reshape(points.shape[1], -1)
+        logits = (self._features @ flat[:-1] + flat[-1]).reshape(-1, len(points), self._classes)
+        found: np.ndarray = special.log_softmax(logits, axis=2)
+        return found
