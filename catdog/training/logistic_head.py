@@ -117,7 +117,8 @@ class _Problem:
 
     def fold_masks(self, folds: int) -> np.ndarray:
         """Return float32 (N, folds): 1 where a row belongs to a fold."""
-        return np.eye(folds, dtype=np.float32)[self._folds]
+        masks: np.ndarray = np.eye(folds, dtype=np.float32)[self._folds]
+        return masks
 
     def minimize(self, points: np.ndarray, *, c: float, kept: np.ndarray, tolerance: float) -> np.ndarray:
         """Return the points of the least objectives, from `points` on; `kept` (N, F) is 1 for a fit's own rows."""
