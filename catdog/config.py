@@ -132,11 +132,11 @@ class TrainConfig(IngestConfig):
     recipes: ClassVar = RECIPE_DEFAULTS
 
     recipe: str = setting("default", "the defaults of the other settings", group="model", choices=RECIPES)
+    # Its names are checked where they stand, in model/backbone_specs, before Ray starts.
     backbone: str = setting(
         "efficientnet-lite0",
-        "pretrained network; it decides the image size",
+        "pretrained network: efficientnet-lite0 to -lite4, efficientnet-b0 to -b7, or efficientnet-l2",
         group="model",
-        choices=("efficientnet-b0", "efficientnet-lite0"),
         also=("image_size", "img_size", "input_size", "size", "arch", "architecture", "network", "model_name"),
     )
     weights: str = setting(

@@ -34,8 +34,7 @@ def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("
         classes=classes,
         pooling="avg",
         dropout=0.2,
-        input_scale=pretrained.scale,
-        input_offset=pretrained.offset,
+        scaling=pretrained.scaling,
     )
     classifier = model.build_classifier(spec)
     backbones.load_pretrained(classifier, pretrained)

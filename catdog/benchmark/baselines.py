@@ -19,6 +19,7 @@ import numpy as np
 
 from catdog.config import RECIPE_DEFAULTS, AugmentationConfig
 from catdog.errors import UsageError
+from catdog.model.backbone_specs import UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.manifest import read_manifest
 
@@ -158,7 +159,7 @@ def _article_model(classes: tuple[str, ...]) -> Any:
 
     spec = ClassifierSpec(
         backbone="efficientnet-lite0", image_size=224, classes=classes, pooling="max", dropout=0.2,
-        input_scale=(1 / 255,) * 3, input_offset=(0.0,) * 3,
+        scaling=UNIT_SCALING,
     )  # fmt: skip
     classifier, pretrained = model.build_classifier(spec), load_weights(spec.backbone, weights="imagenet")
     assert pretrained is not None

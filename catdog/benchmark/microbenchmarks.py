@@ -29,7 +29,7 @@ from catdog.features.extract import extract_features
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
-from catdog.model.saved_model import HEAD_CUT
+from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
@@ -132,8 +132,7 @@ def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
     return Extraction(
         backbone="efficientnet-lite0",
         image_size=224,
-        input_scale=pretrained.scale if pretrained else (1.0,) * 3,
-        input_offset=pretrained.offset if pretrained else (0.0,) * 3,
+        scaling=pretrained.scaling if pretrained else UNIT_SCALING,
         pooling="avg" if cut == HEAD_CUT else None,
         weights_checksum=pretrained.checksum if pretrained else "none",
         cut=cut,
@@ -166,7 +165,7 @@ _PROGRAMS = {
         "from catdog.model.saved_model import ClassifierSpec\nfrom catdog.engines import OpenvinoRunner\n"
         "p = load_weights('efficientnet-lite0', weights='imagenet')\n"
         "s = ClassifierSpec(backbone='efficientnet-lite0', image_size=224, classes=('a', 'b'), pooling='avg', "
-        "dropout=0.0, input_scale=p.scale, input_offset=p.offset)\n"
+        "dropout=0.0, scaling=p.scaling)\n"
         "OpenvinoRunner(build_trunk(s, p.tensors, ['head']), threads=2)"
     ),
     "tensorflow, import": "import tensorflow",

@@ -23,7 +23,7 @@ from catdog.features.augmentation import augment
 from catdog.features.cache import cache_directory, find_cache, finish_cache, present_parts, write_part
 from catdog.features.spec import PHOTOS_PER_PART, Extraction, PhotoSet
 from catdog.features.trunk import Trunk
-from catdog.model.saved_model import INPUT_CUT
+from catdog.model.backbone_specs import INPUT_CUT
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo

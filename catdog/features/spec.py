@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.config import AugmentationConfig
+from catdog.model.backbone_specs import Scaling
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.storage import artifacts
 
@@ -21,14 +22,12 @@ VIEWS_PER_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block 
 class Extraction:
     """All that decides the value of a feature; learning rate and dropout are not among it.
 
-    `backbone`, `input_scale` and `input_offset` are those of model.ClassifierSpec; `pooling` is None where
-    the cut lies before the pooling.
+    `backbone` and `scaling` are those of model.ClassifierSpec; `pooling` is None where the cut lies before the pooling.
     """
 
     backbone: str
     image_size: int
-    input_scale: tuple[float, float, float]
-    input_offset: tuple[float, float, float]
+    scaling: Scaling
     pooling: str | None
     weights_checksum: str
     cut: str
@@ -39,8 +38,11 @@ class Extraction:
 
     def fingerprint(self, photos: PhotoSet) -> str:
         """Return the name of the cache directory for the features of `photos`."""
-        fields = {**dataclasses.asdict(self), "max_pixels": self.limits.max_pixels}  # the name that caches have had
-        del fields["limits"]
+        fields = dataclasses.asdict(self)
+        del fields["limits"], fields["scaling"]
+        # The names that caches have had from the start.
+        fields |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
+        fields |= {"max_pixels": self.limits.max_pixels}
         return artifacts.fingerprint({**fields, "photos": photos.fingerprint(), "format": 1})
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from catdog.cluster.actors import Shared
 from catdog.features.spec import Extraction
+from catdog.model.backbone_specs import INPUT_CUT
 from catdog.model.engines import OpenvinoRunner, choose_engine
 from catdog.model.openvino_graph import build_trunk, can_cut
-from catdog.model.saved_model import INPUT_CUT, ClassifierSpec
+from catdog.model.saved_model import ClassifierSpec
 
 
 class Trunk:
@@ -35,8 +36,7 @@ class Trunk:
             classes=("one", "other"),  # the head is cut off again
             pooling=extraction.pooling or "avg",
             dropout=0.0,
-            input_scale=extraction.input_scale,
-            input_offset=extraction.input_offset,
+            scaling=extraction.scaling,
         )
         if not self._computed:
             self._run: Callable[[np.ndarray], list[np.ndarray]] = lambda images: []

@@ -8,7 +8,6 @@ tf-keras's own layers only.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from catdog.cluster.environment import set_keras_environment
@@ -18,65 +17,23 @@ set_keras_environment()
 import tf_keras
 from efficientnet import model as efficientnet
 
-from catdog.errors import UsageError
+from catdog.model.backbone_specs import BackboneSpec, backbone_spec
 from catdog.model.weights.pretrained import Pretrained
-from catdog.model.weights.weights_file import DEFAULT_SCALINGS, Scaling, check_tensors
+from catdog.model.weights.weights_file import check_tensors
 
 # Every layer of a backbone, and its 1000-class top where somebody built it; never a layer of our own head.
 _BACKBONE_LAYER = re.compile(r"(stem|block\d+[a-z]|top)_\w+|probs")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """What is known of a backbone before it is built."""
-
-    name: str
-    image_size: int  # side of the square input that it was trained with, pixels
-    parameter_count: int  # without the 1000-class top
-    default_cut: str  # the article's unfreezing point
-    scaling: Scaling  # what weights published for it expect
-    squeeze_excite: bool
-    activation: str
-
-
-BACKBONES: dict[str, BackboneSpec] = {
-    spec.name: spec
-    for spec in (
-        BackboneSpec(
-            name="efficientnet-b0",
-            image_size=224,
-            parameter_count=4_049_564,
-            default_cut="block7a_project_conv",
-            scaling=DEFAULT_SCALINGS["efficientnet-b0"],
-            squeeze_excite=True,
-            activation="swish",
-        ),
-        BackboneSpec(
-            name="efficientnet-lite0",
-            image_size=224,
-            parameter_count=3_413_024,
-            default_cut="block7a_project_conv",
-            scaling=DEFAULT_SCALINGS["efficientnet-lite0"],
-            squeeze_excite=False,
-            activation="relu6",
-        ),
-    )
-}
-
-
-def default_scaling(name: str) -> Scaling:
-    """Return the (scale, offset) of [0, 255] input that published weights of the backbone `name` expect."""
-    return _spec(name).scaling
-
-
 def build_backbone(name: str, inputs: Any) -> Any:
     """Apply the backbone `name`, with random weights, to a Keras tensor and return its last feature map.
 
-    (B, S, S, 3) float, already scaled, to (B, S/32, S/32, 1280), rounded up; 224 pixels give 7 x 7. The layers stand
-    directly in the model that is built from the result, under the names of the `efficientnet` package, `stem_conv`
-    to `top_activation`.
+    (B, S, S, 3) float, already scaled, to (B, S/32, S/32, top_filters), rounded up; 224 pixels give 7 x 7. The layers
+    stand directly in the model that is built from the result, under the names of the `efficientnet` package,
+    `stem_conv` to `top_activation`.
+    Raises UsageError for a backbone that the table does not have.
     """
-    spec = _spec(name)
+    spec = backbone_spec(name)
     reference = _reference_model(spec)
     tensors = {id(reference.input): inputs}
     for layer in reference.layers[1:]:
@@ -101,12 +58,6 @@ def load_pretrained(model: tf_keras.Model, pretrained: Pretrained) -> None:
         layer.set_weights([pretrained.tensors[name][_short_name(weight)] for weight in layer.weights])
 
 
-def _spec(name: str) -> BackboneSpec:
-    if name not in BACKBONES:
-        raise UsageError(f"--backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")
-    return BACKBONES[name]
-
-
 def _short_name(weight: Any) -> str:
     """Return `kernel` of `stem_conv/kernel:0`."""
     return str(weight.name).rsplit("/", 1)[-1].split(":")[0]
@@ -118,11 +69,14 @@ def _reference_model(spec: BackboneSpec) -> tf_keras.Model:
     Its `input_tensor=` imports a module that TensorFlow no longer has, and its `tfkeras` module would replace
     Keras's own "swish" for the whole process; so neither is used.
     """
-    blocks = efficientnet.DEFAULT_BLOCKS_ARGS
-    if not spec.squeeze_excite:
-        blocks = [block._replace(se_ratio=None) for block in blocks]
+    # The package counts the blocks before it repeats them, so it is given the repeats: with the depth, the last blocks
+    # of a deep network would be dropped with a probability of up to 1.1.
+    blocks = [
+        block._replace(num_repeat=repeats, **_fixed_arguments(spec, block))
+        for block, repeats in zip(efficientnet.DEFAULT_BLOCKS_ARGS, spec.stage_repeats(), strict=True)
+    ]
     return efficientnet.EfficientNet(
-        width_coefficient=1.0,
+        width_coefficient=1.0 if spec.lite else spec.width,
         depth_coefficient=1.0,
         default_resolution=spec.image_size,
         blocks_args=blocks,
@@ -136,16 +90,27 @@ def _reference_model(spec: BackboneSpec) -> tf_keras.Model:
     )
 
 
+def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
+    """Return what a Lite stage has of its own: filters scaled here, because the stem and the top are not scaled."""
+    if not spec.lite:
+        return {}
+    scaled = {
+        name: efficientnet.round_filters(getattr(block, name), spec.width, 8)
+        for name in ("input_filters", "output_filters")
+    }
+    return {**scaled, "se_ratio": None}
+
+
 def _standard_layer(layer: tf_keras.layers.Layer, *, spec: BackboneSpec) -> tf_keras.layers.Layer:
     """Return a new layer like `layer`, free of the `efficientnet` package's own functions and classes."""
     config = layer.get_config()
     if isinstance(layer, tf_keras.layers.Activation):
-        if spec.activation == "relu6":
+        if spec.lite:
             return tf_keras.layers.ReLU(6.0, name=layer.name)
-        return tf_keras.layers.Activation(spec.activation, name=layer.name)
+        return tf_keras.layers.Activation("swish", name=layer.name)
     if isinstance(layer, tf_keras.layers.Dropout):
         # FixedDropout works around a defect that Dropout has not had since TensorFlow 2.1.
         return tf_keras.layers.Dropout.from_config(config)
     if layer.name.endswith("se_reduce"):
-        config["activation"] = spec.activation
+        config["activation"] = "swish"
     return type(layer).from_config(config)

@@ -21,11 +21,10 @@ import tensorflow as tf
 import tf_keras
 
 from catdog.errors import FailureError, UsageError, one_line
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
 from catdog.model.backbones import build_backbone
 from catdog.model.saved_model import (
     CARD_FILE,
-    HEAD_CUT,
-    INPUT_CUT,
     OUTPUT,
     WEIGHTS_FILE,
     ClassifierSpec,
@@ -73,7 +72,7 @@ def gpu_capabilities() -> list[tuple[int, int]]:
 
 def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
     image = tf_keras.Input((spec.image_size, spec.image_size, 3), dtype="uint8", name="image")
-    scaled = tf_keras.layers.Rescaling(list(spec.input_scale), list(spec.input_offset), name="input_scaling")(image)
+    scaled = tf_keras.layers.Rescaling(list(spec.scaling.scale), list(spec.scaling.offset), name="input_scaling")(image)
     feature_map = build_backbone(spec.backbone, scaled)
     pool = {"max": tf_keras.layers.GlobalMaxPooling2D, "avg": tf_keras.layers.GlobalAveragePooling2D}[spec.pooling]
     feature = pool(name=GAP)(feature_map)

@@ -55,7 +55,7 @@ def read_model(model_dir: str) -> ModelBytes:
     parse_tensors(weights, backbone=spec.backbone, where=path)  # a damaged file is found here, not in every worker
     checksum = hashlib.sha256(weights).hexdigest()
     # What only training knows of, dropout, is left out: it is no part of an answer.
-    decides = {**dataclasses.asdict(spec), "dropout": None, "weights": checksum}
+    decides = {**spec.settings(), "dropout": None, "weights": checksum}
     return ModelBytes(spec=spec, weights=weights, fingerprint=artifacts.fingerprint(decides))
 
 

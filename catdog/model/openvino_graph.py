@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from catdog.errors import FailureError, UsageError, one_line
-from catdog.model.saved_model import HEAD_CUT, WEIGHTS_FILE, ClassifierSpec
+from catdog.model.backbone_specs import HEAD_CUT, Block, backbone_spec
+from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec
 from catdog.model.weights.weights_file import Tensors, parse_tensors
 
-# What the names and shapes of the weights do not tell. Source: efficientnet/model.py, DEFAULT_BLOCKS_ARGS.
-_STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # blocks, and the stride of the first of them
-ACTIVATIONS = {"efficientnet-b0": "swish", "efficientnet-lite0": "relu6"}
 _EPSILON = 1e-3  # of Keras's batch normalization
 
 
@@ -44,7 +42,7 @@ def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
 
 def can_cut(cut: str) -> bool:
     """Tell whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
-    return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-d]_(expand_|dw|project_))conv", cut) is not None
+    return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-z]_(expand_|dw|project_))conv", cut) is not None
 
 
 def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> Any:
@@ -66,6 +64,7 @@ class _Builder:
     def __init__(self, spec: ClassifierSpec, tensors: Tensors) -> None:
         self._ops = importlib.import_module("openvino.opset13")
         self._spec, self._tensors, self._used = spec, tensors, set[str]()
+        self._backbone_spec = backbone_spec(spec.backbone)
         self._inputs: dict[str, Any] = {}  # of each convolution, by its name
 
     def build(self) -> Any:
@@ -94,29 +93,28 @@ class _Builder:
         ops, spec = self._ops, self._spec
         image = ops.parameter([-1, spec.image_size, spec.image_size, 3], np.uint8, name="image")
         node = ops.transpose(ops.convert(image, "f32"), ops.constant([0, 3, 1, 2]))
-        scale, offset = (self._constant(values, channels=True) for values in (spec.input_scale, spec.input_offset))
+        scale, offset = (self._constant(values, channels=True) for values in spec.scaling)
         node = ops.add(ops.multiply(node, scale), offset)
         node = self._activate(self._convolve(node, "stem_conv", normalization="stem_bn", stride=2))
-        for stage, (blocks, stride) in enumerate(_STAGES, 1):
-            for index in range(blocks):
-                node = self._block(node, f"block{stage}{'abcd'[index]}_", stride=1 if index else stride, skip=index > 0)
+        for block in self._backbone_spec.blocks():
+            node = self._block(node, block)
         node = self._activate(self._convolve(node, "top_conv", normalization="top_bn"))
         pool = {"max": ops.reduce_max, "avg": ops.reduce_mean}[spec.pooling]
         return image, pool(node, ops.constant([2, 3]), keep_dims=False)
 
-    def _block(self, node: Any, prefix: str, *, stride: int, skip: bool) -> Any:
-        """Apply one inverted residual block, whose optional layers are those that have weights."""
-        ops, start = self._ops, node
-        if f"{prefix}expand_conv" in self._tensors:
+    def _block(self, node: Any, block: Block) -> Any:
+        """Apply one inverted residual block."""
+        ops, start, prefix = self._ops, node, f"{block.name}_"
+        if block.expansion > 1:
             node = self._activate(self._convolve(node, f"{prefix}expand_conv", normalization=f"{prefix}expand_bn"))
-        node = self._convolve(node, f"{prefix}dwconv", normalization=f"{prefix}bn", stride=stride)
+        node = self._convolve(node, f"{prefix}dwconv", normalization=f"{prefix}bn", stride=block.stride)
         node = self._activate(node)
-        if f"{prefix}se_reduce" in self._tensors:
+        if not self._backbone_spec.lite:
             squeezed = ops.reduce_mean(node, ops.constant([2, 3]), keep_dims=True)
             reduced = self._activate(self._convolve(squeezed, f"{prefix}se_reduce"))
             node = ops.multiply(node, ops.sigmoid(self._convolve(reduced, f"{prefix}se_expand")))
         node = self._convolve(node, f"{prefix}project_conv", normalization=f"{prefix}project_bn")
-        return ops.add(node, start) if skip else node
+        return ops.add(node, start) if block.skip else node
 
     def _convolve(self, node: Any, name: str, *, normalization: str = "", stride: int = 1) -> Any:
         """Apply the convolution `name` with "same" padding, its batch normalization folded into kernel and bias."""
@@ -137,8 +135,7 @@ class _Builder:
         return node if bias is None else self._ops.add(node, self._constant(bias, channels=True))
 
     def _activate(self, node: Any) -> Any:
-        relu6 = ACTIVATIONS[self._spec.backbone] == "relu6"
-        return self._ops.clamp(node, 0.0, 6.0) if relu6 else self._ops.swish(node)
+        return self._ops.clamp(node, 0.0, 6.0) if self._backbone_spec.lite else self._ops.swish(node)
 
     def _layer(self, name: str) -> dict[str, np.ndarray]:
         self._used.add(name)

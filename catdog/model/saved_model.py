@@ -1,4 +1,4 @@
-"""The model card: what to build a classifier from, and what is known about it. Needs no TensorFlow to read."""
+"""The saved model: its card, which says what to build, and copies of the directory. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 import h5py
 
 from catdog.errors import FailureError, UsageError
+from catdog.model.backbone_specs import Scaling
 from catdog.storage import files
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.h5"
 CARD_FORMAT = 1
+_CARD_KEYS = ("backbone", "image_size", "classes", "pooling", "dropout", "input_scale", "input_offset")
 
-# Cuts that are no layer's name: before the whole backbone, and between the pooling and the head.
-INPUT_CUT = "input"
-HEAD_CUT = "head"
 OUTPUT = "fc_out"  # the output layer's name
 
 
@@ -26,8 +25,7 @@ OUTPUT = "fc_out"  # the output layer's name
 class ClassifierSpec:
     """All that is needed to build a classifier but its weights.
 
-    `image_size` is the side of the square input, in pixels. The backbone sees
-    `image * input_scale + input_offset`, each channel of a [0, 255] image by itself.
+    `image_size` is the side of the square input, in pixels; the backbone sees the image in `scaling`.
     """
 
     backbone: str
@@ -35,13 +33,18 @@ class ClassifierSpec:
     classes: tuple[str, ...]
     pooling: str
     dropout: float
-    input_scale: tuple[float, float, float]
-    input_offset: tuple[float, float, float]
+    scaling: Scaling
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields under the names that the card has for them; its lists are tuples here."""
+        settings = {**vars(self), "input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
+        del settings["scaling"]
+        return settings
 
 
 def spec_to_card(spec: ClassifierSpec) -> dict[str, Any]:
     """Return the part of a model card that tells how to build the classifier."""
-    return {"format": CARD_FORMAT, **dataclasses.asdict(spec), "classes": list(spec.classes)}
+    return {"format": CARD_FORMAT, **spec.settings(), "classes": list(spec.classes)}
 
 
 def spec_from_card(card: Mapping[str, Any], *, where: str) -> ClassifierSpec:
@@ -51,12 +54,17 @@ def spec_from_card(card: Mapping[str, Any], *, where: str) -> ClassifierSpec:
     """
     if card.get("format") != CARD_FORMAT:
         raise UsageError(f"{where}: expected a model card of format {CARD_FORMAT}, found {card.get('format')!r}")
-    names = [field.name for field in dataclasses.fields(ClassifierSpec)]
-    missing = [name for name in names if name not in card]
+    missing = [name for name in _CARD_KEYS if name not in card]
     if missing:
         raise UsageError(f"{where}: the model card lacks {', '.join(missing)}; was it written by catdog?")
-    values: dict[str, Any] = {name: tuple(card[name]) if isinstance(card[name], list) else card[name] for name in names}
-    return ClassifierSpec(**values)
+    return ClassifierSpec(
+        backbone=card["backbone"],
+        image_size=card["image_size"],
+        classes=tuple(card["classes"]),
+        pooling=card["pooling"],
+        dropout=card["dropout"],
+        scaling=Scaling(tuple(card["input_scale"]), tuple(card["input_offset"])),
+    )
 
 
 def read_card(model_dir: str) -> dict[str, Any]:

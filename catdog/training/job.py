@@ -20,7 +20,8 @@ from catdog.evaluation.calibration import Temperature
 from catdog.features.cache import (
     FeatureCache,
 )
-from catdog.model.saved_model import CARD_FILE, HEAD_CUT, WEIGHTS_FILE, copy_model
+from catdog.model.backbone_specs import HEAD_CUT
+from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import load_weights
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import corrections_fingerprint, ingest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,16 +19,13 @@ from catdog.features.cache import CachePlace, FeatureCache, locate_cache
 from catdog.features.extract import extract_features
 from catdog.features.rows import StreamSource
 from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
-from catdog.model.saved_model import HEAD_CUT, INPUT_CUT, ClassifierSpec
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, UNIT_SCALING, Scaling, backbone_spec
+from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.manifest import Manifest
 from catdog.storage import artifacts, files
 from catdog.storage.artifacts import versions
-
-# What a backbone is before it is built; backbones.py has the rest, and TensorFlow with it.
-_IMAGE_SIZE = 224
-_KNOWN_SHAPES = {HEAD_CUT: (1280,), "block7a_project_conv": (7, 7, 1152), INPUT_CUT: (_IMAGE_SIZE, _IMAGE_SIZE, 3)}
 
 Say = Callable[[str], None]
 
@@ -87,15 +85,13 @@ class StageLayout:
 
     def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, root: str) -> None:
         self._config, self._pretrained, self._root = config, pretrained, root
-        scale, offset = _input_scaling(config, pretrained)
         self.spec = ClassifierSpec(
             backbone=config.backbone,
-            image_size=_IMAGE_SIZE,
+            image_size=backbone_spec(config.backbone).image_size,
             classes=manifest.classes,
             pooling=config.pooling,
             dropout=config.dropout,
-            input_scale=scale,
-            input_offset=offset,
+            scaling=_input_scaling(config, pretrained),
         )
         self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
         self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
@@ -185,9 +181,8 @@ class StageLayout:
         config = self._config
         return Extraction(
             backbone=config.backbone,
-            image_size=_IMAGE_SIZE,
-            input_scale=self.spec.input_scale,
-            input_offset=self.spec.input_offset,
+            image_size=self.spec.image_size,
+            scaling=self.spec.scaling,
             pooling=config.pooling if cut == HEAD_CUT else None,
             weights_checksum=self._pretrained.checksum if self._pretrained else "none",
             cut=cut,
@@ -203,37 +198,36 @@ def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
     return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
 
 
-def _input_scaling(
-    config: TrainConfig, pretrained: Pretrained | None
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    if config.input_scaling == "1/255" or pretrained is None:
-        return (1 / 255,) * 3, (0.0,) * 3
-    return pretrained.scale, pretrained.offset
+def _input_scaling(config: TrainConfig, pretrained: Pretrained | None) -> Scaling:
+    return UNIT_SCALING if config.input_scaling == "1/255" or pretrained is None else pretrained.scaling
 
 
 def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
-    """Return the shape of one feature at `cut`; a cut we do not know by heart costs an import of TensorFlow.
+    """Return the shape of one feature at `cut`; unknown cuts require importing TensorFlow.
 
     Raises UsageError where the classifier cannot be cut there.
     """
-    if cut not in _KNOWN_SHAPES:
-        from catdog.model import classifier as model
+    known = backbone_spec(spec.backbone).cut_shapes(spec.image_size)
+    return known[cut] if cut in known else _built_shape(spec, cut)
 
-        trunk, _ = model.split_at(model.build_classifier(spec), cut)
-        _KNOWN_SHAPES[cut] = tuple(trunk.output.shape[1:])
-    return _KNOWN_SHAPES[cut]
+
+@functools.lru_cache(maxsize=8)
+def _built_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
+    from catdog.model import classifier as model
+
+    trunk, _ = model.split_at(model.build_classifier(spec), cut)
+    return tuple(trunk.output.shape[1:])
 
 
 def check_cut(config: TrainConfig) -> None:
     """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
     plain = ClassifierSpec(
         backbone=config.backbone,
-        image_size=_IMAGE_SIZE,
+        image_size=backbone_spec(config.backbone).image_size,
         classes=("one", "other"),
         pooling=config.pooling,
         dropout=config.dropout,
-        input_scale=(1.0,) * 3,
-        input_offset=(0.0,) * 3,
+        scaling=UNIT_SCALING,
     )
     _cut_shape(plain, config.unfrozen.unfreeze_from)
 

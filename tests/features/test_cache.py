@@ -8,13 +8,13 @@ from catdog.config import AugmentationConfig
 from catdog.features.cache import FeatureCache, find_cache, finish_cache, present_parts, write_part
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
+from catdog.model.backbone_specs import UNIT_SCALING, Scaling
 from catdog.photos.decoding.limits import DecodeLimits
 
 EXTRACTION = Extraction(
     backbone="efficientnet-lite0",
     image_size=224,
-    input_scale=(1.0, 1.0, 1.0),
-    input_offset=(0.0, 0.0, 0.0),
+    scaling=Scaling((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
     pooling="avg",
     weights_checksum="none",
     cut="head",
@@ -141,7 +141,7 @@ def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:
     name = EXTRACTION.fingerprint(photos)
     for change in (
         {"backbone": "efficientnet-b0"}, {"weights_checksum": "x"}, {"cut": "input"}, {"seed": 1}, {"pooling": "max"},
-        {"dtype": "float32"}, {"input_scale": (2.0, 1.0, 1.0)}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
+        {"dtype": "float32"}, {"scaling": UNIT_SCALING}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
     ):  # fmt: skip
         assert dataclasses.replace(EXTRACTION, **change).fingerprint(photos) != name
     assert EXTRACTION.fingerprint(photo_set(4, (1, 3))) != name

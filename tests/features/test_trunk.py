@@ -18,8 +18,8 @@ from catdog.features import trunk
 from catdog.features.extract import extract_features
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
 from catdog.model.openvino_graph import can_cut
-from catdog.model.saved_model import HEAD_CUT, INPUT_CUT
 from catdog.model.weights.pretrained import load_weights
 from catdog.photos.decoding.limits import DecodeLimits
 
@@ -28,8 +28,8 @@ def extraction(**changes: object) -> Extraction:
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
     values = {
-        "backbone": "efficientnet-lite0", "image_size": 224, "input_scale": pretrained.scale,
-        "input_offset": pretrained.offset, "pooling": "avg", "weights_checksum": pretrained.checksum, "cut": HEAD_CUT,
+        "backbone": "efficientnet-lite0", "image_size": 224, "scaling": pretrained.scaling,
+        "pooling": "avg", "weights_checksum": pretrained.checksum, "cut": HEAD_CUT,
         "dtype": "float16", "seed": 0, "limits": DecodeLimits(), "augmentation": AugmentationConfig(), **changes,
     }  # fmt: skip
     return Extraction(**values)  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ import pytest
 from catdog import load_classifier
 from catdog.errors import FailureError, UsageError
 from catdog.model import classifier as model
-from catdog.model.saved_model import HEAD_CUT, INPUT_CUT, ClassifierSpec, spec_to_card
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, UNIT_SCALING
+from catdog.model.saved_model import ClassifierSpec, spec_to_card
 
 
 def spec_of(backbone: str, **changes: object) -> ClassifierSpec:
@@ -17,8 +18,7 @@ def spec_of(backbone: str, **changes: object) -> ClassifierSpec:
         "classes": ("cat", "dog"),
         "pooling": "max",
         "dropout": 0.2,
-        "input_scale": (1 / 255,) * 3,
-        "input_offset": (0.0,) * 3,
+        "scaling": UNIT_SCALING,
     }
     return ClassifierSpec(**{**values, **changes})  # type: ignore[arg-type]
 

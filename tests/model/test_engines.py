@@ -12,6 +12,7 @@ from made_photos import save_classifier
 
 from catdog.errors import FailureError, UsageError
 from catdog.model import engines
+from catdog.model.backbone_specs import UNIT_SCALING
 from catdog.model.engines import EngineSpec, check_cpu, check_precision, choose_engine, has_bfloat16, read_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.decode import decode_image
@@ -49,7 +50,7 @@ def random_b0(directory: Path) -> Path:
     tf_keras.utils.set_random_seed(3)
     spec = ClassifierSpec(
         backbone="efficientnet-b0", image_size=224, classes=("a", "b", "c"), pooling="max", dropout=0.0,
-        input_scale=(1 / 255,) * 3, input_offset=(0.0,) * 3,
+        scaling=UNIT_SCALING,
     )  # fmt: skip
     model.save_model(directory, model.build_classifier(spec), spec_to_card(spec))
     return directory

@@ -10,6 +10,7 @@ import pytest
 
 from catdog.errors import FailureError
 from catdog.model import openvino_graph
+from catdog.model.backbone_specs import Scaling
 from catdog.model.engines import EngineSpec, read_model
 
 
@@ -26,7 +27,7 @@ def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, 
     tf_keras.utils.set_random_seed(5)
     spec = ClassifierSpec(
         backbone=backbone, image_size=size, classes=("a", "b", "c"), pooling=pooling, dropout=0.0,
-        input_scale=(1 / 58, 1 / 57, 1 / 56), input_offset=(-2.1, -2.0, -1.8),
+        scaling=Scaling((1 / 58, 1 / 57, 1 / 56), (-2.1, -2.0, -1.8)),
     )  # fmt: skip
     network, random = model.build_classifier(spec), np.random.default_rng(5)
     for layer in network.layers:
@@ -86,9 +87,3 @@ def test_what_is_no_weights_file_is_refused_in_one_line(model_dir: Path) -> None
     with pytest.raises(FailureError, match=r"weights\.h5 cannot be used") as caught:
         openvino_graph.build_graph(read_model(str(model_dir)).spec, b"not hdf5")
     assert "\n" not in str(caught.value)
-
-
-def test_every_backbone_has_its_activation() -> None:
-    from catdog.model.backbones import BACKBONES
-
-    assert {name: spec.activation for name, spec in BACKBONES.items()} == openvino_graph.ACTIVATIONS

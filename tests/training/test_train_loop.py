@@ -6,7 +6,8 @@ import pytest
 
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.model import classifier as model
-from catdog.model.saved_model import HEAD_CUT, ClassifierSpec
+from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
+from catdog.model.saved_model import ClassifierSpec
 from catdog.training import train_loop as stages
 from catdog.training.train_loop import DivergedError, StageState, fit_stage
 
@@ -32,8 +33,7 @@ def classifier():  # type: ignore[no-untyped-def]
             classes=("cat", "dog"),
             pooling="avg",
             dropout=0.0,
-            input_scale=(1 / 255,) * 3,
-            input_offset=(0.0,) * 3,
+            scaling=UNIT_SCALING,
         )
     )
 

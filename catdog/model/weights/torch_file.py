@@ -13,7 +13,6 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,24 +48,12 @@ class _TensorView:
     strides: tuple[int, ...]
 
 
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of the torch state-dict file at `path`, by name, each in torch's own layout.
-
-    Raises UsageError when the file cannot be read, is of another format, is cut short, or holds anything but
-    tensors; nothing in it is ever executed.
-    Source: `torch.serialization._legacy_load`.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_state_dict(content, where=str(path))
-
-
 def parse_state_dict(content: bytes, *, where: str) -> dict[str, np.ndarray]:
-    """Return the tensors in the bytes of a torch state-dict file, as `read_state_dict` does.
+    """Return the tensors in the bytes of a torch state-dict file, by name, each in torch's own layout.
 
-    Raises UsageError, naming `where`.
+    Raises UsageError, naming `where`, when it is of another format, is cut short, or holds anything but tensors;
+    nothing in it is ever executed.
+    Source: `torch.serialization._legacy_load`.
     """
     if content.startswith(_ZIP_SIGNATURE):
         raise UsageError(

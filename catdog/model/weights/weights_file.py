@@ -9,39 +9,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import h5py
 import numpy as np
 
 from catdog.errors import UsageError
+from catdog.model.backbone_specs import IMAGENET_STDDEV, BackboneSpec, Scaling, backbone_spec, standardize
 from catdog.model.weights.torch_file import parse_state_dict
 
 Tensors = dict[str, dict[str, np.ndarray]]
-Channels = tuple[float, float, float]  # red, green, blue
-
-
-class Scaling(NamedTuple):
-    """What a backbone's input is made of: `image * scale + offset`, each channel of a [0, 255] image by itself."""
-
-    scale: Channels
-    offset: Channels
-
-
-def _standardize(mean: Collection[float], stddev: Collection[float]) -> Scaling:
-    """Return (image / 255 - mean) / stddev as a scaling."""
-    red, green, blue = ((1 / (255 * d), -m / d) for m, d in zip(map(float, mean), map(float, stddev), strict=True))
-    return Scaling((red[0], green[0], blue[0]), (red[1], green[1], blue[1]))
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]
-IMAGENET_STDDEV = (0.229, 0.224, 0.225)
-DEFAULT_SCALINGS = {
-    "efficientnet-b0": _standardize(IMAGENET_MEAN, IMAGENET_STDDEV),
-    # (image - 127) / 128, as TensorFlow's EfficientNet-Lite was trained.
-    "efficientnet-lite0": Scaling((1 / 128, 1 / 128, 1 / 128), (-127 / 128, -127 / 128, -127 / 128)),
-}
 
 _TOP = "probs"
 _TOP_NAMES = (_TOP, "predictions", "fc")
@@ -54,12 +31,13 @@ def parse_tensors(content: bytes, *, backbone: str, where: str) -> tuple[Tensors
 
     Raises UsageError, naming `where`, when it is neither or is broken.
     """
+    spec = backbone_spec(backbone)
     if not content.startswith(_HDF5_SIGNATURE):
-        return _from_torch(parse_state_dict(content, where=where)), DEFAULT_SCALINGS[backbone]
+        return _from_torch(parse_state_dict(content, where=where), spec), spec.scaling
     tensors = _parse_h5(content, where=where)
     normalizations = [layer for layer in tensors if re.fullmatch(r"normalization(_\d+)?", layer)]
     if len(normalizations) != 1:
-        return tensors, DEFAULT_SCALINGS[backbone]
+        return tensors, spec.scaling
     return tensors, _scaling_of(tensors.pop(normalizations[0]), where=where)
 
 
@@ -147,11 +125,9 @@ def _scaling_of(normalization: Mapping[str, np.ndarray], *, where: str) -> Scali
     if mean.size != 3 or variance.size != 3 or not (variance > 0).all():
         raise UsageError(f"{where}: its normalization layer holds no mean and variance of three channels")
     published = np.allclose(variance, IMAGENET_STDDEV, rtol=0, atol=1e-4)
-    return _standardize(mean, variance if published else np.sqrt(variance))
+    return standardize(mean, variance if published else np.sqrt(variance))
 
 
-_BLOCK_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # of B0 and Lite0: torch counts blocks through, Keras by stage and letter
-_BLOCK_NAMES = [f"block{stage}{'abcd'[i]}" for stage, repeats in enumerate(_BLOCK_REPEATS, 1) for i in range(repeats)]
 _TORCH_ENDS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn", "_fc": _TOP}
 _TORCH_BLOCK = {
     "_expand_conv": "expand_conv",
@@ -171,15 +147,16 @@ _TORCH_BATCH_NORM = {
 }
 
 
-def _from_torch(state: Mapping[str, np.ndarray]) -> Tensors:
+def _from_torch(state: Mapping[str, np.ndarray], spec: BackboneSpec) -> Tensors:
     """Return the tensors of `efficientnet_pytorch` and its Lite sister under Keras's names and in its layouts.
 
     A name that is not theirs is kept, to be reported as extra.
     """
     tensors: Tensors = {}
+    blocks = [block.name for block in spec.blocks()]
     for path, array in state.items():
         module, _, name = path.rpartition(".")
-        layer = _torch_layer(module)
+        layer = _torch_layer(module, blocks)
         if name == "num_batches_tracked":
             continue  # of use to torch's training alone
         if layer.endswith("dwconv") and array.ndim == 4:
@@ -194,9 +171,12 @@ def _from_torch(state: Mapping[str, np.ndarray]) -> Tensors:
     return tensors
 
 
-def _torch_layer(module: str) -> str:
-    """Return the Keras name of a torch module, or `module` itself where it has none."""
+def _torch_layer(module: str, blocks: Sequence[str]) -> str:
+    """Return the Keras name of a torch module, or `module` itself where it has none.
+
+    Torch counts the blocks through, Keras by stage and letter.
+    """
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", module)
-    if block and int(block[1]) < len(_BLOCK_NAMES) and block[2] in _TORCH_BLOCK:
-        return f"{_BLOCK_NAMES[int(block[1])]}_{_TORCH_BLOCK[block[2]]}"
+    if block and int(block[1]) < len(blocks) and block[2] in _TORCH_BLOCK:
+        return f"{blocks[int(block[1])]}_{_TORCH_BLOCK[block[2]]}"
     return _TORCH_ENDS.get(module, module)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from catdog.errors import FailureError, UsageError
-from catdog.model.weights.pretrained import Pretrained, Source, load_weights, published_sources
-from catdog.model.weights.weights_file import DEFAULT_SCALINGS
+from catdog.model.backbone_specs import BACKBONES, PublishedFile
+from catdog.model.weights.pretrained import Pretrained, load_weights, published_sources
 from catdog.storage.files import cache_directory
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -88,7 +88,7 @@ def load(server: Server, cache: Path) -> Callable[..., Pretrained]:
 
     def load(*names: str, weights: str = "imagenet") -> Pretrained:
         checksums = ("md5:0", f"sha256:{SHA256}")
-        sources = [Source(url=server.url + name, file_name=name, checksums=checksums) for name in names]
+        sources = [PublishedFile(url=server.url, name=name, checksums=checksums) for name in names]
         pretrained = load_weights("efficientnet-b0", weights=weights, cache_dir=cache, sources=sources)
         assert pretrained is not None
         return pretrained
@@ -105,7 +105,7 @@ def test_lite0_comes_with_the_installation_and_needs_no_cache(tmp_path: Path) ->
     pretrained = load_weights("efficientnet-lite0", weights="imagenet", cache_dir=tmp_path / "file" / "never")
     assert pretrained is not None
     assert pretrained.checksum == LITE0_SHA256
-    assert (pretrained.scale, pretrained.offset) == DEFAULT_SCALINGS["efficientnet-lite0"]
+    assert pretrained.scaling == BACKBONES["efficientnet-lite0"].scaling
     assert pretrained.license == "Apache-2.0"
     shapes = {layer: {name: array.shape for name, array in t.items()} for layer, t in pretrained.tensors.items()}
     assert len(shapes) == 99
@@ -172,14 +172,14 @@ def test_when_nothing_helps_one_line_names_all_places_and_ways_out(
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FailureError, match=r"cannot write to the cache .*/file/cache: .*CATDOG_CACHE"):
-        load_weights("efficientnet-b0", weights="imagenet", cache_dir=tmp_path / "file" / "cache", sources=())
+        load_weights("efficientnet-b0", weights="imagenet", cache_dir=tmp_path / "file" / "cache")
 
 
 def test_two_processes_at_once_download_once(server: Server, cache: Path) -> None:
     server.pause_seconds = 0.5  # long enough for both to find the cache empty
     program = (
         "from pathlib import Path; from catdog.model.weights.pretrained import *; input(); "
-        f"source = Source(url={server.url + 'b0.h5'!r}, file_name='b0.h5', checksums=('sha256:{SHA256}',)); "
+        f"source = PublishedFile(url={server.url!r}, name='b0.h5', checksums=('sha256:{SHA256}',)); "
         f"print(locate_published('efficientnet-b0', cache_dir=Path({str(cache)!r}), sources=[source]).name)"
     )
     processes = [
@@ -204,7 +204,7 @@ def test_a_given_file_or_uri_is_read(
     np.testing.assert_array_equal(first.tensors["stem_conv"]["kernel"], KERNEL)
     assert first.checksum == second.checksum == SHA256
     assert (first.source, first.license) == (weights, "unknown")
-    assert (first.scale, first.offset) == DEFAULT_SCALINGS["efficientnet-b0"]
+    assert first.scaling == BACKBONES["efficientnet-b0"].scaling
     assert server.asked == (["/b0.h5"] if "url" in form else [])
 
 
@@ -220,16 +220,16 @@ def test_a_given_file_that_is_not_there_is_named(load: Callable[..., Pretrained]
 
 
 def test_a_mirror_is_asked_first_and_may_serve_either_published_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    public = published_sources()
-    assert [source.url for source in public] == [
+    public = published_sources(BACKBONES["efficientnet-b0"])
+    assert [source.url + source.name for source in public] == [
         "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
         "https://github.com/Callidior/keras-applications/releases/download/efficientnet/"
         "efficientnet-b0_weights_tf_dim_ordering_tf_kernels_autoaugment_notop.h5",
     ]
     monkeypatch.setenv("CATDOG_WEIGHTS_MIRROR", "https://mirror.example/weights/")
-    mirrored = published_sources()
+    mirrored = published_sources(BACKBONES["efficientnet-b0"])
     assert mirrored[2:] == public
-    assert mirrored[0].url == "https://mirror.example/weights/efficientnetb0_notop.h5"
+    assert mirrored[0].url + mirrored[0].name == "https://mirror.example/weights/efficientnetb0_notop.h5"
     assert all(len(source.checksums) == 2 for source in mirrored)
 
 

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from catdog.errors import UsageError
-from catdog.model.weights.weights_file import (
-    DEFAULT_SCALINGS,
-    IMAGENET_MEAN,
-    IMAGENET_STDDEV,
-    Scaling,
-    check_tensors,
-    parse_tensors,
-)
+from catdog.model.backbone_specs import BACKBONES, IMAGENET_MEAN, IMAGENET_STDDEV, Scaling
+from catdog.model.weights.weights_file import check_tensors, parse_tensors
 
 KERNEL = np.arange(3 * 3 * 3 * 32, dtype=np.float32).reshape(3, 3, 3, 32)
 GAMMA = np.linspace(0, 1, 32, dtype=np.float32)
@@ -59,7 +53,7 @@ def test_every_way_that_keras_lays_out_a_file_is_read(content: bytes) -> None:
     check_tensors(tensors, shapes=SHAPES, where="weights.h5")
     np.testing.assert_array_equal(tensors["stem_conv"]["kernel"], KERNEL)
     np.testing.assert_array_equal(tensors["stem_bn"]["gamma"], GAMMA)
-    assert scaling == DEFAULT_SCALINGS["efficientnet-b0"]
+    assert scaling == BACKBONES["efficientnet-b0"].scaling
 
 
 def test_a_depthwise_kernel_is_known_under_keras_3_s_name_too() -> None:
@@ -68,9 +62,9 @@ def test_a_depthwise_kernel_is_known_under_keras_3_s_name_too() -> None:
 
 def test_the_default_scalings_are_the_published_preprocessing() -> None:
     image = np.array([0.0, 100.0, 255.0])
-    scale, offset = DEFAULT_SCALINGS["efficientnet-b0"]
+    scale, offset = BACKBONES["efficientnet-b0"].scaling
     np.testing.assert_allclose(image * scale + offset, (image / 255 - IMAGENET_MEAN) / IMAGENET_STDDEV)
-    scale, offset = DEFAULT_SCALINGS["efficientnet-lite0"]
+    scale, offset = BACKBONES["efficientnet-lite0"].scaling
     np.testing.assert_allclose(image * scale + offset, (image - 127) / 128)
 
 
@@ -83,7 +77,7 @@ def test_a_file_that_was_never_normalized_expects_one_255th() -> None:
 @pytest.mark.parametrize("variance", [np.array(IMAGENET_STDDEV), np.square(IMAGENET_STDDEV)])
 def test_the_published_file_and_a_rightly_normalized_one_expect_the_same(variance: np.ndarray) -> None:
     _, scaling = parse(h5(BOTH | normalization(np.array(IMAGENET_MEAN), variance, name="normalization_1")))
-    np.testing.assert_allclose(scaling, DEFAULT_SCALINGS["efficientnet-b0"], rtol=1e-5)
+    np.testing.assert_allclose(scaling, BACKBONES["efficientnet-b0"].scaling, rtol=1e-5)
 
 
 def test_a_normalization_layer_of_another_kind_is_refused() -> None:
