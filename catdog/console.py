@@ -9,8 +9,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
+
+Say = Callable[[str], None]  # prints one line
+Progress = Callable[[int, int], None]  # shows how many are done, of how many
 
 _LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
 

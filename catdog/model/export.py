@@ -47,7 +47,7 @@ def export(config: ExportConfig, *, say: Say = print) -> str:
     for package in _PACKAGES.get(config.to, ()):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"--to {config.to}: expected the package {package}, found none: pip install 'catdog[{config.to}]'"
+                f"--to {config.to}: expected the package {package}, found none: pip install 'catdog-ray[{config.to}]'"
             )
     out = files.absolute(config.out)
     suffix = _SUFFIXES.get(config.to, "")

@@ -42,7 +42,7 @@ def require_tracker(kind: str, *, run_dir: str) -> None:
     for package in _PACKAGES.get(kind, ()):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
-                f"--track {kind}: expected the package {package}, found none: pip install 'catdog[{kind}]'"
+                f"--track {kind}: expected the package {package}, found none: pip install 'catdog-ray[{kind}]'"
             )
     if kind == "mlflow" and files.is_uri(run_dir) and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UsageError("--track mlflow: expected a server in MLFLOW_TRACKING_URI, because --run-dir is a URI")

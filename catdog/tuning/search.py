@@ -18,7 +18,7 @@ OBJECTIVE = "val_loss"  # the least of all epochs of a trial
 def require_optuna() -> None:
     """Raise UsageError where Optuna is not installed."""
     if importlib.util.find_spec("optuna") is None:
-        raise UsageError("--search optuna: expected the package optuna, found none: pip install 'catdog[optuna]'")
+        raise UsageError("--search optuna: expected the package optuna, found none: pip install 'catdog-ray[optuna]'")
 
 
 def make_searcher(space: Space, *, done: Mapping[int, Mapping[str, Any]], seed: int) -> Any:

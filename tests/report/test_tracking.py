@@ -124,6 +124,6 @@ def test_a_missing_package_ends_the_command_before_any_work(photo_folder: Path, 
     )  # fmt: skip
     assert job.returncode == 2, job.stderr
     assert job.stderr == (
-        "catdog: --track mlflow: expected the package mlflow, found none: pip install 'catdog[mlflow]'\n"
+        "catdog: --track mlflow: expected the package mlflow, found none: pip install 'catdog-ray[mlflow]'\n"
     )
     assert not (tmp_path / "run").exists()
