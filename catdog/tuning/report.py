@@ -1,4 +1,4 @@
-"""report.html of a tune job: the trials side by side, what each knob did, the best so far, the cost."""
+"""report.html of a tune job: the trials side by side, the effect of each setting, the best so far, the cost."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from catdog.report.page import Section, build_page, count_text, details, figure,
 _DRAWN = 500  # trials in a chart; the table has four times as many
 
 Record = Mapping[str, Any]  # trial.json
-# Status by series: colour and, for what did not come to its end, a hollow mark.
+# Status by series: its colour; the mark of a trial that did not run to its end is hollow.
 _STATES = {"finished": 0, "stopped": 1, "failed": 6}
 _SCORES = (("accuracy", "validation accuracy", True), ("loss", "validation loss", False))
 
 
-def build_tune_page(records: Sequence[Record], knobs: Sequence[str], *, result: Mapping[str, Any], run_dir: str) -> str:
-    """Return the page of a sweep: `records` of its trials, the `knobs` that varied, `result` as best.json holds it."""
+def build_tune_page(
+    records: Sequence[Record], settings: Sequence[str], *, result: Mapping[str, Any], run_dir: str
+) -> str:
+    """Return the page of a sweep: `records` of its trials, the `settings` that varied, `result` as in best.json."""
     rated = sorted((record for record in records if _is_rated(record)), key=_worth)
     drawn = rated[:_DRAWN]
     return build_page(
-        title="Sweep",
+        title="Hyperparameter sweep",
         subtitle=run_dir,
         sections=[
             Section(name="best", title="The best trial", body=_overview(records, result)),
-            Section(name="parallel", title="Trials side by side", body=_parallel(drawn, knobs, total=len(rated)))
+            Section(name="parallel", title="Trials side by side", body=_parallel(drawn, settings, total=len(rated)))
             if len(drawn) > 1
             else None,
-            Section(name="knobs", title="What a knob did", body=_scatters(drawn, knobs)) if drawn and knobs else None,
+            Section(name="settings", title="Effect of each setting", body=_scatters(drawn, settings))
+            if drawn and settings
+            else None,
             Section(name="progress", title="Best so far", body=_progress(rated)) if rated else None,
-            Section(name="cost", title="What it cost", body=_cost(records)),
-            Section(name="trials", title="All trials", body=_trials(records, knobs, rated)),
-            Section(name="made", title="How it was made", body=_making(result)),
+            Section(name="cost", title="Cost", body=_cost(records)),
+            Section(name="trials", title="All trials", body=_trials(records, settings, rated)),
+            Section(name="versions", title="Versions", body=_versions(result)),
         ],
         scripts=["tune_page.js"],
     )
@@ -48,7 +52,7 @@ def _is_rated(record: Record) -> bool:
 
 
 def _worth(record: Record) -> tuple[float, float, int]:
-    """Return what sorts the best first: as the sweep chooses, among trials that may not be finished too."""
+    """Return the key that sorts the best first, by the rule of the sweep; unfinished trials count too."""
     return -record["validation"]["accuracy"], record["validation"]["loss"], record["number"]
 
 
@@ -57,11 +61,13 @@ def _overview(records: Sequence[Record], result: Mapping[str, Any]) -> Html:
     chosen = "The best trial was chosen on the validation photos"
     if test:
         chosen += (
-            "; its accuracy on the test photos, which took no part in the choice, is the one to report. That on "
-            "validation is that of a winner among many, and flatters it."
+            "; report its accuracy on the test photos, which were not used to choose it. Its accuracy on validation "
+            "is too high, because the best of many trials was chosen by it."
         )
     else:
-        chosen += ". There were no test photos: its accuracy flatters it, because it is that of a winner among many."
+        chosen += (
+            ". There were no test photos: its accuracy is too high, because the best of many trials was chosen by it."
+        )
     return join(
         [
             tiles(
@@ -72,8 +78,8 @@ def _overview(records: Sequence[Record], result: Mapping[str, Any]) -> Html:
                 ("time", duration(result["seconds"]), "of the last command"),
             ),
             tag("p", chosen),
-            settings_table(result["values"], head=("knob", "best value")),
-            tag("p", "Train it again:"),
+            settings_table(result["values"], head=("setting", "best value")),
+            tag("p", "To train it again:"),
             tag("pre", tag("code", result["command"])),
         ]
     )
@@ -86,38 +92,38 @@ def _tip(record: Record) -> str:
     return "\n".join([head, f"validation accuracy {scores['accuracy']:.4f}, loss {scores['loss']:.4g}", *values])
 
 
-def _parallel(drawn: Sequence[Record], knobs: Sequence[str], *, total: int) -> Html:
-    columns = [(key, [record["values"][key] for record in drawn]) for key in knobs]
+def _parallel(drawn: Sequence[Record], settings: Sequence[str], *, total: int) -> Html:
+    columns = [(key, [record["values"][key] for record in drawn]) for key in settings]
     columns += [(title, [record["validation"][key] for record in drawn]) for key, title, _ in _SCORES]
-    # A score that all trials share tells nothing.
-    columns = [(name, values) for name, values in columns if name in knobs or len(set(values)) > 1]
+    # A score that is the same for all trials says nothing.
+    columns = [(name, values) for name, values in columns if name in settings or len(set(values)) > 1]
     ranks = [place / max(1, len(drawn) - 1) for place in range(len(drawn))]
-    text = "Each line is a trial; the stronger its blue, the better its validation accuracy, and of equals its loss."
+    text = "Each line is a trial. A stronger blue means a better validation accuracy, on a tie a lower loss."
     if total > len(drawn):
-        text += f" Drawn are the best {len(drawn):,} of {total:,}."
+        text += f" It shows the best {len(drawn):,} of {total:,}."
     chart = parallel(columns, tips=[_tip(record) for record in drawn], ranks=ranks)
     return figure(text, chart, wide=True)
 
 
-def _scatters(drawn: Sequence[Record], knobs: Sequence[str]) -> Html:
+def _scatters(drawn: Sequence[Record], settings: Sequence[str]) -> Html:
     states = [state for state in _STATES if any(record["status"] == state for record in drawn)]
     parts: list[Child] = [
         tag(
             "div",
-            tag("label", "Knob", tag("select", join(tag("option", key) for key in knobs), id="knob")),
+            tag("label", "Setting", tag("select", join(tag("option", key) for key in settings), id="setting")),
             class_="tools",
         )
     ]
-    for key in knobs:
+    for key in settings:
         charts = (
             figure(
-                f"{title.capitalize()} against {key}; a stopped trial has the best that it had come to.",
+                f"{title.capitalize()} against {key}; a stopped trial counts with its best epoch.",
                 _state_legend(states),
                 _scatter(drawn, key, score, title),
             )
             for score, title, _ in _SCORES
         )
-        parts.append(tag("div", join(charts), class_="columns", data_knob=key, hidden=key != knobs[0]))
+        parts.append(tag("div", join(charts), class_="columns", data_setting=key, hidden=key != settings[0]))
     return tag("div", join(parts), class_="stack")
 
 
@@ -153,7 +159,7 @@ def _progress(rated: Sequence[Record]) -> Html:
         chart = scatter(
             points,
             title=f"Best {title} so far",
-            x_label="minutes since the first trial began",
+            x_label="minutes since the first trial started",
             y_label=title,
             steps=list(zip(minutes, best, strict=True)),
         )
@@ -178,12 +184,12 @@ def _cost(records: Sequence[Record]) -> Html:
         )
         for state in sorted(counts, key=lambda state: -seconds[state])
     ]
-    rows.append(("in all", f"{len(records):,}", duration(total), duration(total / max(1, len(records))), "", ""))
-    text = "Seconds of the trials' processes, several of which run at once; the trunk pass before them is not counted."
+    rows.append(("total", f"{len(records):,}", duration(total), duration(total / max(1, len(records))), "", ""))
+    text = "Time of the trials' processes, several of which run at once, without the trunk pass before them."
     return join([table(("trials", "number", "time", "each", "share", ""), rows), tag("p", text, class_="soft")])
 
 
-def _trials(records: Sequence[Record], knobs: Sequence[str], rated: Sequence[Record]) -> Html:
+def _trials(records: Sequence[Record], settings: Sequence[str], rated: Sequence[Record]) -> Html:
     known = {record["number"] for record in rated}
     order = [*rated, *(record for record in records if record["number"] not in known)][: 4 * _DRAWN]
     rows: list[Sequence[Child]] = []
@@ -197,19 +203,19 @@ def _trials(records: Sequence[Record], knobs: Sequence[str], rated: Sequence[Rec
                 (scores["loss"], f"{scores['loss']:.4g}") if scores else "",
                 str(record.get("epochs", 0)),
                 (record["seconds"], duration(record["seconds"])),
-                *((record["values"].get(key), number_text(record["values"].get(key))) for key in knobs),
+                *((record["values"].get(key), number_text(record["values"].get(key))) for key in settings),
             )
         )
-    head = ("trial", "status", "val accuracy", "val loss", "epochs", "time", *knobs)
+    head = ("trial", "status", "val accuracy", "val loss", "epochs", "time", *settings)
     reasons = Counter(record["reason"] for record in records if record.get("reason"))
     lines = [tag("p", f"{count_text(count, 'trial')} failed: {reason}") for reason, count in reasons.most_common(10)]
     listing = table(
-        head, rows, sortable=True, texts=2, caption="Scores are of validation; a column's name sorts by it."
+        head, rows, sortable=True, texts=2, caption="Scores are on validation photos; click a column to sort by it."
     )
     more = len(records) - len(rows)
-    note = tag("p", f"{more:,} more are in trials.csv.", class_="soft") if more else None
+    note = tag("p", f"{more:,} more trials are in trials.csv.", class_="soft") if more else None
     return join([folded(len(rows), "trial", listing), note, join(lines)])
 
 
-def _making(result: Mapping[str, Any]) -> Html:
+def _versions(result: Mapping[str, Any]) -> Html:
     return details("Versions", settings_table(result.get("versions", {}), head=("package", "version")))

@@ -1,38 +1,43 @@
-"""The Bayesian search of a sweep: Optuna's tree-structured Parzen estimator, asked and told by Ray Tune.
+"""How a sweep finds values to try: Optuna's tree-structured Parzen estimator, asked and told by Ray Tune.
 
-Source: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011.
+Source: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011. Imported late: it needs Ray.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from catdog.errors import UsageError
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
 from catdog.tuning.space import Domain, Space
 
-OBJECTIVE = "val_loss"  # the least of all epochs of a trial
+OBJECTIVE = "val_loss"  # the lowest of all epochs of a trial
 
 
-def require_optuna() -> None:
-    """Raise UsageError where Optuna is not installed."""
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError("--search optuna: expected the package optuna, found none: pip install 'catdog-ray[optuna]'")
+def name_trials(numbers: Sequence[int]) -> Callable[[Trial], str]:
+    """Return what names trials for Ray Tune by `numbers`, in the order in which it makes them."""
+    names: dict[str, str] = {}
+
+    def name(trial: Trial) -> str:
+        if trial.trial_id not in names:
+            names[trial.trial_id] = f"{numbers[len(names)]:05d}"
+        return names[trial.trial_id]
+
+    return name
 
 
-def make_searcher(space: Space, *, done: Mapping[int, Mapping[str, Any]], seed: int) -> Any:
-    """Return a searcher of Ray Tune's that suggests {"chosen": {"number": …, knob: value …}}.
+def make_searcher(space: Space, *, done: Mapping[int, Mapping[str, Any]], seed: int) -> Searcher:
+    """Return a searcher for Ray Tune that suggests `{"values": {setting: value, …}}`.
 
-    `done` has the records of earlier trials by number: the search goes on from what they taught.
+    `done` has the records of earlier trials by number: the search resumes from their scores.
     """
     import optuna
-    from ray.tune.search import Searcher
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {key: _distribution(domain) for key, domain in space.items()}
-    sampler = optuna.samplers.TPESampler(seed=seed + len(done))
-    study = optuna.create_study(direction="minimize", sampler=sampler)
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed + len(done)))
     for record in done.values():
         if "validation" in record:
             study.add_trial(
@@ -40,33 +45,33 @@ def make_searcher(space: Space, *, done: Mapping[int, Mapping[str, Any]], seed: 
                     params=record["values"], distributions=distributions, value=record["validation"]["loss"]
                 )
             )
+    return OptunaSearcher(space, study, distributions)
 
-    class OptunaSearch(Searcher):  # type: ignore[misc]
-        """Numbers its suggestions on from the earlier trials."""
 
-        def __init__(self) -> None:
-            super().__init__(metric=OBJECTIVE, mode="min")
-            self._next = max(done, default=-1) + 1
-            self._asked: dict[str, Any] = {}
+class OptunaSearcher(Searcher):  # type: ignore[misc]
+    """Asks an Optuna study for values and tells it the scores."""
 
-        def suggest(self, trial_id: str) -> dict[str, Any]:
-            asked = self._asked[trial_id] = study.ask(distributions)
-            number, self._next = self._next, self._next + 1
-            values = {key: _value(space[key], asked.params[key]) for key in space}
-            return {"chosen": {"number": number, **values}}
+    def __init__(self, space: Space, study: Any, distributions: Mapping[str, Any]) -> None:
+        super().__init__(metric=OBJECTIVE, mode="min")
+        self._space, self._study, self._distributions = space, study, distributions
+        self._asked: dict[str, Any] = {}
 
-        def on_trial_complete(
-            self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
-        ) -> None:
-            asked = self._asked.pop(trial_id, None)
-            if asked is None:
-                return
-            if error or not result or OBJECTIVE not in result:
-                study.tell(asked, state=optuna.trial.TrialState.FAIL)
-            else:
-                study.tell(asked, float(result[OBJECTIVE]))
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Return the values of the next trial."""
+        asked = self._asked[trial_id] = self._study.ask(self._distributions)
+        return {"values": {key: _value(self._space[key], asked.params[key]) for key in self._space}}
 
-    return OptunaSearch()
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study how a trial ended."""
+        import optuna
+
+        asked = self._asked.pop(trial_id, None)
+        if asked is None:
+            return
+        if error or not result or OBJECTIVE not in result:
+            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(asked, float(result[OBJECTIVE]))
 
 
 def _distribution(domain: Domain) -> Any:
@@ -80,6 +85,6 @@ def _distribution(domain: Domain) -> Any:
 
 
 def _value(domain: Domain, found: Any) -> Any:
-    """Return what Optuna drew with four digits: a person can type it again."""
+    """Return what Optuna drew with four digits, short enough to type."""
     rounded = isinstance(found, float) and not domain.values
     return min(max(float(f"{found:.4g}"), domain.low), domain.high) if rounded else found

@@ -296,7 +296,7 @@ def test_a_training_without_diagnosis_has_a_page_of_what_there_is(browser: Any, 
     assert wide == 0
 
 
-def test_the_page_of_a_sweep_sorts_trials_and_shows_a_knob(browser: Any, tmp_path: Path) -> None:
+def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting(browser: Any, tmp_path: Path) -> None:
     records = [
         {
             "number": number, "status": "finished" if number % 3 else "stopped", "epochs": 5, "seconds": 4.0 + number,
@@ -311,13 +311,13 @@ def test_the_page_of_a_sweep_sorts_trials_and_shows_a_knob(browser: Any, tmp_pat
         "number": 8, "values": {"dropout": 0.4}, "stage": "unfrozen", "validation": {"accuracy": 0.94}, "seconds": 60.0,
         "test": {"accuracy": 0.91}, "command": "python jobs/train.py --x '<b>'", "trials": {"finished": 6, "failed": 1},
     }  # fmt: skip
-    knobs = ("dropout", "pooling")
-    page = write(tmp_path, lambda: build_tune_page(records, knobs, result=result, run_dir="/runs/sweep"))
+    settings = ("dropout", "pooling")
+    page = write(tmp_path, lambda: build_tune_page(records, settings, result=result, run_dir="/runs/sweep"))
     assert open_page(browser, page) == []
     assert "took no part in the choice" in browser.find_element("id", "best").text
-    assert len(find(browser, "#knobs svg.chart")) == 2
-    choose(browser, "knob", "pooling")
-    assert find(browser, "#knobs svg.chart")[0].get_attribute("aria-label") == "validation accuracy against pooling"
+    assert len(find(browser, "#settings svg.chart")) == 2
+    choose(browser, "setting", "pooling")
+    assert find(browser, "#settings svg.chart")[0].get_attribute("aria-label") == "validation accuracy against pooling"
     button = next(one for one in find(browser, "#trials thead button") if one.text == "val loss")
     for order in ([9, 8, 7], [0, 1, 2]):
         button.click()

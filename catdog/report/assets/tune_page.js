@@ -1,10 +1,10 @@
 "use strict";
-// Which knob's charts are shown.
+// Which setting's charts are shown.
 {
-  const knob = document.getElementById("knob");
+  const setting = document.getElementById("setting");
   const show = () => {
-    for (const charts of document.querySelectorAll("[data-knob]")) charts.hidden = charts.dataset.knob !== knob.value;
+    for (const charts of document.querySelectorAll("[data-setting]")) charts.hidden = charts.dataset.setting !== setting.value;
   };
-  knob?.addEventListener("change", show);
-  if (knob) show();
+  setting?.addEventListener("change", show);
+  if (setting) show();
 }
