@@ -34,11 +34,12 @@ class Job:
 def _ingest(config: IngestConfig) -> None:
     from catdog.cluster.connection import connected, quiet_datasets
     from catdog.cluster.shared_paths import check_shared
-    from catdog.photos.ingest import corrections_fingerprint, ingest
+    from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
     from catdog.storage import files
     from catdog.storage.run_directory import open_run
 
     run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    require_photos(config, run_dir=run_dir)
     with connected(verbose=config.verbose, dashboard=False):
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})

@@ -36,3 +36,16 @@ def test_the_command_lists_its_jobs_and_answers_a_near_miss() -> None:
     assert (wrong.returncode, wrong.stdout) == (2, "")
     jobs = "ingest, train, tune, predict, export, benchmark"
     assert wrong.stderr == f"catdog: expected a job, one of {jobs}, found trian; did you mean train?\n"
+
+
+@pytest.mark.parametrize("name", ["ingest", "train", "tune"])
+def test_photos_that_are_not_there_are_told_before_ray_starts(name: str, tmp_path: Path) -> None:
+    # No cluster answers there: to start or join one would be another error, after a while.
+    program = (
+        "import os, sys; os.environ['RAY_ADDRESS'] = '127.0.0.1:1'\n"
+        "from catdog.__main__ import run_job; sys.exit(run_job(sys.argv[1], sys.argv[2:], program='catdog'))"
+    )
+    ended = start("-c", program, name, "--photos", f"{tmp_path}/PetImages", "--run-dir", f"{tmp_path}/run")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    expected = f"catdog: --photos {tmp_path}/PetImages: expected photos, found nothing there: check the path\n"
+    assert ended.stderr == expected

@@ -12,6 +12,7 @@ from catdog.photos.annotations.corrections import read_corrections
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import Manifest, build_manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
+from catdog.photos.sources.files import source_exists
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
 
@@ -25,6 +26,16 @@ def corrections_fingerprint(config: IngestConfig) -> str:
     Raises what read_corrections raises.
     """
     return read_corrections(config.corrections).fingerprint if config.corrections else ""
+
+
+def require_photos(config: IngestConfig, *, run_dir: str) -> None:
+    """Raise UsageError where nothing is at --photos: before a cluster is started, which takes ten seconds.
+
+    A run whose manifest is finished may go on without its photos, as far as their features are cached.
+    """
+    finished = files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE))
+    if config.photos and not finished and not source_exists(config.photos):
+        raise UsageError(f"--photos {config.photos}: expected photos, found nothing there: check the path")
 
 
 def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:

@@ -24,7 +24,7 @@ from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import load_weights
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.ingest import corrections_fingerprint, ingest
+from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
 from catdog.photos.manifest import Manifest
 from catdog.report.page import PAGE_FILE, leave_page
 from catdog.report.plots import draw_curves, stage_table
@@ -57,6 +57,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     """
     begin = started if started is not None else time.monotonic()
     run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    require_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     report_path = files.join(run_dir, "report.json")
     if files.exists(report_path):

@@ -28,7 +28,7 @@ from catdog.console import duration
 from catdog.errors import FailureError, UsageError
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
-from catdog.photos.ingest import corrections_fingerprint, ingest
+from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
 from catdog.photos.manifest import Manifest
 from catdog.report.page import leave_page
 from catdog.report.plots import draw_sweep
@@ -74,6 +74,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     begin = started if started is not None else time.monotonic()
     space = _read_space(config)
     run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    require_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):
         raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
