@@ -57,6 +57,7 @@ IMAGE_ERROR_CODES = (
     "missing",
     "permission",
     "io",  # a fault of disk or network that outlasted the retries
+    "changed",  # its bytes are no longer those that ingest checked
     "crash",  # decoding it killed its process, more than once
 )
 

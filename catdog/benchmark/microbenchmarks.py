@@ -24,7 +24,7 @@ from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
-from catdog.features.cache import cache_directory, find_cache, finish_cache, write_part
+from catdog.features.cache import locate_cache, write_part
 from catdog.features.extract import extract_features
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet
@@ -218,17 +218,18 @@ def measure_epoch(folder: str) -> tuple[float, float]:
     )
     photos = PhotoSet(table=table, views=(1,))
     extraction = _extraction(None, cut="block7a_project_conv")
-    directory = cache_directory(extraction, photos, root=folder)
+    cache = locate_cache(extraction, photos, root=folder)
     random = np.random.default_rng(0)
     for name, (part, views) in photos.parts().items():
         rows = {"path": np.array(part["path"].to_pylist(), object), "label": part["label"].to_numpy()}
         rows["view"] = np.full(part.num_rows, views[0], np.int32)
         write_part(
-            f"{directory}/{name}", rows, random.random((part.num_rows, *shape), np.float32).astype("f2"), lost=[]
+            f"{cache.directory}/{name}",
+            rows,
+            random.random((part.num_rows, *shape), np.float32).astype("f2"),
+            unreadable=[],
         )
-    finish_cache(extraction, photos, root=folder)
-    cache = find_cache(extraction, photos, root=folder)
-    assert cache is not None
+    cache.finish(blocks=photos.blocks, cut=extraction.cut)
     share = CachedRows(cache, seed=0)
     return _timed(lambda: list(share.epoch(0)))[1], _timed(lambda: list(share.epoch(1)))[1]
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from catdog.config import AugmentationConfig
+from catdog.features.spec import MIRRORED_VIEW, PLAIN_VIEW
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,6 @@ class Transform:
     zoom_x: float = 1.0  # Keras: zx
     zoom_y: float = 1.0  # Keras: zy
     flip: bool = False  # left to right, after all else; Keras: flip_horizontal
-
-
-IDENTITY = Transform()
 
 
 def view_generator(*, seed: int, digest: str, view: int) -> np.random.Generator:
@@ -92,9 +90,11 @@ def apply_transform(image: np.ndarray, transform: Transform) -> np.ndarray:
 
 
 def augment(image: np.ndarray, *, seed: int, digest: str, view: int, ranges: AugmentationConfig) -> np.ndarray:
-    """Return view number `view` of uint8 (H, W, 3) `image`: 0 is the image itself, others are augmented copies."""
-    if view == 0:
+    """Return a view of uint8 (H, W, 3) `image`: 0 is itself, -1 its mirror image, from 1 on augmented copies."""
+    if view == PLAIN_VIEW:
         return image
+    if view == MIRRORED_VIEW:
+        return image[:, ::-1]
     height, width = image.shape[:2]
     rng = view_generator(seed=seed, digest=digest, view=view)
     return apply_transform(image, draw_transform(rng, ranges=ranges, height=height, width=width))

@@ -8,28 +8,29 @@ goes on with the parts that are missing; the completion mark comes last.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from catdog.features.spec import PHOTOS_PER_PART, VIEWS_PER_PART, Extraction, PhotoSet, part_name
+from catdog.errors import FailureError
+from catdog.features.spec import VIEWS_PER_PART, Extraction, PhotoSet, part_name
 from catdog.storage import artifacts, files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureCache:
-    """A finished cache of one PhotoSet at one cut: what a train worker needs to read it.
+class CacheContent:
+    """What is known of a cache once it is finished.
 
-    `row_counts` has the photos in each block of 64; a photo that vanished before the trunk pass is missing.
+    `row_counts` has the photos in each block; a photo that was unreadable in the trunk pass is missing.
     """
 
-    directory: str
-    views: tuple[int, ...]
     row_counts: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str
@@ -39,6 +40,32 @@ class FeatureCache:
         """Bytes of one feature."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """The cache of one PhotoSet at one cut, finished or not yet: what a train worker needs to find and read it.
+
+    `photos` is the fingerprint of the PhotoSet.
+    """
+
+    directory: str
+    photos: str
+    views: tuple[int, ...]
+
+    def is_finished(self) -> bool:
+        """Tell whether all parts stand. Raises FailureError or UsageError as artifacts.completed does."""
+        return self._summary() is not None
+
+    @functools.cached_property
+    def content(self) -> CacheContent:
+        """Counts, shape and dtype, read once. Raises FailureError when the cache is not finished."""
+        summary = self._summary()
+        if summary is None:
+            raise FailureError(f"expected finished features in {self.directory}, found none; run the command again")
+        return CacheContent(
+            row_counts=tuple(summary["row_counts"]), shape=tuple(summary["shape"]), dtype=summary["dtype"]
+        )
+
     def read(self, view: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ((N, *shape) features, (N,) int32 labels) of one block of photos in `view`."""
         position = self.views.index(view)
@@ -46,8 +73,8 @@ class FeatureCache:
         system, root = files.open_filesystem(self.directory)
         with system.open_input_file(f"{root}/{part_name(block, position - group)}") as file:
             table = pq.ParquetFile(file).read_row_group(group, columns=["label", "feature"])
-        features = _from_binary(table["feature"], self.row_bytes).view(self.dtype).reshape(-1, *self.shape)
-        return features, table["label"].to_numpy()
+        features = _from_binary(table["feature"], self.content.row_bytes)
+        return features.view(self.content.dtype).reshape(-1, *self.content.shape), table["label"].to_numpy()
 
     def read_paths(self, *, blocks: int | None = None) -> list[str]:
         """Return the path of each photo, or of the first `blocks`, in the order of the rows.
@@ -62,95 +89,63 @@ class FeatureCache:
                 return paths
 
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(read, (block for block, count in enumerate(self.row_counts[:blocks]) if count))
+            found = pool.map(read, (block for block, count in enumerate(self.content.row_counts[:blocks]) if count))
             return [path for paths in found for path in paths]
 
     def read_first(self, rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return features, labels and paths of whole blocks in the first view, up to `rows` photos or a block more."""
-        starts = np.cumsum(self.row_counts) - self.row_counts
-        blocks = int(np.searchsorted(starts, rows))
+        counts = self.content.row_counts
+        blocks = int(np.searchsorted(np.cumsum(counts) - counts, rows))
         with ThreadPoolExecutor(8) as pool:
-            filled = [block for block in range(blocks) if self.row_counts[block]]
+            filled = [block for block in range(blocks) if counts[block]]
             found = list(pool.map(lambda block: self.read(self.views[0], block), filled))
         features, labels = (np.concatenate([pair[column] for pair in found]) for column in (0, 1))
         return features, labels, self.read_paths(blocks=blocks)
 
+    def present_parts(self) -> set[str]:
+        """Return the names of the parts that stand already, each of them whole."""
+        files.make_directory(self.directory)
+        system, inside = files.open_filesystem(self.directory)
+        found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
+        return {entry.base_name for entry in found if entry.base_name.endswith(".parquet")}
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CachePlace:
-    """Where a cache of `views` of the photos of fingerprint `photos` stands, or will stand once it is finished."""
+    def finish(self, *, blocks: int, cut: str) -> list[str]:
+        """Mark the cache complete, whose `blocks` blocks all stand; return the unreadable photos with their reasons."""
+        system, inside = files.open_filesystem(self.directory)
 
-    directory: str
-    photos: str
-    views: tuple[int, ...]
+        def describe(block: int) -> tuple[int, dict[bytes, bytes]]:
+            with system.open_input_file(f"{inside}/{part_name(block, 0)}") as file:
+                footer = pq.read_metadata(file)
+            return (footer.row_group(0).num_rows if footer.num_row_groups else 0), footer.metadata
 
-    def find(self) -> FeatureCache | None:
-        """Return the finished cache, None while it is not."""
-        summary = artifacts.completed(self.directory, inputs={"photos": self.photos})
-        if summary is None:
-            return None
-        return FeatureCache(
-            directory=self.directory,
-            views=self.views,
-            row_counts=tuple(summary["row_counts"]),
-            shape=tuple(summary["shape"]),
-            dtype=summary["dtype"],
+        with ThreadPoolExecutor(8) as pool:
+            described = list(pool.map(describe, range(blocks)))
+        unreadable = [text for _, metadata in described for text in metadata[b"lost"].decode().split("\n") if text]
+        metadata = described[0][1]
+        artifacts.mark_complete(
+            self.directory,
+            inputs={"photos": self.photos},
+            summary={
+                "row_counts": [count for count, _ in described],
+                "shape": [int(side) for side in metadata[b"shape"].decode().split(",")],
+                "dtype": metadata[b"dtype"].decode(),
+                "cut": cut,
+                "lost": unreadable,
+            },
         )
+        return unreadable
+
+    def _summary(self) -> dict[str, Any] | None:
+        return artifacts.completed(self.directory, inputs={"photos": self.photos})
 
 
-def cache_directory(extraction: Extraction, photos: PhotoSet, *, root: str) -> str:
-    """Return where below `root` the cache of `photos` stands or will stand."""
-    return files.join(root, extraction.fingerprint(photos))
+def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> FeatureCache:
+    """Return the cache of `photos` below `root`, whether its features are computed yet or not."""
+    directory = files.join(root, extraction.fingerprint(photos))
+    return FeatureCache(directory=directory, photos=photos.fingerprint, views=photos.views)
 
 
-def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> CachePlace:
-    """Return where below `root` the cache of `photos` stands or will stand, to be looked for without its photos."""
-    directory = cache_directory(extraction, photos, root=root)
-    return CachePlace(directory=directory, photos=photos.fingerprint(), views=photos.views)
-
-
-def find_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> FeatureCache | None:
-    """Return the finished cache of `photos` below `root`, or None."""
-    return locate_cache(extraction, photos, root=root).find()
-
-
-def present_parts(directory: str) -> set[str]:
-    """Return the names of the parts that stand in `directory`, each of them whole."""
-    files.make_directory(directory)
-    system, inside = files.open_filesystem(directory)
-    found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
-    return {entry.base_name for entry in found if entry.base_name.endswith(".parquet")}
-
-
-def finish_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> list[str]:
-    """Mark a cache complete whose parts all stand; return the photos that were lost, each with its reason."""
-    directory = cache_directory(extraction, photos, root=root)
-    system, inside = files.open_filesystem(directory)
-
-    def describe(block: int) -> tuple[int, dict[bytes, bytes]]:
-        with system.open_input_file(f"{inside}/{part_name(block, 0)}") as file:
-            footer = pq.read_metadata(file)
-        return (footer.row_group(0).num_rows if footer.num_row_groups else 0), footer.metadata
-
-    with ThreadPoolExecutor(8) as pool:
-        described = list(pool.map(describe, range(math.ceil(photos.table.num_rows / PHOTOS_PER_PART))))
-    lost = [text for _, metadata in described for text in metadata[b"lost"].decode().split("\n") if text]
-    metadata = described[0][1]
-    artifacts.mark_complete(
-        directory,
-        inputs={"photos": photos.fingerprint()},
-        summary={
-            "row_counts": [count for count, _ in described],
-            "shape": [int(side) for side in metadata[b"shape"].decode().split(",")],
-            "dtype": metadata[b"dtype"].decode(),
-            "cut": extraction.cut,
-            "lost": lost,
-        },
-    )
-    return lost
-
-
-def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, lost: Sequence[str]) -> None:
+def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, unreadable: Sequence[str]) -> None:
     """Write one Parquet part, whole or not at all: a row group for each view.
 
     The feature is its bytes, little-endian, row-major; shape and dtype stand in the schema's metadata.
@@ -166,7 +161,7 @@ def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, 
         metadata={
             "shape": ",".join(str(side) for side in features.shape[1:]),
             "dtype": features.dtype.name,
-            "lost": "\n".join(lost),
+            "lost": "\n".join(unreadable),  # the name that parts on disk have
         },
     )
     sink = pa.BufferOutputStream()

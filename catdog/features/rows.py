@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from catdog.cluster.plan import Plan
 from catdog.features.cache import FeatureCache
-from catdog.features.extract import stream_features
 from catdog.features.spec import PHOTOS_PER_PART, Extraction
+from catdog.features.stream import stream_features
 
 _CHUNK_BYTES = 512 * 2**20
 MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
@@ -46,13 +46,14 @@ class CachedRows:
         equal: bool = False,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        total = sum(cache.row_counts)
+        content = cache.content
+        total = sum(content.row_counts)
         share = total // workers if equal else math.ceil(total / workers)
         first = min(total, rank * share)
         self.rows = min(share, total - first)
         self.first, self.total = first, total
         self._cache, self._seed, self._memory_bytes = cache, seed, memory_bytes
-        self._slices = _block_slices(cache.row_counts, first, first + self.rows)
+        self._slices = _block_slices(content.row_counts, first, first + self.rows)
         self._memory: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -62,7 +63,7 @@ class CachedRows:
         if self._seed is not None:
             random = np.random.default_rng([self._seed, number])
             random.shuffle(slices)
-        a_chunk = max(1, _CHUNK_BYTES // (self._cache.row_bytes * PHOTOS_PER_PART))
+        a_chunk = max(1, _CHUNK_BYTES // (self._cache.content.row_bytes * PHOTOS_PER_PART))
         with ThreadPoolExecutor(8) as pool:
             for start in range(0, len(slices), a_chunk):
                 chunk = slices[start : start + a_chunk]
@@ -70,7 +71,7 @@ class CachedRows:
                 labels = np.concatenate([pair[1] for pair in arrays])
                 order = np.arange(len(labels)) if random is None else random.permutation(len(labels))
                 places, row = np.argsort(order), 0
-                features = np.empty((len(labels), *self._cache.shape), self._cache.dtype)
+                features = np.empty((len(labels), *self._cache.content.shape), self._cache.content.dtype)
                 for piece, _ in arrays:  # to its shuffled place at once: the features are copied once
                     features[places[row : row + len(piece)]] = piece
                     row += len(piece)
@@ -80,7 +81,7 @@ class CachedRows:
         held = self._memory.get((view, block))
         if held is None:
             held = self._cache.read(view, block)
-            if (len(self._memory) + 1) * self._cache.row_bytes * PHOTOS_PER_PART <= self._memory_bytes:
+            if (len(self._memory) + 1) * self._cache.content.row_bytes * PHOTOS_PER_PART <= self._memory_bytes:
                 self._memory[view, block] = held
         return held[0][start:stop], held[1][start:stop]
 
@@ -109,33 +110,21 @@ class StreamedRows:
     """One worker's share of photos whose features are computed anew every epoch, in the next view."""
 
     def __init__(
-        self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
+        self, source: StreamSource, *, rank: int, workers: int, seed: int, pretrained: Any, plan: Plan
     ) -> None:
         self.rows = source.photos.num_rows // workers
         self._photos = source.photos.slice(rank * self.rows, self.rows)
-        self._source, self._epochs, self._seed = source, epochs, seed
+        self._source, self._seed = source, seed
         self._pretrained, self._plan, self._workers = pretrained, plan, workers
-        self._stream: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield blocks of this epoch; epochs must be asked for in order, from any one on."""
-        if self._stream is None:
-            self._stream = stream_features(
-                self._photos,
-                [(self._view(epoch), self._order(epoch)) for epoch in range(number, self._epochs)],
-                extraction=self._source.extraction,
-                pretrained=self._pretrained,
-                plan=self._plan,
-                workers=self._workers,
-            )
-        left = self.rows
-        while left > 0:
-            features, labels = next(self._stream)
-            left -= len(labels)
-            yield features, labels
-
-    def _view(self, epoch: int) -> int:
-        return self._source.views[epoch % len(self._source.views)]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self.rows)
+        """Yield blocks of epoch `number`, from 0 on."""
+        order = np.random.default_rng([self._seed, number]).permutation(self.rows)
+        return stream_features(
+            self._photos.take(pa.array(order)),
+            view=self._source.views[number % len(self._source.views)],
+            extraction=self._source.extraction,
+            pretrained=self._pretrained,
+            plan=self._plan,
+            workers=self._workers,
+        )

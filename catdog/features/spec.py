@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from catdog.photos.decoding.limits import DecodeLimits
 from catdog.storage import artifacts
 
 PLAIN_VIEW = 0
+MIRRORED_VIEW = -1
 PHOTOS_PER_PART = 64
 VIEWS_PER_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block of Ray Data
 
@@ -43,7 +45,7 @@ class Extraction:
         # The names that caches have had from the start.
         fields |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
         fields |= {"max_pixels": self.limits.max_pixels}
-        return artifacts.fingerprint({**fields, "photos": photos.fingerprint(), "format": 1})
+        return artifacts.fingerprint({**fields, "photos": photos.fingerprint, "format": 1})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,9 @@ class PhotoSet:
     table: pa.Table
     views: tuple[int, ...]
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Return a name for the content: digests, labels and views; not the place of the files."""
+        """A name for digests, labels and views, not for where the files are; computed once: it reads them all."""
         digests, labels = (self.table[name].to_pylist() for name in ("digest", "label"))
         rows = "\n".join(f"{digest} {label}" for digest, label in zip(digests, labels, strict=True))
         return artifacts.fingerprint({"rows": rows, "views": list(self.views)})
@@ -67,13 +70,18 @@ class PhotoSet:
         """Photos times views."""
         return int(self.table.num_rows) * len(self.views)
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of PHOTOS_PER_PART photos, the last one included."""
+        return math.ceil(int(self.table.num_rows) / PHOTOS_PER_PART)
+
     def parts(self) -> dict[str, tuple[pa.Table, tuple[int, ...]]]:
         """Return the work of the trunk pass by part name: (photos, views)."""
         found = {}
-        for row in range(0, self.table.num_rows, PHOTOS_PER_PART):
+        for block in range(self.blocks):
+            photos = self.table.slice(block * PHOTOS_PER_PART, PHOTOS_PER_PART)
             for first in range(0, len(self.views), VIEWS_PER_PART):
-                views = self.views[first : first + VIEWS_PER_PART]
-                found[part_name(row // PHOTOS_PER_PART, first)] = (self.table.slice(row, PHOTOS_PER_PART), views)
+                found[part_name(block, first)] = (photos, self.views[first : first + VIEWS_PER_PART])
         return found
 
 

@@ -14,11 +14,15 @@ from catdog.storage import artifacts, files
 
 
 class Stopwatch:
-    """Seconds by step, kept in the run directory so that a continued run counts what came before."""
+    """Seconds and counts by step, kept in the run directory so that a continued run includes what came before."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = files.join(run_dir, "seconds.json")
-        self.seconds: dict[str, float] = files.read_json(self._path) if files.exists(self._path) else {}
+        kept = files.read_json(self._path) if files.exists(self._path) else {}
+        self.counts: dict[str, int] = kept.pop("counts", {})
+        if "trunk_rows" in kept:  # a run of an earlier version has it among the seconds
+            self.counts["trunk_rows"] = int(kept.pop("trunk_rows"))
+        self.seconds: dict[str, float] = kept
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -33,9 +37,13 @@ class Stopwatch:
         """Add `seconds` to step `name`."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)
 
+    def count(self, name: str, number: int) -> None:
+        """Add `number` to the count `name`."""
+        self.counts[name] = self.counts.get(name, 0) + number
+
     def save(self) -> None:
-        """Keep what was counted; call it once the run directory is known to be ours."""
-        files.write_json(self._path, self.seconds)
+        """Keep what was measured; call it once the run directory is known to be ours."""
+        files.write_json(self._path, {**self.seconds, "counts": self.counts})
 
 
 def default_run_dir(config: IngestConfig) -> str:

@@ -25,7 +25,7 @@ _ABANDON_SECONDS = 20.0
 class Training:
     """A TensorflowTrainer at work on a job, in a thread of this process.
 
-    Its workers start at once, and wait for the caches of a ComingStage. The same job again, in another process too,
+    Its workers start at once, and wait for the caches of its stages. The same job again, in another process too,
     goes on where the last one was stopped. `alone` tells that Ray has this machine only, and will have no other.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -85,7 +84,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             run_dir=run_dir,
             spec=layout.spec,
             seed=config.seed,
-            stages=layout.coming_stages(),
+            stages=layout.stages(),
             card=model_card(config, manifest, pretrained),
             plan=plan,
             precision=config.precision,
@@ -100,14 +99,12 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         except Exception:
             training.abandon()
             raise
-        if rows:
-            watch.add("trunk_rows", rows)
+        watch.count("trunk_rows", rows)
         watch.save()
         with watch.step("train"):
             training.finish(follower)
             follower()
         watch.save()
-        job = dataclasses.replace(job, stages=layout.stages())
         report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
     _leave_page(report, run_dir=run_dir, say=say)
@@ -130,7 +127,7 @@ def _finish(
     for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
         files.delete(files.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
-    rows = watch.seconds.pop("trunk_rows", 0)
+    rows = watch.counts.get("trunk_rows", 0)
     rate = round(rows / watch.seconds["trunk"], 1) if rows else None
     steps = dict(watch.seconds)
     report = {

@@ -15,7 +15,7 @@ from catdog.command_line.settings import flatten_config
 from catdog.config import StageConfig, TrainConfig
 from catdog.console import ProgressLine
 from catdog.errors import FailureError
-from catdog.features.cache import CachePlace, FeatureCache, locate_cache
+from catdog.features.cache import FeatureCache, locate_cache
 from catdog.features.extract import extract_features
 from catdog.features.rows import StreamSource
 from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageJob:
-    """One stage: its name (also that of its directory), settings, cut and rows."""
+    """One stage: its name (also that of its directory), settings, cut and rows; caches may not be finished yet."""
 
     name: str
     settings: StageConfig
@@ -41,28 +41,10 @@ class StageJob:
     validation: FeatureCache
     test: FeatureCache | None
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ComingStage:
-    """A StageJob whose caches may not be finished yet."""
-
-    name: str
-    settings: StageConfig
-    cut: str
-    train: CachePlace | StreamSource
-    validation: CachePlace
-    test: CachePlace | None
-
-    def find(self) -> StageJob | None:
-        """Return the stage with its caches, None while one of them is not finished."""
-        train = self.train.find() if isinstance(self.train, CachePlace) else self.train
-        validation = self.validation.find()
-        test = self.test.find() if self.test else None
-        if train is None or validation is None or (self.test and test is None):
-            return None
-        return StageJob(
-            name=self.name, settings=self.settings, cut=self.cut, train=train, validation=validation, test=test
-        )
+    def is_ready(self) -> bool:
+        """Tell whether the trunk pass has finished every cache of the stage."""
+        caches = (self.train, self.validation, self.test)
+        return all(cache.is_finished() for cache in caches if isinstance(cache, FeatureCache))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +54,7 @@ class TrainJob:
     run_dir: str
     spec: ClassifierSpec
     seed: int
-    stages: tuple[StageJob | ComingStage, ...]
+    stages: tuple[StageJob, ...]
     card: Mapping[str, Any]
     plan: Plan
     precision: str = "auto"
@@ -94,6 +76,7 @@ class StageLayout:
             scaling=_input_scaling(config, pretrained),
         )
         self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
+        self._photo_sets: dict[tuple[str, tuple[int, ...]], PhotoSet] = {}  # each computes its fingerprint once
         self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
         if config.unfrozen.epochs:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
@@ -120,43 +103,33 @@ class StageLayout:
             done[0] = total
             progress(now, total)
 
-        lost = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
-        if lost:
-            say(f"{len(lost)} photos could no longer be read and were left out, such as {lost[0]}")
+        unreadable = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
+        if unreadable:
+            count = f"{len(unreadable)} photo{'s' if len(unreadable) > 1 else ''}"
+            say(f"{count} changed since ingest or cannot be read any more: left out, such as {unreadable[0]}")
         return done[0]
 
-    def coming_stages(self) -> tuple[ComingStage, ...]:
-        """Return the stages, whose rows stand once `extract` has ended."""
+    def stages(self) -> tuple[StageJob, ...]:
+        """Return the stages; their caches are finished once `extract` has ended."""
         return tuple(
-            ComingStage(
+            StageJob(
                 name=name,
                 settings=settings,
                 cut=cut,
                 train=self._train_rows(settings, cut),
-                validation=self._place("validation", settings, cut),
-                test=self._place("test", settings, cut) if self._splits["test"].num_rows else None,
+                validation=self._cache("validation", settings, cut),
+                test=self._cache("test", settings, cut) if self._splits["test"].num_rows else None,
             )
             for name, settings, cut in self._stages
         )
 
-    def stages(self) -> tuple[StageJob, ...]:
-        """Return the stages with their rows; call it after `extract`.
-
-        Raises FailureError when rows are missing all the same.
-        """
-        found = [(stage, stage.find()) for stage in self.coming_stages()]
-        for stage, ready in found:
-            if ready is None:
-                raise FailureError(f"the features of the {stage.name} stage in {self._root} are gone")
-        return tuple(ready for _, ready in found if ready is not None)
-
-    def _train_rows(self, settings: StageConfig, cut: str) -> CachePlace | StreamSource:
+    def _train_rows(self, settings: StageConfig, cut: str) -> FeatureCache | StreamSource:
         if not self._is_streamed(settings, cut):
-            return self._place("train", settings, cut)
+            return self._cache("train", settings, cut)
         photos = self._photos("train", settings)
         return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
 
-    def _place(self, split: str, settings: StageConfig, cut: str) -> CachePlace:
+    def _cache(self, split: str, settings: StageConfig, cut: str) -> FeatureCache:
         return locate_cache(self._extraction(cut), self._photos(split, settings), root=self._root)
 
     def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
@@ -165,7 +138,9 @@ class StageLayout:
             views = tuple(range(1, 1 + min(self._config.views or settings.epochs, max(1, settings.epochs))))
         elif split == "validation" and self._config.augment_validation:
             views = (1,)
-        return PhotoSet(table=self._splits[split], views=views)
+        if (split, views) not in self._photo_sets:
+            self._photo_sets[split, views] = PhotoSet(table=self._splits[split], views=views)
+        return self._photo_sets[split, views]
 
     def _is_streamed(self, settings: StageConfig, cut: str) -> bool:
         return self._train_bytes(settings, cut) > self._config.cache_budget_gib * 2**30

@@ -21,7 +21,7 @@ from catdog.features.rows import CachedRows, RowSource, StreamedRows, StreamSour
 from catdog.model.saved_model import spec_to_card
 from catdog.storage import artifacts, files
 from catdog.training.heatmaps import write_heatmaps
-from catdog.training.stages import ComingStage, StageJob, TrainJob
+from catdog.training.stages import StageJob, TrainJob
 from catdog.training.train_loop import DivergedError, Scored, StageState, fit_stage, score_splits, write_history
 
 FAILURE_FILE = "failure.json"  # why training again would end in the same way
@@ -77,14 +77,12 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
 
 def _await_rows(job: TrainJob) -> list[StageJob]:
     """Return the stages once the trunk pass has finished their caches; none where it failed."""
-    ready: list[StageJob] = []
     for stage in job.stages:
-        while (found := stage.find() if isinstance(stage, ComingStage) else stage) is None:
+        while not stage.is_ready():
             if files.exists(files.join(job.run_dir, ABANDONED_FILE)):
                 return []
             time.sleep(_POLL_SECONDS)
-        ready.append(found)
-    return ready
+    return list(job.stages)
 
 
 class _StageWorker:
@@ -100,7 +98,6 @@ class _StageWorker:
                 rank=rank,
                 workers=workers,
                 seed=job.seed,
-                epochs=stage.settings.epochs,
                 pretrained=pretrained,
                 plan=job.plan,
             )

@@ -15,7 +15,6 @@ import pytest
 
 from catdog.config import AugmentationConfig
 from catdog.features.augmentation import (
-    IDENTITY,
     Transform,
     affine_matrix,
     apply_transform,
@@ -78,7 +77,9 @@ def photo() -> np.ndarray:
 
 
 def from_keras(parameters: dict[str, Any]) -> Transform:
-    return Transform(**{ours: type(getattr(IDENTITY, ours))(parameters[keras]) for keras, ours in KERAS_NAMES.items()})
+    return Transform(
+        **{ours: type(getattr(Transform(), ours))(parameters[keras]) for keras, ours in KERAS_NAMES.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_closed_ranges_draw_the_identity_and_leave_the_picture_as_it_is(photo: n
         horizontal_flip=False,
     )
     drawn = draw_transform(np.random.default_rng(0), ranges=closed, height=SIZE, width=SIZE)
-    assert drawn == IDENTITY
+    assert drawn == Transform()
     np.testing.assert_array_equal(apply_transform(photo, drawn), photo)
 
 
@@ -176,7 +177,7 @@ def test_width_is_x_and_height_is_y() -> None:
 @pytest.mark.parametrize(
     ("transform", "matrix"),
     [
-        (IDENTITY, [[1, 0, 0], [0, 1, 0]]),
+        (Transform(), [[1, 0, 0], [0, 1, 0]]),
         (Transform(flip=True), [[-1, 0, 3], [0, 1, 0]]),
         (Transform(rotation_degrees=180), [[-1, 0, 3], [0, -1, 1]]),
         (Transform(zoom_x=2, zoom_y=0.5), [[2, 0, -1.5], [0, 0.5, 0.25]]),

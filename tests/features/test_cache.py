@@ -3,42 +3,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_features import EXTRACTION, photo_set
 
 from catdog.config import AugmentationConfig
-from catdog.features.cache import FeatureCache, find_cache, finish_cache, present_parts, write_part
+from catdog.errors import FailureError
+from catdog.features.cache import FeatureCache, locate_cache, write_part
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
-from catdog.model.backbone_specs import UNIT_SCALING, Scaling
-from catdog.photos.decoding.limits import DecodeLimits
-
-EXTRACTION = Extraction(
-    backbone="efficientnet-lite0",
-    image_size=224,
-    scaling=Scaling((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
-    pooling="avg",
-    weights_checksum="none",
-    cut="head",
-    dtype="float16",
-    seed=0,
-    limits=DecodeLimits(max_pixels=1000),
-    augmentation=AugmentationConfig(),
-)
+from catdog.model.backbone_specs import UNIT_SCALING
 
 
-def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
-    table = pa.table(
-        {
-            "path": [f"{row}.jpg" for row in range(count)],
-            "label": pa.array([row % 2 for row in range(count)], pa.int32()),
-            "digest": [f"{row:064x}" for row in range(count)],
-        }
-    )
-    return PhotoSet(table=table, views=views)
-
-
-def fill(root: Path, photos: PhotoSet, *, lost: dict[str, list[str]] | None = None) -> FeatureCache:
+def fill(root: Path, photos: PhotoSet, *, unreadable: dict[str, list[str]] | None = None) -> FeatureCache:
     """Write a cache whose feature of photo i in view v is [i, v]."""
-    directory = str(root / EXTRACTION.fingerprint(photos))
+    cache = locate_cache(EXTRACTION, photos, root=str(root))
     for name, (table, views) in photos.parts().items():
         rows = [
             (path, label, view) for view in views for path, label, _ in zip(*table.to_pydict().values(), strict=True)
@@ -46,10 +23,9 @@ def fill(root: Path, photos: PhotoSet, *, lost: dict[str, list[str]] | None = No
         paths, labels, taken = (np.array(column) for column in zip(*rows, strict=True))
         features = np.array([[int(path.split(".")[0]), view] for path, _, view in rows], np.float16)
         columns = {"path": paths.astype(object), "label": labels.astype(np.int32), "view": taken.astype(np.int32)}
-        write_part(f"{directory}/{name}", columns, features, lost=(lost or {}).get(name, []))
-    finish_cache(EXTRACTION, photos, root=str(root))
-    cache = find_cache(EXTRACTION, photos, root=str(root))
-    assert cache is not None
+        write_part(f"{cache.directory}/{name}", columns, features, unreadable=(unreadable or {}).get(name, []))
+    assert not cache.is_finished()
+    cache.finish(blocks=photos.blocks, cut=EXTRACTION.cut)
     return cache
 
 
@@ -60,8 +36,9 @@ def test_a_feature_comes_back_as_it_was_written(tmp_path: Path) -> None:
         "label": np.array([0, 1, 1] * 2, np.int32),
         "view": np.array([1, 1, 1, 2, 2, 2], np.int32),
     }
-    write_part(str(tmp_path / part_name(0, 0)), rows, features, lost=[])
-    cache = FeatureCache(directory=str(tmp_path), views=(1, 2), row_counts=(3,), shape=(2, 3, 4), dtype="float16")
+    write_part(str(tmp_path / part_name(0, 0)), rows, features, unreadable=[])
+    cache = FeatureCache(directory=str(tmp_path), photos="made up", views=(1, 2))
+    cache.finish(blocks=1, cut="block7a_project_conv")
     for view in (1, 2):
         read, labels = cache.read(view, 0)
         np.testing.assert_array_equal(read, features[rows["view"] == view])
@@ -118,20 +95,26 @@ def test_workers_get_equally_many_rows_to_train_on_and_cover_all_to_evaluate(tmp
     assert evaluated == list(range(131))
 
 
-def test_lost_photos_are_reported_and_missing(tmp_path: Path) -> None:
+def test_unreadable_photos_are_reported_and_missing(tmp_path: Path) -> None:
     photos = photo_set(3, (0,))
-    directory = tmp_path / EXTRACTION.fingerprint(photos)
+    cache = locate_cache(EXTRACTION, photos, root=str(tmp_path))
     rows = {"path": np.array(["0.jpg", "2.jpg"], object), "label": np.zeros(2, np.int32), "view": np.zeros(2, np.int32)}
-    write_part(str(directory / part_name(0, 0)), rows, np.ones((2, 2), np.float16), lost=["1.jpg: missing: gone"])
-    assert finish_cache(EXTRACTION, photos, root=str(tmp_path)) == ["1.jpg: missing: gone"]
-    cache = find_cache(EXTRACTION, photos, root=str(tmp_path))
-    assert cache is not None
-    assert cache.row_counts == (2,)
+    part = f"{cache.directory}/{part_name(0, 0)}"
+    write_part(part, rows, np.ones((2, 2), np.float16), unreadable=["1.jpg: missing: gone"])
+    assert cache.finish(blocks=1, cut="head") == ["1.jpg: missing: gone"]
+    assert cache.content.row_counts == (2,)
 
 
 def test_half_a_part_is_none(tmp_path: Path) -> None:
     (tmp_path / f"{part_name(0, 0)}.0a1b2c3d.part").write_bytes(b"half")
-    assert present_parts(str(tmp_path)) == set()
+    assert FeatureCache(directory=str(tmp_path), photos="made up", views=(1,)).present_parts() == set()
+
+
+def test_what_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:
+    cache = locate_cache(EXTRACTION, photo_set(3, (0,)), root=str(tmp_path))
+    assert not cache.is_finished()
+    with pytest.raises(FailureError, match=r"^expected finished features in .*, found none; run the command again$"):
+        _ = cache.content
 
 
 def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
 
     monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
     paths = sorted(str(path) for path in (photo_folder / "Cat").glob("[0-9].jpg"))
-    photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": paths})
+    digests = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": digests})
     said: list[str] = []
     ended, address = threading.Event(), ray.get_runtime_context().gcs_address
 

@@ -130,8 +130,9 @@ def test_label_errors_come_from_the_cached_features(ray_session: None, run: tupl
     labels[5] = 0
     rows = {"path": np.array([f"/p/{index}" for index in range(64)], object), "label": labels,
             "view": np.zeros(64, np.int32)}  # fmt: skip
-    write_part(str(folder / "cache" / "part-000000-view-0000.parquet"), rows, features, lost=[])
-    cache = FeatureCache(directory=str(folder / "cache"), views=(1,), row_counts=(64,), shape=(32,), dtype="float16")
+    write_part(str(folder / "cache" / "part-000000-view-0000.parquet"), rows, features, unreadable=[])
+    cache = FeatureCache(directory=str(folder / "cache"), photos="made up", views=(1,))
+    cache.finish(blocks=1, cut="head")
     found, lines = diagnosed(run, train_features=cache)
     assert [(row["path"], row["true"], row["label"]) for row in found["label_errors"]] == [
         ("/p/5", "cat", "<i>dog</i>")

@@ -320,7 +320,7 @@ def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: Non
     lines: list[str] = []
     report = train(config, say=lines.append)
     assert any(
-        line.startswith(f"1 photos could no longer be read and were left out, such as {gone}: missing")
+        line.startswith(f"1 photo changed since ingest or cannot be read any more: left out, such as {gone}: missing")
         for line in lines
     )
     assert list(report["stages"]) == ["frozen"]

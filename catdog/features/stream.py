@@ -1,0 +1,93 @@
+"""The streamed trunk pass: one epoch of features, computed on the cluster while a train worker reads them.
+
+For features that are too large to cache. Each epoch is a pipeline of its own, because every epoch takes another view
+and another order of the photos.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors
+from catdog.cluster.plan import Plan
+from catdog.errors import FailureError
+from catdog.features.spec import PHOTOS_PER_PART, Extraction
+from catdog.features.trunk import Trunk
+from catdog.features.views import load_views, photo_block
+from catdog.model.backbone_specs import INPUT_CUT
+
+
+def stream_features(
+    photos: pa.Table, *, view: int, extraction: Extraction, pretrained: Any, plan: Plan, workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (features, labels) blocks of up to 64 of `photos`, in their order, all in `view`.
+
+    `pretrained` is what Trunk takes. The stream runs ahead of its reader as far as Ray Data's memory limits let it.
+    `workers` such streams share the plan's actors. An unreadable photo is replaced by another of its block.
+    Raises FailureError where no photo of a block can be read.
+    """
+    import ray
+
+    blocks = [
+        photo_block(photos.slice(start, PHOTOS_PER_PART), (view,), block=start // PHOTOS_PER_PART)
+        for start in range(0, photos.num_rows, PHOTOS_PER_PART)
+    ]
+    dataset = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
+    if extraction.cut != INPUT_CUT:
+        dataset = _run_trunk(dataset, extraction, pretrained, plan, workers)
+    # Settings of this stream alone. The order decides which rows share a batch: a resumed epoch must see the same.
+    dataset.context.execution_options = copy.copy(dataset.context.execution_options)
+    dataset.context.execution_options.preserve_order = True
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        yield _replace_unreadable(batch)
+
+
+def _run_trunk(dataset: Any, extraction: Extraction, pretrained: Any, plan: Plan, workers: int) -> Any:
+    actors = max(1, plan.trunk_actors // workers)
+    share = min(1.0, plan.trunk_actors / (actors * workers))  # more workers than actors: smaller ones
+    return map_in_actors(
+        dataset,
+        TrunkStreamer,
+        {
+            "extraction": extraction,
+            "pretrained": pretrained,
+            "threads": max(1, round(plan.trunk_threads * share)),
+            "gpu": plan.trunk_gpus > 0,
+        },
+        actors=actors,
+        num_cpus=avoid_fusion(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
+        num_gpus=int(100 * plan.trunk_gpus * share) / 100,
+    )
+
+
+def _replace_unreadable(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (features, labels) of a block whose unreadable rows repeat good ones: workers must keep step."""
+    kept = np.flatnonzero(batch["label"] >= 0)
+    if not len(kept):
+        raise FailureError(f"no photo of a whole block can be read any more: {batch['unreadable'][0]}")
+    rows = np.resize(kept, len(batch["label"]))
+    if len(kept) < len(rows):
+        return batch["feature"][rows], batch["label"][rows]
+    return batch["feature"], batch["label"]
+
+
+class TrunkStreamer:
+    """An actor of the stream: image blocks in, feature blocks out."""
+
+    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
+        self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
+        self._one_by_one = threading.Lock()
+        self._extraction = extraction
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Replace the images of a block by their features."""
+        count_tries()
+        with self._one_by_one:
+            features = self._trunk(block["feature"])[self._extraction.cut]
+        return {**block, "feature": features.astype(self._extraction.dtype, copy=False)}

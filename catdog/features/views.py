@@ -1,0 +1,83 @@
+"""The first half of the trunk pass: photo files to augmented images, each read and decoded once for all its views.
+
+Tasks of Ray Data; the actors of `extract` and `stream` take the images from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.cluster.actors import count_tries
+from catdog.errors import ImageError
+from catdog.features.augmentation import augment
+from catdog.features.spec import Extraction
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.sources.files import read_photo
+
+
+def photo_block(photos: pa.Table, views: Sequence[int], *, block: int) -> pa.Table:
+    """Return one block of Ray Data's input: path, label, digest, and which views of them."""
+    table = photos.select(["path", "label", "digest"])
+    count = table.num_rows
+    table = table.append_column("block", pa.array(np.full(count, block, np.int32)))
+    return table.append_column("views", pa.array([list(views)] * count, pa.list_(pa.int32())))
+
+
+def load_views(photos: Any, extraction: Extraction, *, task_cpus: float) -> Any:
+    """Turn a Ray dataset of photo blocks into image rows, one for each photo and view.
+
+    Columns: path, label, view, block, unreadable, feature (S, S, 3) uint8. A photo that cannot be read, or whose bytes
+    are no longer those of the manifest, is a row of label -1 with the reason in `unreadable`.
+    """
+
+    def load_block(block: pa.Table) -> dict[str, np.ndarray]:
+        import cv2
+
+        count_tries()
+        cv2.setNumThreads(1)  # Ray runs a task on each core already
+        return make_views(block, extraction)
+
+    return photos.map_batches(load_block, batch_size=None, batch_format="pyarrow", num_cpus=task_cpus)
+
+
+def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]:
+    """Return the image rows of one `photo_block`, as `load_views` describes them."""
+    size, rows = extraction.image_size, block.to_pylist()
+    views = rows[0]["views"]
+    count = len(rows) * len(views)
+    images = np.zeros((count, size, size, 3), np.uint8)
+    labels, unreadable = np.full(count, -1, np.int32), np.full(count, "", object)
+    for index, row in enumerate(rows):
+        try:
+            image = _load_photo(row, extraction)
+        except ImageError as error:
+            unreadable[index] = f"{row['path']}: {error}"
+            continue
+        for turn, view in enumerate(views):
+            # Rows of one view stand together, as the parts store them.
+            place = turn * len(rows) + index
+            labels[place] = row["label"]
+            images[place] = augment(
+                image, seed=extraction.seed, digest=row["digest"], view=view, ranges=extraction.augmentation
+            )
+    return {
+        "path": np.array([row["path"] for row in rows] * len(views), object),
+        "label": labels,
+        "view": np.repeat(np.array(views, np.int32), len(rows)),
+        "block": np.full(count, rows[0]["block"], np.int32),
+        "unreadable": unreadable,
+        "feature": images,
+    }
+
+
+def _load_photo(row: dict[str, Any], extraction: Extraction) -> np.ndarray:
+    content = read_photo(row["path"])
+    # The label was given to the bytes that ingest saw: another photo at the same path may be of another class.
+    if hashlib.sha256(content).hexdigest() != row["digest"]:
+        raise ImageError("changed", "its bytes are no longer those that ingest checked")
+    return decode_image(content, size=extraction.image_size, limits=extraction.limits)
