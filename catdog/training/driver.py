@@ -13,8 +13,9 @@ from catdog.config import ClusterConfig
 from catdog.console import epoch_text
 from catdog.errors import CatdogError, FailureError
 from catdog.storage import files
+from catdog.training.fit.checkpoint import read_history
+from catdog.training.fit.train_loop import DivergedError
 from catdog.training.stages import Say, TrainJob
-from catdog.training.train_loop import DivergedError, read_history
 from catdog.training.worker import ABANDONED_FILE, FAILURE_FILE, run_stages
 
 LOSSES_FILE = "lost.json"

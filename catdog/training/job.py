@@ -33,6 +33,7 @@ from catdog.storage.artifacts import versions
 from catdog.storage.run_directory import Stopwatch, open_run
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
+from catdog.training.fit.checkpoint import read_history
 from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE
 from catdog.training.report import build_train_page
 from catdog.training.stages import (
@@ -45,7 +46,6 @@ from catdog.training.stages import (
     stage_batches,
     stage_mark,
 )
-from catdog.training.train_loop import read_history
 
 
 def train(config: TrainConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:

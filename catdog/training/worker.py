@@ -20,9 +20,10 @@ from catdog.evaluation.held_out import build_outcomes, write_outcomes
 from catdog.features.rows import CachedRows, RowSource, StreamedRows, StreamSource
 from catdog.model.saved_model import spec_to_card
 from catdog.storage import artifacts, files
+from catdog.training.fit.checkpoint import StageState, write_history
+from catdog.training.fit.train_loop import DivergedError, Scored, fit_stage, score_splits
 from catdog.training.heatmaps import write_heatmaps
 from catdog.training.stages import StageJob, TrainJob
-from catdog.training.train_loop import DivergedError, Scored, StageState, fit_stage, score_splits, write_history
 
 FAILURE_FILE = "failure.json"  # why training again would end in the same way
 ABANDONED_FILE = "abandoned.json"  # tells workers that the rows they wait for will not come

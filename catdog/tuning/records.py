@@ -14,7 +14,7 @@ from pyarrow import fs
 from catdog.console import duration, table_text
 from catdog.report.tracking import TrackedRun, run_curves
 from catdog.storage import files
-from catdog.training.train_loop import read_history
+from catdog.training.fit.checkpoint import read_history
 from catdog.tuning.space import Space
 
 RECORD_FILE = "trial.json"

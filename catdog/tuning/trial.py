@@ -25,8 +25,9 @@ from catdog.features.rows import CachedRows
 from catdog.model.saved_model import ClassifierSpec, copy_model, spec_to_card
 from catdog.storage import files
 from catdog.training.driver import LOSSES_FILE, Training
+from catdog.training.fit.checkpoint import StageState, read_history
+from catdog.training.fit.train_loop import DivergedError, evaluate, fit_stage
 from catdog.training.stages import StageJob, TrainJob, best_stage, stage_mark
-from catdog.training.train_loop import DivergedError, StageState, evaluate, fit_stage, read_history
 from catdog.tuning.records import trial_directory, write_record
 from catdog.tuning.space import Space, layout_settings
 

@@ -7,7 +7,7 @@ import pytest
 
 from catdog.errors import UsageError
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
-from catdog.training.train_loop import HISTORY_COLUMNS
+from catdog.training.fit.checkpoint import HISTORY_COLUMNS
 
 ROWS = [
     dict(zip(HISTORY_COLUMNS, (epoch, 4, 0.1, 1e-3, 1 / epoch, 0.5, 2 / epoch, 0.25 * epoch), strict=True))

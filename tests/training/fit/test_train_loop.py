@@ -8,8 +8,9 @@ from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.model import classifier as model
 from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec
-from catdog.training import train_loop as stages
-from catdog.training.train_loop import DivergedError, StageState, fit_stage
+from catdog.training.fit import train_loop as stages
+from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.train_loop import DivergedError, fit_stage
 
 
 class ArrayRows:
@@ -156,15 +157,6 @@ def test_a_loss_that_is_not_a_number_ends_the_stage_with_advice(fresh) -> None: 
 def test_a_batch_larger_than_the_photos_takes_them_all(fresh) -> None:  # type: ignore[no-untyped-def]
     state = fit(fresh, StageConfig(epochs=1, global_batch_size=512), train=rows(10))
     assert state.history[0]["steps"] == 1
-
-
-def test_history_survives_the_round_trip(tmp_path: Path) -> None:
-    assert stages.read_history(str(tmp_path)) == []
-    row = dict(zip(stages.HISTORY_COLUMNS, (1.0, 31.0, 2.5, 1e-3, 0.5, 0.75, 0.4, 0.8125), strict=True))
-    stages.write_history(str(tmp_path), [row])
-    assert stages.read_history(str(tmp_path)) == [row]
-    header = (tmp_path / "history.csv").read_text().splitlines()[0]
-    assert header == "epoch,steps,seconds,learning_rate,loss,acc,val_loss,val_acc"
 
 
 class ShareOfRows(ArrayRows):
