@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.console import duration, table_text
+from catdog.report.charts import History
 from catdog.storage import files
-
-History = Sequence[Mapping[str, float]]
 
 
 def draw_curves(histories: Mapping[str, History], *, run_dir: str) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.console import duration
-from catdog.report.charts import Point, legend, number_text, parallel, scatter, share_bar
+from catdog.report.axes import number_text
+from catdog.report.charts import Point, legend, parallel, scatter, share_bar
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import Section, build_page, count_text, details, figure, folded, settings_table, table, tiles
 

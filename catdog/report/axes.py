@@ -1,0 +1,133 @@
+"""Axes of charts: from values to pixels, round tick values, and the frame of grid and labels that marks stand on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from catdog.report.markup import Html, tag
+
+# The size of a chart and the margins that its labels take, in pixels.
+WIDTH, HEIGHT = 440, 270
+LEFT, RIGHT, TOP, BOTTOM = 66, WIDTH - 12, 16, HEIGHT - 40
+_LOG_RATIO = 30  # values that spread over more than this are shown on a logarithmic axis
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+    """From values to pixels: `low` lies at pixel `start`, `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Return the pixel of `value`."""
+        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * ((value - low) / (high - low) if high > low else 0.5)
+
+    def ticks(self, *, at_most: int = 6) -> list[float]:
+        """Return round values between `low` and `high`."""
+        if not self.high > self.low:
+            return [self.low]
+        if self.log:
+            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            if len(powers) >= 2:
+                return [10.0**power for power in powers[:: -(-len(powers) // at_most)]]
+            factors = [f * 10.0**p for p in range(powers.start - 1, powers.stop + 1) for f in (1, 2, 3, 5)]
+            return [value for value in factors if self.low <= value <= self.high][:at_most]
+        step = _round_step((self.high - self.low) / at_most)
+        first = math.ceil(self.low / step - 1e-9)
+        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _round_step(least: float) -> float:
+    power = 10.0 ** math.floor(math.log10(least))
+    return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9)))
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Tell whether `values` belong on a logarithmic axis: all positive, and far apart."""
+    return len(values) > 0 and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
+
+
+def number_text(value: Any) -> str:
+    """Return a number as a label shows it, four digits of it; any other value as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def axis_of(values: Sequence[float], *, start: float, end: float, log: bool = False, margin: float = 0.06) -> Axis:
+    """Return an axis that holds `values` with a margin; one of zero width is opened around its value."""
+    low, high = min(values), max(values)
+    if log:
+        widen = (high / low) ** margin if high > low else 2.0
+        return Axis(low=low / widen, high=high * widen, start=start, end=end, log=True)
+    widen = (high - low) * margin if high > low else max(abs(high) * 0.05, 0.05)
+    return Axis(low=low - widen, high=high + widen, start=start, end=end)
+
+
+def horizontal_axis(low: float, high: float) -> Axis:
+    """Return the axis from `low` at the left end of a chart to `high` at its right end."""
+    return Axis(low=low, high=high, start=LEFT, end=RIGHT)
+
+
+def vertical_axis(low: float, high: float, *, log: bool = False) -> Axis:
+    """Return the axis from `low` at the foot of a chart to `high` at its top."""
+    return Axis(low=low, high=high, start=BOTTOM, end=TOP, log=log)
+
+
+def names_axis(values: Sequence[Any], *, top: float, bottom: float) -> tuple[Axis, list[str]]:
+    """Return a vertical axis between two pixels and, where `values` are no numbers, the names along it."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return axis_of(values, start=bottom, end=top, log=is_wide(values)), []
+    names = sorted({str(value) for value in values})
+    return axis_of([0, max(1, len(names) - 1)], start=bottom, end=top), names
+
+
+def frame(
+    x: Axis,
+    y: Axis,
+    *marks: Html,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_names: Mapping[float, str] | None = None,
+) -> Html:
+    """Return a chart: grid, tick labels, axis labels, `marks` upon them; `x_names` are texts for ticks of x."""
+    left, right, bottom, top = x.start, x.end, y.start, y.end
+    parts = []
+    for value in y.ticks():
+        place = y.place(value)
+        parts.append(tag("line", x1=left, x2=right, y1=place, y2=place, class_="grid"))
+        parts.append(tag("text", number_text(value), x=left - 6, y=place + 4, text_anchor="end"))
+    for value, name in (x_names or {tick: number_text(tick) for tick in x.ticks()}).items():
+        parts.append(tag("line", x1=x.place(value), x2=x.place(value), y1=bottom, y2=bottom + 4, class_="tick"))
+        parts.append(tag("text", name, x=x.place(value), y=bottom + 17, text_anchor="middle"))
+    parts.append(tag("line", x1=left, x2=right, y1=bottom, y2=bottom, class_="axis"))
+    middle = (top + bottom) / 2
+    turned = f"rotate(-90 12 {middle:.1f})"
+    parts.append(tag("text", x_label, x=(left + right) / 2, y=bottom + 34, text_anchor="middle", class_="label"))
+    parts.append(tag("text", y_label, x=12, y=middle, text_anchor="middle", transform=turned, class_="label"))
+    return picture(title, *parts, *marks)
+
+
+def picture(title: str, *parts: Html, width: float = WIDTH, height: float = HEIGHT) -> Html:
+    """Return the svg element that holds `parts`: an image with a name, and a stop for the keyboard."""
+    return tag(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_label=title,
+        tabindex="0",
+        class_="chart",
+    )
+
+
+def line_path(points: Sequence[tuple[float, float]]) -> str:
+    """Return the `d` of an SVG path through `points`, in pixels."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
