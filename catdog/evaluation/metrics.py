@@ -18,6 +18,7 @@ from catdog.errors import UsageError
 from catdog.storage.schemas import UNSURE
 
 _BINS = 15  # Guo et al. 2017
+_MAX_CLASSES = 12  # that a console has room for; of more the worst are listed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,16 +66,45 @@ class Evaluation:
         if unsure and self.accuracy_of_sure is not None:
             text += f", {self.accuracy_of_sure:.4f} of the {self.sure} sure ones"
         text += f", balanced accuracy {self.balanced_accuracy:.4f}, log loss {self.log_loss:.4f}"
+        first = f"{text}, calibration error {self.calibration_error:.4f}"
         labels = [*self.classes, *([UNSURE] if unsure else [])]
-        confusion = [("true \\ predicted", *labels)]
-        for name, row in zip(self.classes, self.confusion, strict=True):
-            confusion.append((name, *(str(count) for count in row[: len(labels)])))
-        scores: list[tuple[str, ...]] = [("class", "photos", "precision", "recall", "F1")]
-        for one in self.by_class:
-            numbers = ("-" if score is None else f"{score:.4f}" for score in (one.precision, one.recall, one.f1))
-            scores.append((one.name, str(one.photos), *numbers))
-        tables = f"{table_text(confusion)}\n{table_text(scores)}".split("\n")
-        return [f"{text}, calibration error {self.calibration_error:.4f}", *tables]
+        if len(self.classes) <= _MAX_CLASSES:
+            tables = [_confusion_rows(self, labels), _score_rows(self.by_class)]
+        else:
+            worst = sorted(self.by_class, key=lambda one: math.inf if one.f1 is None else one.f1)
+            tables = [_frequent_confusions(self, labels), _score_rows(worst[:_MAX_CLASSES])]
+            first += f"; the most frequent confusions and the worst of {len(self.classes)} classes:"
+        return [first, *(line for rows in tables if len(rows) > 1 for line in table_text(rows).split("\n"))]
+
+
+def _confusion_rows(evaluation: Evaluation, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    rows = zip(evaluation.classes, evaluation.confusion, strict=True)
+    return [
+        ("true \\ predicted", *labels),
+        *((name, *(str(count) for count in row[: len(labels)])) for name, row in rows),
+    ]
+
+
+def _frequent_confusions(evaluation: Evaluation, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    pairs = [
+        (count, name, label)
+        for name, row in zip(evaluation.classes, evaluation.confusion, strict=True)
+        for label, count in zip(labels, row, strict=False)
+        if count and label != name
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    return [
+        ("true", "predicted", "photos"),
+        *((name, label, str(count)) for count, name, label in pairs[:_MAX_CLASSES]),
+    ]
+
+
+def _score_rows(scores: Sequence[ClassScores]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("class", "photos", "precision", "recall", "F1")]
+    for one in scores:
+        numbers = ("-" if score is None else f"{score:.4f}" for score in (one.precision, one.recall, one.f1))
+        rows.append((one.name, str(one.photos), *numbers))
+    return rows
 
 
 def evaluate(

@@ -39,7 +39,7 @@ from catdog.prediction import rows as predictions
 from catdog.prediction.labelling import Decoding, label_photos, photos_a_part
 from catdog.prediction.report import build_predict_page
 from catdog.prediction.sorting import UNREADABLE, check_sorting, place_photos, plan_sorting
-from catdog.report.page import PAGE_FILE, leave_page
+from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import artifacts, files
 from catdog.storage.artifacts import versions
@@ -390,7 +390,7 @@ class _Job:
                 true=self._truth(required=True) if config.evaluate else None,
             )
 
-        leave_page(self.out, build, say=self._say)
+        write_page(self.out, build, say=self._say)
 
     def sort(self) -> None:
         """Lay the photos out by label, where that is asked for."""

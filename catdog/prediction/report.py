@@ -14,11 +14,22 @@ from catdog.prediction.gallery import DIFFERENT, WRONG, Shown, choose_rows, comm
 from catdog.report.charts import histogram
 from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
 from catdog.report.markup import Child, Html, join, tag
-from catdog.report.page import Section, build_page, details, figure, folded, settings_table, share_table, table, tiles
+from catdog.report.page import (
+    Section,
+    build_page,
+    count_text,
+    details,
+    figure,
+    folded,
+    settings_table,
+    share_table,
+    table,
+    tiles,
+)
 from catdog.storage import artifacts, files
 from catdog.storage.schemas import UNSURE
 
-_HISTOGRAMS = 6  # labels of most photos
+_HISTOGRAMS = 6  # of the labels with the most photos
 
 # From the paths of photos to their thumbnails, those that can be made.
 Thumbnails = Callable[[Sequence[str]], Mapping[str, bytes]]
@@ -46,13 +57,13 @@ def build_predict_page(
         title="Labels",
         subtitle=photos,
         sections=[
-            Section(name="labels", title="What was found", body=_overview(shown, summary)),
+            Section(name="labels", title="Summary", body=_overview(shown, summary)),
             _scores(found),
-            Section(name="probabilities", title="How sure the model is", body=_histograms(shown)),
+            Section(name="probabilities", title="Confidence", body=_histograms(shown)),
             Section(name="gallery", title="Photos", body=_gallery(shown, pictures)),
-            Section(name="names", title="Search a name", body=_search(shown)),
+            Section(name="names", title="Search by file name", body=_search(shown)),
             _errors(shown),
-            Section(name="made", title="How it was made", body=_making(out, summary)),
+            Section(name="model", title="Model and versions", body=_model(out, summary)),
         ],
         scripts=["predict_page.js"],
         content=_content(shown, pictures, classes=rule.classes, key=_key(out, summary)),
@@ -65,7 +76,7 @@ def _overview(shown: Shown, summary: Mapping[str, Any]) -> Html:
     return join(
         [
             tiles(
-                ("photos", f"{shown.rows:,}", "each has a row"),
+                ("photos", f"{shown.rows:,}", "one row each"),
                 ("labelled", f"{shown.rows - errors - shown.labels.get(UNSURE, 0):,}", "with a class"),
                 (UNSURE, f"{shown.labels[UNSURE]:,}", "below the threshold") if UNSURE in shown.labels else None,
                 ("errors", f"{errors:,}", "could not be read") if errors else None,
@@ -85,10 +96,10 @@ def _scores(found: Mapping[str, Any]) -> Section | None:
             parts.append(tag("h3", tag("span", one["path"], class_="name")))
         parts += [tag("p", score_sentence(one)), score_tables(one)]
     if "comparison" in found:
-        parts.append(tag("h3", "First model against second"))
+        parts.append(tag("h3", "First and second model compared"))
         parts.append(tag("p", comparison_sentence(found["comparison"], first="the first", second="the second")))
     return (
-        Section(name="scores", title="Against the class folders" if models else "Two models", body=join(parts))
+        Section(name="scores", title="Compared with the class folders" if models else "Two models", body=join(parts))
         if (parts)
         else None
     )
@@ -99,23 +110,25 @@ def _histograms(shown: Shown) -> Html:
     parts = []
     for label in labels[:_HISTOGRAMS]:
         counts = shown.histograms[label]
-        # What no photo of any label comes down to is not shown.
+        # The axis starts at the lowest confidence of any label.
         first = min(next(index for index, count in enumerate(shown.histograms[one]) if count) for one in labels)
         first = min(first, len(counts) - 10)
         chart = histogram(
             counts[first:],
             low=first / len(counts),
             high=1,
-            title=f"Probability of {label}",
-            x_label="probability of the label",
+            title=f"Confidence of {label}",
+            x_label="confidence",
             series=list(shown.labels).index(label) % 8,
         )
-        parts.append(figure([tag("strong", label, class_="name"), f", {shown.labels[label]:,} photos"], chart))
+        parts.append(
+            figure([tag("strong", label, class_="name"), f", {count_text(shown.labels[label], 'photo')}"], chart)
+        )
     more = len(labels) - _HISTOGRAMS
     return join(
         [
             tag("div", join(parts), class_="columns"),
-            tag("p", f"Not drawn: {more} labels of fewer photos.", class_="soft") if more > 0 else None,
+            tag("p", f"Not shown: {count_text(more, 'label')} with fewer photos.", class_="soft") if more > 0 else None,
         ]
     )
 
@@ -124,36 +137,42 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
     kinds = summarize_kinds(shown.photos)
     labels = [("", "all labels"), *((str(index), label) for index, label in enumerate(shown.labels))]
     choices = [
-        ("", "all that are shown"),
+        ("", "all shown photos"),
         *((str(index), f"{kind} ({count})") for index, (kind, count) in enumerate(kinds.items())),
     ]
     total = sum(shown.labels.values())
-    what = f"All {total:,} photos that have a label."
+    what = f"All {count_text(total, 'labelled photo')}."
     if len(shown.photos) < total:
-        what = f"A sample of {len(shown.photos):,} of {total:,} labelled photos: of each label the least sure and some"
-        more = {WRONG: "those that contradict their folder", DIFFERENT: "those on which the models differ"}
-        what += " by chance" + "".join(f", {text}" for kind, text in more.items() if kind in kinds) + "."
+        what = (
+            f"A sample of {len(shown.photos):,} of {total:,} labelled photos: for each label the least confident and "
+        )
+        more = {WRONG: "those that disagree with their folder", DIFFERENT: "those on which the models differ"}
+        what += "some at random" + "".join(f", {text}" for kind, text in more.items() if kind in kinds) + "."
     return join(
         [
             tag(
                 "p",
                 what,
-                " Where a label is wrong, choose the right class, or leave out what is of none; a button then makes ",
+                " If a label is wrong, choose the right class, or leave out a photo that belongs to none. Download ",
                 tag("code", "corrections.csv"),
-                " of what is marked, which ",
-                tag("code", "jobs/ingest.py --corrections"),
-                " takes for the next training.",
+                " with your choices and give it to the next training: ",
+                tag("code", "--corrections corrections.csv"),
+                ".",
             ),
             None
             if pictures or not shown.photos
-            else tag("p", "No picture could be made: the photos cannot be read here, or not any more.", class_="soft"),
+            else tag(
+                "p", "No picture could be made: the photos cannot be read from here, or were moved.", class_="soft"
+            ),
             tag("noscript", tag("p", "The gallery and the search need JavaScript.")),
             tag(
                 "div",
                 _select("label", "Label", labels),
-                _select("kind", "Shown because", [*choices, ("marked", "marked by you")]),
+                _select("kind", "Reason shown", [*choices, ("marked", "corrected by you")]),
                 _select(
-                    "order", "Order", [(text, text) for text in ("least sure first", "most sure first", "by name")]
+                    "order",
+                    "Order",
+                    [(text, text) for text in ("least confident first", "most confident first", "by name")],
                 ),
                 class_="tools",
             ),
@@ -168,7 +187,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
             tag(
                 "div",
                 tag("span", id="marked", role="status"),
-                tag("button", "Forget them", id="clear", type="button"),
+                tag("button", "Discard", id="clear", type="button"),
                 tag("button", "Download corrections.csv", id="download", type="button", class_="main"),
                 id="basket",
                 class_="basket",
@@ -185,11 +204,11 @@ def _select(name: str, label: str, options: Sequence[tuple[str, str]]) -> Html:
 
 def _search(shown: Shown) -> Html:
     if shown.searched_all:
-        what = f"Searches all {shown.rows:,} names."
+        what = f"All {shown.rows:,} names are searched."
     else:
         what = (
-            f"Searches {len(shown.names):,} of {shown.rows:,} names, not all of them: the first 5,000, and the first "
-            "5,000 errors and unsure ones after those. The rest stands in the files of predictions/."
+            f"{len(shown.names):,} of {shown.rows:,} names are searched: the first 5,000, then the first 5,000 errors "
+            "and unsure photos. All rows are in the files of predictions/."
         )
     field = tag("input", id="search", type="search", placeholder="part of a file name", autocomplete="off")
     return join(
@@ -215,14 +234,14 @@ def _errors(shown: Shown) -> Section | None:
     body = join(
         [
             tag("p", f"{total:,} {'files have' if total > 1 else 'file has'} no label: {said}."),
-            tag("p", f"Listed are {len(rows):,} of them, 100 of a kind at most.", class_="soft") if more else None,
+            tag("p", f"{len(rows):,} of them are listed, at most 100 of each kind.", class_="soft") if more else None,
             folded(len(rows), "row", listing),
         ]
     )
     return Section(name="errors", title="Files that could not be read", body=body)
 
 
-def _making(out: str, summary: Mapping[str, Any]) -> Html:
+def _model(out: str, summary: Mapping[str, Any]) -> Html:
     models = [(tag("span", one["path"], class_="name"), tag("code", one["fingerprint"])) for one in summary["models"]]
     return join(
         [

@@ -105,7 +105,7 @@ def histogram(counts: Sequence[int], *, low: float, high: float, title: str, x_l
     bars = []
     for index, count in enumerate(counts):
         edges = (low + (high - low) * (index + step) / len(counts) for step in (0, 1))
-        tip = f"{' to '.join(number_text(round(edge, 4)) for edge in edges)}\n{count:,} photos"
+        tip = f"{' to '.join(number_text(round(edge, 4)) for edge in edges)}\n{count:,} photo{'s'[count == 1 :]}"
         place = x.start + index * width
         if count:
             top = y.place(count)

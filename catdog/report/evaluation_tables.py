@@ -1,4 +1,4 @@
-"""What the pages show of an evaluation: accuracy with its interval, confusion matrix, scores by class, two models."""
+"""An evaluation as pages show it: accuracy with its interval, confusion matrix, scores by class, two models."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from catdog.evaluation.metrics import wilson_interval
 from catdog.report.markup import Child, Html, join, tag
-from catdog.report.page import figure, folded, table
+from catdog.report.page import count_text, figure, folded, table
 from catdog.storage.schemas import UNSURE
 
-_MATRIX = 24  # classes; a greater matrix is neither read nor loaded with pleasure
+_MATRIX = 24  # classes; nobody reads a larger matrix
 _PAIRS = 30
 
 Evaluation = Mapping[str, Any]  # as Evaluation.to_json has it
@@ -28,12 +28,14 @@ def accuracy_cell(accuracy: float, photos: int) -> Html:
 
 
 def score_sentence(evaluation: Evaluation) -> str:
-    """Return accuracy, interval, log loss and calibration error of one model in a sentence."""
+    """Return accuracy with interval, balanced accuracy, log loss and calibration error of one model in a sentence."""
     low, high = evaluation["accuracy_low"], evaluation["accuracy_high"]
-    text = f"{evaluation['correct']:,} of {evaluation['photos']:,} photos are right: accuracy "
+    text = f"{evaluation['correct']:,} of {evaluation['photos']:,} photos are correct: accuracy "
     text += f"{evaluation['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     if evaluation["sure"] < evaluation["photos"] and evaluation["accuracy_of_sure"] is not None:
         text += f", {evaluation['accuracy_of_sure']:.4f} of the {evaluation['sure']:,} sure ones"
+    if "balanced_accuracy" in evaluation:  # files of earlier versions lack it
+        text += f", balanced accuracy {evaluation['balanced_accuracy']:.4f}"
     return (
         f"{text}, log loss {evaluation['log_loss']:.4f}, expected calibration error "
         f"{evaluation['calibration_error']:.4f}."
@@ -41,18 +43,19 @@ def score_sentence(evaluation: Evaluation) -> str:
 
 
 def score_tables(evaluation: Evaluation) -> Html:
-    """Return the confusion matrix, or of many classes the worst of it, and precision, recall and F1 by class."""
+    """Return the confusion matrix (for many classes the most frequent confusions) and the scores by class."""
     unsure = evaluation["sure"] < evaluation["photos"]
     labels = [*evaluation["classes"], *([UNSURE] if unsure else [])]
     if len(labels) <= _MATRIX:
-        confusion = figure("Rows are true classes, columns what the model said.", _confusion(evaluation, labels))
+        confusion = figure("Rows are true classes, columns predicted ones.", _confusion(evaluation, labels))
     else:
         confusion = figure(f"The {_PAIRS} most frequent confusions.", _worst_pairs(evaluation, labels))
     return tag(
         "div",
         confusion,
         figure(
-            "Precision: of what was called so, the share that is. Recall: of what is so, the share that was found.",
+            "Precision: the share of photos predicted as a class that belong to it. Recall: the share of a class's "
+            "photos that were found. F1: their harmonic mean.",
             _by_class(evaluation["by_class"]),
         ),
         class_="columns",
@@ -68,7 +71,7 @@ def _worst_pairs(evaluation: Evaluation, labels: Sequence[str]) -> Html:
     ]
     pairs.sort(key=lambda pair: -pair[0])
     rows: list[Sequence[Child]] = [(name, label, f"{count:,}") for count, name, label in pairs[:_PAIRS]]
-    return table(("true class", "said", "photos"), rows, texts=2)
+    return table(("true class", "predicted", "photos"), rows, texts=2)
 
 
 def _confusion(evaluation: Evaluation, labels: Sequence[str]) -> Html:
@@ -81,12 +84,13 @@ def _confusion(evaluation: Evaluation, labels: Sequence[str]) -> Html:
                 f"{count:,}",
                 # Five steps of colour: a style by value would need a style attribute, which the policy forbids.
                 class_=f"{'right' if column == index else 'wrong'} level{_level(count / total)}" if count else "none",
-                data_tip=f"true {name}, called {label}\n{count:,} photos, {count / total:.1%} of its class",
+                data_tip=f"true {name}, predicted {label}\n"
+                f"{count_text(count, 'photo')}, {count / total:.1%} of its class",
             )
             for column, (label, count) in enumerate(zip(labels, counts, strict=False))
         ]
         rows.append(tag("tr", tag("th", name, scope="row", class_="text"), join(cells)))
-    head = tag("tr", tag("td", "true \\ said"), join(tag("th", label, scope="col") for label in labels))
+    head = tag("tr", tag("td", "true \\ predicted"), join(tag("th", label, scope="col") for label in labels))
     inside = tag("table", tag("thead", head), tag("tbody", join(rows)), class_="confusion")
     return tag("div", inside, class_="scroll", tabindex="0", role="region", aria_label="Confusion matrix")
 
@@ -103,22 +107,23 @@ def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
             *("-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall", "f1")),
         )
         for one in scores
+        if one["photos"] or one["precision"] is not None  # nothing is known of a class that is nowhere to be found
     ]
     listing = table(("class", "photos", "precision", "recall", "F1"), rows, sortable=len(rows) > 2)
     return folded(len(rows), "row", listing)
 
 
 def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: str, where: str = "photos") -> str:
-    """Return in words how two models differ, with McNemar's test; `where` names the photos."""
+    """Return how two models differ, with McNemar's test, as a sentence; `where` names the photos."""
     photos, agree = comparison["photos"], comparison["agree"]
-    text = f"On the {photos:,} {where} they say the same {agree:,} times ({agree / photos:.1%})."
+    text = f"On the {photos:,} {where} both predict the same {agree:,} times ({agree / photos:.1%})."
     if comparison.get("p_value") is None:
         return text
     if not comparison["only_first_correct"] and not comparison["only_second_correct"]:
-        return f"{text} They are right and wrong on the same photos."
+        return f"{text} They are correct on the same photos."
     p = comparison["p_value"]
-    meaning = "too large for chance alone" if p < 0.05 else "that chance alone may explain"
+    meaning = "unlikely to be chance" if p < 0.05 else "that may be chance"
     return (
-        f"{text} Only {first} is right on {comparison['only_first_correct']:,}, only {second} on "
+        f"{text} Only {first} is correct on {comparison['only_first_correct']:,}, only {second} on "
         f"{comparison['only_second_correct']:,}: a difference {meaning} (McNemar's exact test, p = {p:.3g})."
     )

@@ -1,7 +1,7 @@
-"""The shell of report.html: one file that holds all it shows, and that a browser lets do nothing else.
+"""The shell of report.html, one file that needs no network, and the pieces that all pages share.
 
-Style and scripts are files beside this one; they stand inline in the page, and its Content-Security-Policy names
-them by their checksum. No other script or style runs, and nothing is fetched.
+Style and scripts are files in assets/. They stand inline in the page, and its Content-Security-Policy names them by
+their checksum: no other script or style runs, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _ASSETS = resources.files("catdog.report") / "assets"
 
 PAGE_FILE = "report.html"
 
-_LONG = 40  # rows of a table
+_LONG = 40  # rows of a table; a longer one is folded
+_MANY_COUNTS = 12
 
 Say = Callable[[str], None]
 
@@ -87,12 +88,12 @@ def _checksum(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def leave_page(directory: str, build: Callable[[], str], *, say: Say) -> None:
-    """Write the page that `build` returns into `directory` and say where; whatever goes wrong becomes one line."""
+def write_page(directory: str, build: Callable[[], str], *, say: Say) -> None:
+    """Write the page that `build` returns into `directory` and say where; any failure becomes one line."""
     path = files.join(directory, PAGE_FILE)
     try:
         files.write_bytes(path, build().encode(errors="replace"))
-    except Exception as error:  # the job's results stand already, and no picture of them is worth losing them
+    except Exception as error:  # the job's results are written already: a page is not worth failing for
         say(f"Warning: no {PAGE_FILE} was written: {type(error).__name__}: {one_line(error)}")
         return
     say(f"Report: {path}")
@@ -166,38 +167,42 @@ def figure(caption: Child, *body: Child, wide: bool = False) -> Html:
 
 
 def details(title: str, *body: Child) -> Html:
-    """Return what stays folded until somebody asks for it."""
+    """Return `body` folded under `title`."""
     return tag("details", tag("summary", title), *body)
 
 
 def folded(rows: int, noun: str, body: Html) -> Html:
-    """Return `body`, a table of so many rows, folded where it would push all else off the page."""
+    """Return `body`, a table of so many rows, folded where it is long."""
     return details(count_text(rows, noun), body) if rows > _LONG else body
 
 
 def settings_table(settings: Mapping[str, Any], *, head: tuple[str, str]) -> Html:
-    """Return names and values, whatever they are, as text."""
+    """Return names and values, of any type, as text."""
     return table(head, [(name, tag("span", str(value), class_="name")) for name, value in settings.items()], texts=2)
 
 
 def share_table(counts: Mapping[str, int], *, head: tuple[str, str]) -> Html:
-    """Return counts with their share of all and a bar each."""
+    """Return counts with their share of all and a bar each; of many counts those that are 0 are left out, and said."""
     total = max(1, sum(counts.values()))
+    omit_zeros = len(counts) > _MANY_COUNTS
     rows = [
         (name, f"{count:,}", f"{count / total:.1%}", share_bar(count / total, series=index % 8))
         for index, (name, count) in enumerate(counts.items())
+        if count or not omit_zeros
     ]
-    return folded(len(rows), "row", table((*head, "share", ""), rows))
+    omitted = len(counts) - len(rows)
+    note = tag("p", f"Not listed: {omitted:,} without {head[1]}.", class_="soft") if omitted else None
+    return join([folded(len(rows), "row", table((*head, "share", ""), rows)), note])
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Html:
-    """Return seconds by step with a bar each; `total`, where it is one of them, is no step."""
+    """Return seconds by step with a bar each; `total`, if present, is no step."""
     steps = {name: value for name, value in seconds.items() if name != "total"}
     whole = max(1e-9, sum(steps.values()))
     rows: list[Sequence[Child]] = [
         (name, _seconds_text(value), f"{value / whole:.0%}", share_bar(value / whole)) for name, value in steps.items()
     ]
-    return table(("step", "time", "share", ""), [*rows, ("in all", _seconds_text(whole), "", "")])
+    return table(("step", "time", "share", ""), [*rows, ("total", _seconds_text(whole), "", "")])
 
 
 def _seconds_text(value: float) -> str:

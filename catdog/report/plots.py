@@ -1,4 +1,4 @@
-"""What a run shows at its end: the article's two plots and the table of frozen against unfrozen."""
+"""PNG plots of a run and of a sweep, and the table of stages that a train job ends with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_curves(histories: Mapping[str, History], *, run_dir: str) -> None:
 
 
 def _curve_png(histories: Mapping[str, History], score: str, title: str) -> bytes:
-    # The object interface: pyplot would look for a display and keep global state.
+    # The object interface: pyplot looks for a display and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -82,16 +82,16 @@ def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
     return table_text(rows)
 
 
-def draw_sweep(records: Sequence[Mapping[str, Any]], knobs: Sequence[str], *, run_dir: str) -> None:
+def draw_sweep(records: Sequence[Mapping[str, Any]], settings: Sequence[str], *, run_dir: str) -> None:
     """Write sweep.png: validation accuracy against a learning rate, coloured by dropout, and the best one so far.
 
-    `records` are trial.json files; without a learning rate or dropout among `knobs`, others stand in.
+    `records` are trial.json files; without a learning rate or dropout among `settings`, others take their place.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rated = sorted((record for record in records if "validation" in record), key=lambda record: record["ended"])
-    numeric = [key for key in knobs if all(_is_number(record["values"][key]) for record in rated)]
+    numeric = [key for key in settings if all(_is_number(record["values"][key]) for record in rated)]
     across = next((key for key in numeric if "learning_rate" in key), numeric[0] if numeric else None)
     colour = next((key for key in numeric if key == "dropout"), next((key for key in numeric if key != across), None))
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")

@@ -25,7 +25,7 @@ from catdog.model.weights.pretrained import load_weights
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
 from catdog.photos.manifest import Manifest
-from catdog.report.page import PAGE_FILE, leave_page
+from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.storage import files
@@ -64,7 +64,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         report = files.read_json(report_path)
         _say_result(report, run_dir=run_dir, say=say)
         if not files.exists(files.join(run_dir, PAGE_FILE)):
-            _leave_page(report, run_dir=run_dir, say=say)
+            _write_page(report, run_dir=run_dir, say=say)
         return report
     watch = Stopwatch(run_dir)
     say(f"Run directory: {run_dir}")
@@ -107,7 +107,7 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
         watch.save()
         report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
     _say_result(report, run_dir=run_dir, say=say)
-    _leave_page(report, run_dir=run_dir, say=say)
+    _write_page(report, run_dir=run_dir, say=say)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir, say=say)
     return report
 
@@ -204,14 +204,14 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     say(f"Model: {files.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
 
 
-def _leave_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
+def _write_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     """Write report.html from what stands in `run_dir`."""
 
     def build() -> str:
         histories = {stage: read_history(files.join(run_dir, stage)) for stage in report["stages"]}
         return build_train_page(run_dir, histories=histories)
 
-    leave_page(run_dir, build, say=say)
+    write_page(run_dir, build, say=say)
 
 
 def _tracked_run(config: TrainConfig, report: Mapping[str, Any], run_dir: str) -> TrackedRun:

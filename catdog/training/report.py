@@ -1,4 +1,4 @@
-"""report.html of a train job: scores, curves, both stages compared, errors with where the model looked, settings."""
+"""report.html of a train job: scores, curves, both stages compared, errors with heatmaps, settings."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from catdog.storage import files
 DIAGNOSIS_FILE = "diagnosis.json"
 THUMBNAILS_FILE = "thumbnails.parquet"
 
-_SHOWN_FIRST = 12  # photos of a kind; the rest is folded
+_SHOWN_FIRST = 12  # photos of a list; the rest is folded
 
 Pictures = Mapping[tuple[str, str], bytes]  # by name and kind, "photo" or "heat"
 
 
 def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
-    """Return the page of the finished run in `run_dir`; what an older run did not leave is left out.
+    """Return the page of the finished run in `run_dir`; sections for which an older run left no data are omitted.
 
     `histories` has the rows of history.csv by stage, in order.
     """
@@ -55,9 +55,9 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
         title="Training",
         subtitle=f"{run_dir}: {', '.join(report['classes'])}",
         sections=[
-            Section(name="scores", title="What came of it", body=_overview(report, diagnosis)),
+            Section(name="scores", title="Summary", body=_overview(report, diagnosis)),
             _curves(histories),
-            Section(name="stages", title="Frozen against unfrozen", body=_stages(report, diagnosis)),
+            Section(name="stages", title="Stages compared", body=_stages(report, diagnosis)),
             _confusion(report, diagnosis),
             _calibration(diagnosis),
             _photos(diagnosis, pictures, "worst"),
@@ -66,7 +66,7 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
             _near_duplicates(diagnosis, pictures),
             Section(name="photos", title="Photos and splits", body=_counts(report["counts"])),
             Section(name="time", title="Time by step", body=tag("div", seconds_table(report["seconds"]))),
-            Section(name="made", title="How it was made", body=_making(run_dir, report, config, card)),
+            Section(name="settings", title="Settings and versions", body=_settings(run_dir, report, config, card)),
         ],
     )
 
@@ -85,7 +85,7 @@ def _read_pictures(run_dir: str) -> Pictures:
 
 
 def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
-    stage, split = report["model"], _judge(report)
+    stage, split = report["model"], report_split(report)
     scores, photos = report["stages"][stage][split], sum(report["counts"][split].values())
     right = round(scores["accuracy"] * photos)
     calibration = diagnosis.get("calibration") or {}
@@ -97,13 +97,13 @@ def _overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
         ("calibration error", f"{final['error']:.4f}", f"on {calibration['split']} photos; 0 is perfect")
         if final
         else None,
-        ("model", stage, "the stage that is better on validation"),
+        ("model", f"{stage} stage", "better on validation"),
         ("time", duration(report["seconds"]["total"]), f"{sum(report['counts']['train'].values()):,} training photos"),
     )
 
 
-def _judge(report: Mapping[str, Any]) -> str:
-    """Return the split that tells how good the model is: test, where there are test photos."""
+def report_split(report: Mapping[str, Any]) -> str:
+    """Return the split whose scores are reported: test, where there are test photos, else validation."""
     return "test" if "test" in report["stages"][report["model"]] else "validation"
 
 
@@ -118,7 +118,10 @@ def _curves(histories: Mapping[str, History]) -> Section | None:
     key = legend(("dot s1", "training"), ("line s0", "validation"))
     charts = (
         figure(
-            [f"{title} after each epoch, training photos augmented.", _curve_values(histories, score)],
+            [
+                f"{title} after each epoch. Training photos are augmented, validation photos are not.",
+                _curve_values(histories, score),
+            ],
             key,
             curve(histories, score, title=title),
         )
@@ -153,7 +156,7 @@ def _stages(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
         for split, comparison in (diagnosis.get("comparison") or {}).items()
         if comparison
     ]
-    note = "Below an accuracy stands its 95 % interval (Wilson): where the truth may lie, with so few photos as these."
+    note = "Below each accuracy: its 95 % confidence interval (Wilson)."
     return join(
         [table(("stage", "epochs", "best epoch", *head, "time"), rows), tag("p", note, class_="soft"), join(sentences)]
     )
@@ -170,7 +173,7 @@ def _confusion(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Secti
         if evaluation := evaluations.get(split):
             body = join([tag("p", score_sentence(evaluation)), score_tables(evaluation)])
             parts.append(details(f"On the {split} photos", body) if parts else join([_on(split, report), body]))
-    return Section(name="confusion", title="Which class is taken for which", body=join(parts)) if parts else None
+    return Section(name="confusion", title="Confusion matrix", body=join(parts)) if parts else None
 
 
 def _on(split: str, report: Mapping[str, Any]) -> Html:
@@ -184,40 +187,40 @@ def _calibration(diagnosis: Mapping[str, Any]) -> Section | None:
         return None
     split, temperature = found.get("split", "validation"), found.get("temperature", 1.0)
     text = (
-        f"Of the photos about which the model says 0.9, nine of ten should be right. On the {split} photos the "
-        f"expected calibration error is {before['error']:.4f}"
+        f"Of the photos with confidence 0.9, nine in ten should be correct. On the {split} photos the expected "
+        f"calibration error is {before['error']:.4f}"
     )
     if after:
         text += (
-            f"; with the temperature {temperature:.3g}, by which the logits are divided, it is {after['error']:.4f}. "
-            "The saved model has it built in."
+            f"; with temperature scaling it is {after['error']:.4f}. The logits are divided by {temperature:.3g}, and "
+            "the saved model includes this."
         )
     else:
-        text += ". The probabilities are as the network says them, with no temperature"
+        text += ". The probabilities are the network's own, without temperature scaling"
         text += f": {found['reason']}." if found.get("reason") else "."
     series = {"as trained": before["bins"], **({"with temperature": after["bins"]} if after and after["bins"] else {})}
     key = legend(*((f"dot s{index}", name) for index, name in enumerate(series)))
-    chart = reliability(series, title="Reliability: share right against probability said")
+    chart = reliability(series, title="Reliability diagram: accuracy against confidence")
     note = (
-        "A mark is one of 15 bins; small ones, of few photos, tell little. On the broken line probabilities mean what "
-        "they say."
+        "Each dot is one of 15 bins of confidence; a small dot stands for few photos and is unreliable. A perfectly "
+        "calibrated model lies on the dashed line."
     )
     body = tag("div", figure(note, key, chart), tag("p", text), class_="columns")
-    return Section(name="calibration", title="What a probability means", body=body)
+    return Section(name="calibration", title="Calibration", body=body)
 
 
 _KINDS = {
     "worst": (
         "Worst errors",
-        "Wrong, the most confident first; beside a photo, where the model looked (Grad-CAM): warm regions speak for "
-        "what it said.",
+        "Wrong predictions, the most confident first. The second picture is a Grad-CAM heatmap: warm regions count "
+        "most for the predicted class.",
     ),
-    "least_sure": ("Least sure", "The photos whose greatest probability is the least."),
+    "least_sure": ("Least confident", "Photos whose predicted class has the lowest probability."),
     "label_errors": (
         "Labels that may be wrong",
-        "Training photos whose folder a model contradicts with confidence that was not trained on them. Where the "
-        "folder is wrong, a corrections.csv with the columns path and label, given to jobs/ingest.py --corrections, "
-        "puts it right.",
+        "Training photos for which a model that was not trained on them predicts another class with high confidence. "
+        "To correct a label, list the photo in a corrections.csv with the columns path and label, and give it to the "
+        "next training: --corrections corrections.csv.",
     ),
 }
 
@@ -227,9 +230,9 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     if not rows:
         return None
     title, text = _KINDS[kind]
-    looked = kind == "worst" and any((row["path"], "heat") in pictures for row in rows)
-    cards = [_card(row, pictures, looked=looked) for row in rows]
-    style = "cards pairs" if looked else "cards"
+    heatmaps = kind == "worst" and any((row["path"], "heat") in pictures for row in rows)
+    cards = [_card(row, pictures, heatmaps=heatmaps) for row in rows]
+    style = "cards pairs" if heatmaps else "cards"
     rest = tag("ul", join(cards[_SHOWN_FIRST:]), class_=style)
     body = join(
         [
@@ -241,20 +244,20 @@ def _photos(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Sect
     return Section(name=kind.replace("_", "-"), title=title, body=body)
 
 
-def _card(row: Mapping[str, Any], pictures: Pictures, *, looked: bool) -> Html:
-    """Return one photo; with the picture of where the model `looked` beside it, where there is one."""
+def _card(row: Mapping[str, Any], pictures: Pictures, *, heatmaps: bool) -> Html:
+    """Return one photo, with its heatmap beside it where `heatmaps` is true and there is one."""
     path, true, label = row["path"], row["true"], row["label"]
     name = "/".join(path.replace("!", "/").rsplit("/", 2)[-2:])
-    heat = pictures.get((path, "heat")) if looked else None
-    views = [image(pictures.get((path, "photo")), text=f"{name}, of class {true}, called {label}")]
-    if heat:
-        views.append(image(heat, text=f"where the model looked in {name}"))
+    heatmap = pictures.get((path, "heat")) if heatmaps else None
+    views = [image(pictures.get((path, "photo")), text=f"{name}, class {true}, predicted {label}")]
+    if heatmap:
+        views.append(image(heatmap, text=f"heatmap of {name}"))
     wrong = true != label
     said = f"{label} {row['probability']:.5f}" if row["probability"] > 0.9995 else f"{label} {row['probability']:.3f}"
     text = tag(
         "div",
         tag("span", said, class_="said"),
-        tag("span", f"folder says {true}", class_="bad" if wrong else "soft"),
+        tag("span", f"labelled {true}", class_="bad" if wrong else "soft"),
         tag("span", name, class_="name", title=path),
         tag("span", row["split"], class_="name"),
         class_="text",
@@ -281,8 +284,8 @@ def _near_duplicates(diagnosis: Mapping[str, Any], pictures: Pictures) -> Sectio
         "pair of photos in different splits looks" if count == 1 else "pairs of photos in different splits look"
     )
     warning = (
-        f"{count:,} {pairs_look} the same though the files differ: a photo that was trained on and tested with makes "
-        "scores look better than they are."
+        f"{count:,} {pairs_look} the same although the files differ. Scores are too high when a model is tested with "
+        "photos that it was trained on."
     )
     listed = tag("p", f"The {len(pairs)} nearest of them:", class_="soft") if count > len(pairs) else None
     body = join([tag("p", warning), listed, tag("ul", join(cards), class_="cards pairs")])
@@ -293,24 +296,24 @@ def _counts(counts: Mapping[str, Any]) -> Html:
     splits = {name: value for name, value in counts.items() if isinstance(value, Mapping)}
     classes = list(next(iter(splits.values()), {}))
     rows: list[Sequence[Child]] = [(name, *(f"{splits[split].get(name, 0):,}" for split in splits)) for name in classes]
-    rows.append(("in all", *(f"{sum(found.values()):,}" for found in splits.values())))
-    text = f"Rejected: {count_text(counts.get('rejected', 0), 'file')}; manifest/rejected.parquet says why."
+    rows.append(("total", *(f"{sum(found.values()):,}" for found in splits.values())))
+    text = f"{count_text(counts.get('rejected', 0), 'file')} rejected; the reasons are in manifest/rejected.parquet."
     return join([folded(len(rows), "row", table(("class", *splits), rows)), tag("p", text, class_="soft")])
 
 
-def _making(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str, Any]) -> Html:
+def _settings(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str, Any]) -> Html:
     weights = card.get("weights", {})
     facts = {
         "backbone": card.get("backbone"),
         "pretrained weights": weights.get("source"),
-        "their licence": weights.get("license") or ("not stated" if weights.get("checksum") else None),
-        "their checksum": weights.get("checksum"),
-        "made": card.get("created"),
+        "licence of the weights": weights.get("license") or ("not stated" if weights.get("checksum") else None),
+        "checksum of the weights": weights.get("checksum"),
+        "created": card.get("created"),
         "model": files.join(run_dir, "model"),
     }
     return join(
         [
-            settings_table({name: value for name, value in facts.items() if value}, head=("fact", "")),
+            settings_table({name: value for name, value in facts.items() if value}, head=("model", "")),
             details("Settings", settings_table(config, head=("setting", "value"))) if config else None,
             details("Versions", settings_table(report.get("versions", {}), head=("package", "version"))),
         ]

@@ -30,7 +30,7 @@ from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
 from catdog.photos.manifest import Manifest
-from catdog.report.page import leave_page
+from catdog.report.page import write_page
 from catdog.report.plots import draw_sweep
 from catdog.report.tracking import require_tracker, track_runs
 from catdog.storage import files
@@ -275,7 +275,7 @@ def write_results(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say)
     files.write_json(files.join(sweep.run_dir, "best.json"), result)
     for line in _summary_lines(records, result, sweep):
         say(line)
-    leave_page(
+    write_page(
         sweep.run_dir,
         lambda: build_tune_page(list(records.values()), list(sweep.space), result=result, run_dir=sweep.run_dir),
         say=say,

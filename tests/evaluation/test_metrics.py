@@ -93,6 +93,25 @@ def test_the_console_shows_the_unsure_column_only_where_there_is_one() -> None:
     assert lines[1] == "true \\ predicted  cat  dog  unsure"
 
 
+def test_of_many_classes_the_console_shows_the_worst() -> None:
+    names = [f"class {label:03d}" for label in range(200)]
+    true = np.repeat(np.arange(150), 2)
+    found = evaluate(true, np.eye(200)[np.where(true == 7, 12, true)], classes=names)
+    lines = found.lines()
+    assert lines[0].endswith("; the most frequent confusions and the worst of 200 classes:")
+    assert lines[1:4] == [
+        "true       predicted  photos",
+        "---------  ---------  ------",
+        "class 007  class 012       2",
+    ]
+    assert lines[4:7] == [
+        "class      photos  precision  recall      F1",
+        "---------  ------  ---------  ------  ------",
+        "class 007       2          -  0.0000  0.0000",
+    ]
+    assert len(lines) == 18
+
+
 # From table I of R. G. Newcombe, Statistics in Medicine 17 (1998), the method of Wilson's score.
 @pytest.mark.parametrize(
     ("correct", "total", "low", "high"),

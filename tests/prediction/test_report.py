@@ -41,7 +41,7 @@ def test_a_page_of_many_photos_stays_small(tmp_path: Path) -> None:
     )
     assert time.monotonic() - begin < 5
     assert len(page) < 4_000_000
-    assert "5,000 of 100,000 names, not all of them" in page
+    assert "5,000 of 100,000 names are searched" in page
 
 
 def test_photos_that_cannot_be_read_any_more_leave_a_page_without_pictures(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_photos_that_cannot_be_read_any_more_leave_a_page_without_pictures(tmp_p
     files.write_json(f"{tmp_path}/evaluation.json", {"comparison": comparison})
     page = build_predict_page(str(tmp_path), rule=rule, summary=SUMMARY, photos="/a", thumbnails=lambda names: {})
     assert "No picture could be made" in page
-    assert "On the 30 photos they say the same 30 times (100.0%)." in page
-    assert "Searches all 30 names." in page
+    assert "On the 30 photos both predict the same 30 times (100.0%)." in page
+    assert "All 30 names are searched." in page
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -77,7 +77,7 @@ def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came
     assert predict() == first
     assert f"Report: {page}" not in said
     evaluated = predict(evaluate=True)
-    assert b"Against the class folders" in evaluated
+    assert b"Compared with the class folders" in evaluated
     assert predict(evaluate=True) == evaluated
     assert f"Report: {page}" not in said
     page.unlink()

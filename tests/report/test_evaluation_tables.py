@@ -11,10 +11,13 @@ def test_the_matrix_marks_what_is_right_and_escapes_class_names() -> None:
     found = evaluate(true, told, classes=("<cat>", "dog")).to_json()
     tables = score_tables(found)
     assert "<cat>" not in tables
-    assert "true &lt;cat&gt;, called dog\n1 photos, 33.3% of its class" in tables
+    assert "true &lt;cat&gt;, predicted dog\n1 photo, 33.3% of its class" in tables
     assert tables.count('class="right level') == 2
     assert tables.count('class="wrong level') == 1
-    assert score_sentence(found).startswith("3 of 4 photos are right: accuracy 0.7500 (95 % interval 0.3006 to 0.9544)")
+    assert score_sentence(found).startswith(
+        "3 of 4 photos are correct: accuracy 0.7500 (95 % interval 0.3006 to 0.9544)"
+    )
+    assert "balanced accuracy 0.8333, log loss" in score_sentence(found)
 
 
 def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:
@@ -23,6 +26,9 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:
     told = np.eye(200)[(true + (true == 7) * 5) % 200]
     tables = score_tables(evaluate(true, told, classes=names).to_json())
     assert len(tables) < 60_000
+    unseen = score_tables(evaluate(true[:20], told[:20], classes=names).to_json())
+    assert "class 012" in unseen  # predicted, though no photo is of it
+    assert "class 150" not in unseen
     assert '<th scope="row" class="text">class 007</th><td class="text">class 012</td><td>2</td>' in tables
 
 
@@ -34,10 +40,10 @@ def test_two_models_are_compared_in_words() -> None:
         compare_models(first, second, true=true).to_json(), first="A", second="B", where="cats"
     )
     assert sentence == (
-        "On the 20 cats they say the same 8 times (40.0%). Only A is right on 12, only B on 0: a difference too large "
-        "for chance alone (McNemar's exact test, p = 0.000488)."
+        "On the 20 cats both predict the same 8 times (40.0%). Only A is correct on 12, only B on 0: a difference "
+        "unlikely to be chance (McNemar's exact test, p = 0.000488)."
     )
     same = comparison_sentence(compare_models(first, first, true=true).to_json(), first="A", second="B")
-    assert same == "On the 20 photos they say the same 20 times (100.0%). They are right and wrong on the same photos."
+    assert same == "On the 20 photos both predict the same 20 times (100.0%). They are correct on the same photos."
     unknown = comparison_sentence(compare_models(first, second).to_json(), first="A", second="B")
-    assert unknown == "On the 20 photos they say the same 8 times (40.0%)."
+    assert unknown == "On the 20 photos both predict the same 8 times (40.0%)."

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from catdog.report import charts
+from catdog.report import axes, charts
 from catdog.report.markup import Html, embed_json, join, tag
-from catdog.report.page import Section, build_page, leave_page, share_table, table
+from catdog.report.page import Section, build_page, share_table, table, write_page
 from catdog.storage import files
 
 EVIL = '</script><img src=x onerror="alert(1)">&\'<!--'
@@ -80,10 +80,18 @@ def test_a_page_holds_all_it_shows_and_its_policy_allows_nothing_else() -> None:
 
 
 def test_scripts_never_make_markup_of_text() -> None:
-    for path in sorted(Path("catdog").glob("*.js")):
+    for path in sorted(Path("catdog/report/assets").glob("*.js")):
         code = path.read_text()
         for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "http"):
             assert way not in code, f"{path} has {way}"
+
+
+def test_no_class_of_the_style_sheet_is_dead() -> None:
+    style = Path("catdog/report/assets/page.css").read_text()
+    code = "\n".join(path.read_text() for kind in ("*.py", "*.js") for path in sorted(Path("catdog").rglob(kind)))
+    # Numbered classes are made from a number: right level3, line r4, bar s7.
+    for name in {re.sub(r"\d$", "", name) for name in re.findall(r"\.([a-z][\w-]*)", style)}:
+        assert re.search(rf"""["' ]{name}(["' {{\d]|$)""", code), f".{name}"
 
 
 def test_a_page_that_cannot_be_built_is_one_warning(tmp_path: Path) -> None:
@@ -92,10 +100,10 @@ def test_a_page_that_cannot_be_built_is_one_warning(tmp_path: Path) -> None:
     def fail() -> str:
         raise KeyError("two\nlines")
 
-    leave_page(str(tmp_path), fail, say=said.append)
+    write_page(str(tmp_path), fail, say=said.append)
     assert said == ["Warning: no report.html was written: KeyError: 'two\\nlines'"]
     assert list(tmp_path.iterdir()) == []
-    leave_page(str(tmp_path), lambda: "lone surrogate \udcff", say=said.append)
+    write_page(str(tmp_path), lambda: "lone surrogate \udcff", say=said.append)
     assert said[1] == f"Report: {tmp_path}/report.html"
     assert files.read_bytes(f"{tmp_path}/report.html") == b"lone surrogate ?"
 
@@ -108,13 +116,20 @@ def test_a_cell_sorts_by_its_value_and_shows_its_text() -> None:
     assert "<cat>" not in share_table({"<cat>": 3}, head=("label", "photos"))
 
 
+def test_of_many_labels_those_without_photos_are_counted_and_not_listed() -> None:
+    few, many = ({f"label {index}": index % 2 for index in range(count)} for count in (4, 200))
+    assert "label 0" in share_table(few, head=("label", "photos"))
+    assert "label 0" not in share_table(many, head=("label", "photos"))
+    assert "Not listed: 100 without photos." in share_table(many, head=("label", "photos"))
+
+
 def test_ticks_are_round() -> None:
-    axis = charts.Axis(low=0.497, high=1.005, start=0, end=100)
+    axis = axes.Axis(low=0.497, high=1.005, start=0, end=100)
     assert axis.ticks() == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    wide = charts.Axis(low=0.9e-5, high=0.02, start=0, end=100, log=True)
+    wide = axes.Axis(low=0.9e-5, high=0.02, start=0, end=100, log=True)
     assert wide.ticks() == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2])
-    assert charts.Axis(low=0.0021, high=0.0049, start=0, end=1, log=True).ticks() == pytest.approx([0.003])
-    assert charts.Axis(low=1, high=1, start=0, end=100).ticks() == [1]
+    assert axes.Axis(low=0.0021, high=0.0049, start=0, end=1, log=True).ticks() == pytest.approx([0.003])
+    assert axes.Axis(low=1, high=1, start=0, end=100).ticks() == [1]
     assert (axis.place(0.497), axis.place(1.005)) == (0, 100)
 
 

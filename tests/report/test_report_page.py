@@ -24,7 +24,7 @@ from catdog.evaluation.paired import compare_models
 from catdog.photos.annotations.corrections import read_corrections
 from catdog.prediction import rows as predictions
 from catdog.prediction.report import build_predict_page
-from catdog.report.page import leave_page
+from catdog.report.page import write_page
 from catdog.storage import files
 from catdog.training.report import build_train_page
 from catdog.tuning.report import build_tune_page
@@ -113,7 +113,7 @@ def jpeg() -> bytes:
 
 def write(folder: Path, build: Callable[[], str]) -> Path:
     said: list[str] = []
-    leave_page(str(folder), build, say=said.append)
+    write_page(str(folder), build, say=said.append)
     assert said == [f"Report: {folder}/report.html"]
     return folder / "report.html"
 
@@ -163,13 +163,13 @@ def test_the_page_of_labels_opens_filters_and_searches(browser: Any, labels_page
     choose(browser, "label", "unsure")
     assert {text.split()[0] for text in texts(browser, "#photos .said")} == {"unsure"}
     choose(browser, "label", "all labels")
-    choose(browser, "order", "most sure first")
+    choose(browser, "order", "most confident first")
     shown = [float(text.split()[-1]) for text in texts(browser, "#photos .said")]
     assert shown == sorted(shown, reverse=True)
     find(browser, "#next")[0].click()
     assert texts(browser, "#place") == ["25 to 48 of 70 shown photos"]
     choose(browser, "kind", "wrong")
-    assert all("folder says" in text for text in texts(browser, "#photos .card"))
+    assert all("in folder" in text for text in texts(browser, "#photos .card"))
     find(browser, "#search")[0].send_keys("03")
     assert len(find(browser, "#found .card")) == 11
     assert texts(browser, "#count") == ["11 names"]
@@ -201,11 +201,11 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
     press(browser, "#photos .card:nth-child(3) button:nth-child(2)")
     press(browser, "#photos .card:nth-child(4) button:nth-child(1)")
     press(browser, "#photos .card:nth-child(4) button:nth-child(1)")  # taken back
-    assert texts(browser, "#marked") == ["4 corrections marked"]
+    assert texts(browser, "#marked") == ["4 corrections"]
 
     def are_kept() -> bool:
         open_again(browser)
-        return texts(browser, "#marked") == ["4 corrections marked"]
+        return texts(browser, "#marked") == ["4 corrections"]
 
     # Chromium stores in its own time: a page that comes at once may be read before what was stored has arrived.
     wait_for(are_kept)
@@ -216,7 +216,7 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
     wanted = {EVIL: "cat", paths[0]: "<b>dog</b>", paths[1]: None, paths[2]: "=cow()"}
     assert read_corrections(str(file)).classes == wanted
     assert file.read_bytes().endswith(b',"\'=cow()"\r\n')
-    choose(browser, "kind", "marked")
+    choose(browser, "kind", "corrected")
     assert len(find(browser, "#photos .card.marked")) == 4
     find(browser, "#clear")[0].click()
     browser.switch_to.alert.accept()
@@ -290,7 +290,7 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
 def test_a_training_without_diagnosis_has_a_page_of_what_there_is(browser: Any, tmp_path: Path) -> None:
     assert open_page(browser, train_run(tmp_path, diagnosed=False), width=500) == []
     assert [text.split("\n")[0] for text in texts(browser, "h2")] == [
-        "What came of it", "Frozen against unfrozen", "Photos and splits", "Time by step", "How it was made",
+        "Summary", "Stages compared", "Photos and splits", "Time by step", "Settings and versions",
     ]  # fmt: skip
     wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide == 0
@@ -314,7 +314,7 @@ def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting(browser: Any, tmp_
     settings = ("dropout", "pooling")
     page = write(tmp_path, lambda: build_tune_page(records, settings, result=result, run_dir="/runs/sweep"))
     assert open_page(browser, page) == []
-    assert "took no part in the choice" in browser.find_element("id", "best").text
+    assert "were not used to choose it" in browser.find_element("id", "best").text
     assert len(find(browser, "#settings svg.chart")) == 2
     choose(browser, "setting", "pooling")
     assert find(browser, "#settings svg.chart")[0].get_attribute("aria-label") == "validation accuracy against pooling"

@@ -5,12 +5,12 @@
   const { classes, labels, photos, names, prefix } = content;
   const PAGE = 24;
   const FOUND = 60;
-  const BUTTONS = 3;  // with more classes to choose from, a list takes their place
-  const LEAVE_OUT = "-";  // as corrections.csv has it for a photo that is of no class
+  const BUTTONS = 3;  // more choices than this become a list
+  const LEAVE_OUT = "-";  // in corrections.csv: a photo of no class
   const CHOICES = classes.includes(LEAVE_OUT) ? classes : [...classes, LEAVE_OUT];
   const at = (id) => document.getElementById(id);
 
-  // What is marked: the right class by path. Kept in the browser where it allows that to a file.
+  // The corrections: the right class by path. They are kept in the browser, where it lets a file do that.
   const store = {
     key: `catdog corrections ${content.key}`,
     read() {
@@ -92,7 +92,7 @@
     const text = make("div", { className: "text" });
     const said = label === null ? "error" : `${label} ${probability.toFixed(probability > 0.9995 ? 5 : 3)}`;
     text.append(make("span", { className: "said", textContent: said }));
-    if (truth && truth !== label) text.append(make("span", { className: "bad", textContent: `folder says ${truth}` }));
+    if (truth && truth !== label) text.append(make("span", { className: "bad", textContent: `in folder ${truth}` }));
     if (second && second !== label) text.append(make("span", { textContent: `second model: ${second}` }));
     text.append(make("span", { className: "name", textContent: short, title: path }));
     const buttons = make("div", { className: "marks" }, ...chooser(path, label, short));
@@ -112,10 +112,10 @@
   // The gallery
 
   let page = 0;
-  const sureness = (photo) => photo[2] ?? 0;
+  const confidence = (photo) => photo[2] ?? 0;
   const orders = {
-    "least sure first": (a, b) => sureness(a) - sureness(b),
-    "most sure first": (a, b) => sureness(b) - sureness(a),
+    "least confident first": (a, b) => confidence(a) - confidence(b),
+    "most confident first": (a, b) => confidence(b) - confidence(a),
     "by name": (a, b) => (a[0] < b[0] ? -1 : Number(a[0] > b[0])),
   };
 
@@ -136,7 +136,7 @@
     at("photos").replaceChildren(...part.map((photo) => card(photo, { blank: true })));
     at("place").textContent = found.length
       ? `${page * PAGE + 1} to ${page * PAGE + part.length} of ${found.length} shown photos`
-      : "No photo of this kind is shown.";
+      : "No photo matches.";
     at("back").disabled = page === 0;
     at("next").disabled = page + 1 >= pages;
   };
@@ -156,14 +156,14 @@
 
   // The corrections
 
-  // A spreadsheet takes such a text for a formula; an apostrophe before it, which the reader takes away, keeps it text.
+  // A spreadsheet would run such a text as a formula. An apostrophe prevents it, and the reader removes it again.
   const guard = (text) => (text !== LEAVE_OUT && /^['=+\-@\t\r]/.test(text) ? `'${text}` : text);
   const quote = (text) => `"${guard(text).replaceAll('"', '""')}"`;
 
   const showBasket = () => {
     at("basket").hidden = marks.size === 0;
-    const count = `${marks.size} correction${marks.size === 1 ? "" : "s"} marked`;
-    at("marked").textContent = kept ? count : `${count}; this browser keeps them only while the page is open`;
+    const count = `${marks.size} correction${marks.size === 1 ? "" : "s"}`;
+    at("marked").textContent = kept ? count : `${count}; this browser keeps them only while this page is open`;
   };
 
   const download = () => {
@@ -192,7 +192,7 @@
   at("search").addEventListener("input", showFound);
   at("download").addEventListener("click", download);
   at("clear").addEventListener("click", () => {
-    if (!confirm(`Forget ${marks.size} corrections?`)) return;
+    if (!confirm(`Discard ${marks.size} correction${marks.size === 1 ? "" : "s"}?`)) return;
     marks.clear();
     kept = store.write(marks);
     document.querySelectorAll(".card").forEach(showMark);
