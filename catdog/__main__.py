@@ -60,14 +60,16 @@ def _tune(config: TuneConfig) -> None:
 
 
 def _predict(config: PredictConfig) -> None:
-    from catdog.prediction import job
+    from catdog.prediction.job import predict, predict_one
+    from catdog.prediction.output import verify
+    from catdog.prediction.request import is_one_photo
 
     if config.verify:
-        job.verify(config.out)
-    elif job.is_one_photo(config):
-        job.predict_one(config)
+        verify(config.out)
+    elif is_one_photo(config):
+        predict_one(config)
     else:
-        job.predict(config, started=_STARTED)
+        predict(config, started=_STARTED)
 
 
 def _export(config: ExportConfig) -> None:

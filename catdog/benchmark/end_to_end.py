@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from catdog.benchmark.process_monitor import Watched, watch_program
 from catdog.config import RECIPE_DEFAULTS, TrainConfig
-from catdog.prediction.rows import part_path, present_parts
+from catdog.prediction.commit import finished_parts, part_path
 
 THRESHOLDS = (0.95, 0.98, 0.985)  # of validation accuracy
 _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
@@ -123,7 +123,7 @@ def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, mod
     with tempfile.TemporaryDirectory(dir=programs.folder) as out:
 
         def look(seconds: float) -> None:
-            for part in present_parts(out) - rows.keys():
+            for part in finished_parts(out) - rows.keys():
                 with contextlib.suppress(OSError):  # a commit has just deleted it
                     rows[part] = pq.read_metadata(part_path(out, part)).num_rows
             if (total := sum(rows.values())) and (not counts or total > counts[-1][1]):

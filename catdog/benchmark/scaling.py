@@ -23,7 +23,7 @@ from catdog.photos.sources.inputs import list_inputs
 
 Say = Callable[[str], None]
 SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
-_MAX_BLOCK_PHOTOS = 256  # as labelling.photos_a_part has it for many photos
+_MAX_BLOCK_PHOTOS = 256  # as labelling.photos_per_part has it for many photos
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import read_inputs
-from catdog.prediction import rows as predictions
+from catdog.prediction.commit import finished_parts, write_prediction_part
+from catdog.prediction.rows import LabelRule, build_rows
 
 Decode = Callable[..., np.ndarray]
 Progress = Callable[[int, int], None]
@@ -38,7 +39,7 @@ class Decoding:
     decode: Decode = decode_image
 
 
-def photos_a_part(photos: int) -> int:
+def photos_per_part(photos: int) -> int:
     """Return how many photos a part has: enough parts to share out and to lose little by a kill, none too small.
 
     Ray Data takes some 40 ms of two cores for a part, whatever is in it: a tenth of the time of 32 photos.
@@ -51,7 +52,7 @@ def label_photos(
     bounds: Sequence[tuple[int, int]],
     *,
     out: str,
-    rule: predictions.LabelRule,
+    rule: LabelRule,
     engines: Sequence[Any],
     decoding: Decoding,
     plan: PredictPlan,
@@ -63,7 +64,7 @@ def label_photos(
     `progress` is called with (photos done, photos in all), those of earlier tries included.
     Raises FailureError when the pass breaks; what was written stands.
     """
-    present = predictions.present_parts(out)
+    present = finished_parts(out)
     missing = [part for part in range(len(bounds)) if part not in present]
     total = inputs.num_rows
     done = total - sum(bounds[part][1] - bounds[part][0] for part in missing)
@@ -78,14 +79,14 @@ def label_photos(
     except CatdogError:
         raise
     except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(f"labelling stopped: {root_cause(error)}; the same command goes on from here") from error
+        raise FailureError(f"labelling failed: {root_cause(error)}; run the same command to resume") from error
 
 
 def _pipeline(
     blocks: list[pa.Table],
     *,
     out: str,
-    rule: predictions.LabelRule,
+    rule: LabelRule,
     engines: Sequence[Any],
     decoding: Decoding,
     plan: PredictPlan,
@@ -192,7 +193,7 @@ def _load_first(row: pa.Table, decoding: Decoding) -> Any:
 class PartWriter:
     """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
 
-    def __init__(self, *, engines: Any, out: str, rule: predictions.LabelRule, batch_size: int, threads: int) -> None:
+    def __init__(self, *, engines: Any, out: str, rule: LabelRule, batch_size: int, threads: int) -> None:
         self._models = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
         self._out, self._rule = out, rule
         self._one_by_one = threading.Lock()
@@ -204,6 +205,6 @@ class PartWriter:
         images = block["image"] if good.all() else block["image"][good]
         with self._one_by_one:
             found = [model(images) for model in self._models]
-        rows = predictions.build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
-        predictions.write_part(self._out, int(block["part"][0]), rows, retried=int(block["retried"].sum()))
+        rows = build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
+        write_prediction_part(self._out, int(block["part"][0]), rows, retried=int(block["retried"].sum()))
         return {"rows": np.array([len(good)])}

@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from catdog.console import ProgressLine
 from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.sources.files import read_photo
+from catdog.prediction.commit import read_rows
+from catdog.prediction.output import SORTED_FILE
+from catdog.prediction.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
@@ -25,6 +29,7 @@ UNREADABLE = "unreadable"  # the folder of photos that have an error in place of
 _CHUNK = 256
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
 
+Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
@@ -55,6 +60,44 @@ def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_p
         raise UsageError(
             f"--sort {mode}: expected local files and a local --sort-into, found {strange}; give --sort copy"
         )
+
+
+def is_sorted(out: str, *, directory: str, mode: str) -> bool:
+    """Tell whether the photos of the job in `out` were laid out below the absolute `directory` already."""
+    mark = files.join(out, SORTED_FILE)
+    return files.exists(mark) and {"directory": directory, "mode": mode}.items() <= files.read_json(mark).items()
+
+
+def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpus: float, say: Say) -> None:
+    """Lay the photos of the committed rows in `out` out below the absolute `directory`, and say how many."""
+    paths: list[str] = []
+    folders: list[str] = []
+    for table in read_rows(out, rule=rule):
+        paths += table["path"].to_pylist()
+        folders += [label or UNREADABLE for label in table["label"].to_pylist()]
+    result = place_photos(
+        paths,
+        plan_sorting(paths, folders),
+        directory=directory,
+        mode=mode,
+        num_cpus=num_cpus,
+        progress=ProgressLine("Sorting", "photos"),
+    )
+    verb = {"copy": "copied", "link": "linked", "move": "moved"}[mode]
+    say(f"{result.placed} photos {verb} into {directory}, {result.already} were there already.")
+    for line in result.failed[:10]:
+        say(f"  not {verb}: {line}")
+    if len(result.failed) > 10:
+        say(f"  and {len(result.failed) - 10} more")
+    files.write_json(
+        files.join(out, SORTED_FILE),
+        {
+            "directory": directory,
+            "mode": mode,
+            "placed": result.placed + result.already,
+            "failed": list(result.failed),
+        },
+    )
 
 
 def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:

@@ -53,11 +53,11 @@ def parts_of(out: Path) -> dict[str, bytes]:
 
 
 def check_rest(command: list[str], out: Path, written: dict[str, bytes], *, address: str) -> None:
-    """The same command goes on from the parts that were `written` to the end."""
+    """The same command resumes from the parts that were `written` to the end."""
     assert 0 < len(written) < 8
     ended = run(command, RAY_ADDRESS=address)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert f"Going on: {32 * len(written)} of 256 photos were labelled before." in ended.stdout
+    assert f"Resuming: {32 * len(written)} of 256 photos are labelled already." in ended.stdout
     assert pq.read_table(out / "predictions").num_rows == PHOTOS
 
 
@@ -70,9 +70,9 @@ def test_a_full_disk_is_one_line_and_with_more_room_the_same_command_finishes(
     job = command(photos, model_dir, out)
     ended = run(job, RAY_ADDRESS=address)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
-    assert ended.stderr.startswith("catdog: labelling stopped: OSError: [Errno 28] ")
+    assert ended.stderr.startswith("catdog: labelling failed: OSError: [Errno 28] ")
     assert "No space left on device" in ended.stderr
-    assert ended.stderr.endswith("; the same command goes on from here\n")
+    assert ended.stderr.endswith("; run the same command to resume\n")
     written = parts_of(out)
     assert sum(pq.read_table(out / "parts" / name).num_rows for name in written) == 32 * len(written)
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)

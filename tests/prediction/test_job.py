@@ -22,8 +22,8 @@ from catdog.config import PredictConfig
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image
+from catdog.prediction import commit, output
 from catdog.prediction import job as inference
-from catdog.prediction import rows as predictions
 
 SAID: list[str] = []
 
@@ -147,14 +147,14 @@ def test_a_commit_that_was_killed_is_made_again(folder: Path, model_dir: Path, t
     rows = rows_of(out)
     table = pq.read_table(out / "predictions")
     shutil.rmtree(out / "predictions")
-    predictions.write_part(str(out), 0, table, retried=0)
+    commit.write_prediction_part(str(out), 0, table, retried=0)
     (out / "predictions.part").mkdir()
     (out / "predictions.part/predictions-00000.parquet").write_bytes(b"half")
     (out / "predictions.part/predictions-00001.parquet").write_bytes(b"of another plan")
     assert predict(folder, out, model_dir)["labelled_now"] == 0
-    assert "Going on: 13 of 13 photos were labelled before." in SAID
+    assert "Resuming: 13 of 13 photos are labelled already." in SAID
     assert rows_of(out) == rows
-    inference.verify(str(out), say=SAID.append)
+    output.verify(str(out), say=SAID.append)
 
 
 # Proof
@@ -169,10 +169,10 @@ def test_parts_that_another_version_cut_otherwise_are_not_taken_for_ours(
     wanted = rows_of(out)
     (out / "predictions").rename(out / "first")
     job = json.loads((out / "predict.json").read_text())
-    assert job["photos_a_part"] == 32
-    (out / "predict.json").write_text(json.dumps({**job, "photos_a_part": 3}))
+    assert job["photos_per_part"] == 32
+    (out / "predict.json").write_text(json.dumps({**job, "photos_per_part": 3}))
     three = pa.Table.from_pylist(wanted[:3], schema=pq.read_schema(next((out / "first").glob("*.parquet"))))
-    predictions.write_part(str(out), 0, three, retried=0)
+    commit.write_prediction_part(str(out), 0, three, retried=0)
     predict(folder, out, model_dir)
     assert rows_of(out) == wanted
 
@@ -182,7 +182,7 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     out = tmp_path / "labels"
     predict(folder, out, model_dir, format="csv")
     SAID.clear()
-    inference.verify(str(out), say=SAID.append)
+    output.verify(str(out), say=SAID.append)
     lines = [
         "Verified: 13 rows, each of another photo; the checksums of all 1 files agree.",
         f"{folder} holds these 13 files and no other.",
@@ -193,12 +193,12 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     with pytest.raises(
         FailureError, match=r"1 files have no row, 1 rows have no file any more, such as .*/cat/new\.jpg"
     ):
-        inference.verify(str(out), say=SAID.append)
+        output.verify(str(out), say=SAID.append)
     (out / "predictions/predictions-00000.csv").write_text("path\n")
     with pytest.raises(FailureError, match="was changed after it was written"):
-        inference.verify(str(out), say=SAID.append)
+        output.verify(str(out), say=SAID.append)
     with pytest.raises(UsageError, match="expected the results of a predict job"):
-        inference.verify(str(tmp_path / "nothing"), say=SAID.append)
+        output.verify(str(tmp_path / "nothing"), say=SAID.append)
 
 
 # Evaluation, comparison, sorting
@@ -249,7 +249,7 @@ def test_photos_are_moved_into_folders_once_their_rows_are_safe(folder: Path, mo
     assert counts == {name: labels.count(name) for name in counts}
     predict(folder, out, model_dir, threshold=0.5001, sort_into=str(target), sort="move")
     assert f"Nothing to sort: {target} is laid out already." in SAID
-    inference.verify(str(out), say=SAID.append)
+    output.verify(str(out), say=SAID.append)
     assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
 
 
@@ -263,12 +263,7 @@ def test_copies_laid_out_among_the_photos_later_are_no_new_photos(
     assert len([path for path in (folder / "sorted").rglob("*") if path.is_file()]) == 13
     predict(folder, out, model_dir)
     assert SAID[0] == f"Found 13 files in {folder}."
-    inference.verify(str(out), say=SAID.append)
-
-
-def test_results_without_a_place_go_below_labels() -> None:
-    found = [inference.default_out(photos) for photos in ("a/Pets.zip", "s3://b/pets/", "x/*.jpg", "/")]
-    assert found == ["labels/Pets", "labels/pets", "labels/photos", "labels/photos"]
+    output.verify(str(out), say=SAID.append)
 
 
 # Refusals and exit codes

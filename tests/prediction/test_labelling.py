@@ -23,9 +23,8 @@ from catdog.photos.decoding.decode import FORMATS, decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs, part_bounds
-from catdog.prediction import labelling
-from catdog.prediction import rows as predictions
-from catdog.prediction.labelling import Decoding, label_photos, photos_a_part
+from catdog.prediction import commit, labelling
+from catdog.prediction.labelling import Decoding, label_photos, photos_per_part
 from catdog.prediction.rows import LabelRule
 
 # Workers do not have this file: what it defines travels with the call.
@@ -81,7 +80,7 @@ def label(
     inputs, seen = list_inputs(str(folder)), list[int]()
     label_photos(
         inputs,
-        part_bounds(inputs, photos_a_part=PART),
+        part_bounds(inputs, photos_per_part=PART),
         out=str(out),
         rule=RULE,
         engines=[engine or RedOrBlue()],
@@ -102,7 +101,7 @@ def test_every_photo_gets_the_label_of_its_own_pixels(tmp_path: Path) -> None:
     rows = rows_below(tmp_path / "out")
     assert [row["path"] for row in rows] == [str(folder / f"{index:03d}.jpg") for index in range(20)]
     assert [row["label"] for row in rows] == ["blue", "red"] * 10
-    assert predictions.present_parts(str(tmp_path / "out")) == {0, 1, 2}
+    assert commit.finished_parts(str(tmp_path / "out")) == {0, 1, 2}
 
 
 def test_what_stands_is_not_done_again(tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_a_model_process_that_dies_once_costs_nothing(tmp_path: Path) -> None:
 def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
     folder = draw_folder(tmp_path / "photos", count=2)
-    with pytest.raises(FailureError, match=r"labelling stopped: .*the same command goes on from here"):
+    with pytest.raises(FailureError, match=r"labelling failed: .*run the same command to resume"):
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
 
 
@@ -221,4 +220,4 @@ def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_err
 
 
 def test_parts_are_small_where_photos_are_few_and_never_large() -> None:
-    assert [photos_a_part(count) for count in (1, 370, 5_000, 16_384, 10_000_000)] == [32, 32, 208, 256, 256]
+    assert [photos_per_part(count) for count in (1, 370, 5_000, 16_384, 10_000_000)] == [32, 32, 208, 256, 256]

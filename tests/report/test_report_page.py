@@ -22,8 +22,9 @@ from PIL import Image
 from catdog.evaluation.metrics import evaluate, reliability_bins
 from catdog.evaluation.paired import compare_models
 from catdog.photos.annotations.corrections import read_corrections
-from catdog.prediction import rows as predictions
-from catdog.prediction.report import build_predict_page
+from catdog.prediction import commit
+from catdog.prediction.page.report import build_predict_page
+from catdog.prediction.rows import LabelRule, build_rows, encode
 from catdog.report.page import write_page
 from catdog.storage import files
 from catdog.training.report import build_train_page
@@ -122,16 +123,16 @@ def write(folder: Path, build: Callable[[], str]) -> Path:
 def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 70 photos of two classes, one of an evil name, and two files that cannot be read."""
     out = tmp_path_factory.mktemp("labels")
-    rule = predictions.LabelRule(classes=CLASSES, threshold=0.6, top_k=1, models=1)
+    rule = LabelRule(classes=CLASSES, threshold=0.6, top_k=1, models=1)
     paths = [EVIL, *(f"/photos/{index:03d}.jpg" for index in range(71))]
     errors = ["", *("truncated: <i>short</i>" if index in (5, 6) else "" for index in range(71))]
     cat = np.linspace(0.02, 0.98, 70, dtype=np.float32)
     told = np.stack([cat, 1 - cat, 0 * cat], axis=1)
-    rows = predictions.build_rows(paths, errors, [told], rule)
-    content = predictions.encode(rows, format="csv")
+    rows = build_rows(paths, errors, [told], rule)
+    content = encode(rows, format="csv")
     entry = {"name": "predictions-00000.csv", "rows": 72, "sha256": hashlib.sha256(content).hexdigest()}
-    files.write_bytes(files.join(predictions.staging_directory(str(out)), entry["name"]), content)
-    predictions.finish_commit(str(out), {"format": "csv", "files": [entry]})
+    files.write_bytes(files.join(commit.staging_directory(str(out)), entry["name"]), content)
+    commit.finish_commit(str(out), {"format": "csv", "files": [entry]})
     true = np.where(np.arange(72) % 2, 0, 1).astype(np.int32)
     known = np.tile([0, 1], 35)
     found = evaluate(known, told, classes=CLASSES, threshold=0.6)

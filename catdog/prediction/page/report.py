@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from catdog.console import duration
-from catdog.prediction import rows as predictions
-from catdog.prediction.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
+from catdog.prediction.commit import read_rows
+from catdog.prediction.page.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
+from catdog.prediction.rows import LabelRule
 from catdog.report.charts import histogram
 from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
 from catdog.report.markup import Child, Html, join, tag
@@ -38,7 +39,7 @@ Thumbnails = Callable[[Sequence[str]], Mapping[str, bytes]]
 def build_predict_page(
     out: str,
     *,
-    rule: predictions.LabelRule,
+    rule: LabelRule,
     summary: Mapping[str, Any],
     photos: str,
     thumbnails: Thumbnails,
@@ -48,7 +49,7 @@ def build_predict_page(
 
     `summary` is summary.json's content, `photos` what was labelled; `true` (rows,) as choose_rows takes it.
     """
-    rows = predictions.read_rows(out, rule=rule)
+    rows = read_rows(out, rule=rule)
     shown = choose_rows(rows, classes=rule.classes, unsure=rule.threshold > 0, true=true)
     pictures = thumbnails([photo["path"] for photo in shown.photos])
     evaluation = files.join(out, "evaluation.json")

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 from catdog.storage.schemas import UNSURE
 
 PICTURES = 400  # at most; each is some 6 kB of the page
-_A_GROUP = 60  # of each kind for each label
-_ERRORS_A_CODE = 100
+_PER_GROUP = 60  # of each kind for each label
+_ERRORS_PER_CODE = 100
 _NAMES = 5_000  # of the first rows, and as many again of errors and unsure ones
 _BINS = 50
 _SEED = 0
 
 # Why a photo is shown.
-LEAST_SURE, BY_CHANCE, WRONG, DIFFERENT = "least sure", "by chance", "wrong", "models differ"
+LEAST_CONFIDENT, AT_RANDOM, WRONG, DIFFERENT = "least confident", "at random", "wrong", "models differ"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,15 +56,15 @@ def choose_rows(
     for none. The same rows give the same choice.
     """
     labels = [*classes, *([UNSURE] if unsure else [])]
-    groups = min(_A_GROUP, max(1, PICTURES // (2 * len(labels) + 2)))
-    chooser = _Chooser(labels, classes=classes, most=groups, true=true)
+    groups = min(_PER_GROUP, max(1, PICTURES // (2 * len(labels) + 2)))
+    sampler = _RowSampler(labels, classes=classes, most=groups, true=true)
     for table in tables:
-        chooser.add(table)
-    return chooser.shown()
+        sampler.add(table)
+    return sampler.shown()
 
 
-class _Least:
-    """The places of the least keys of a stream."""
+class _SmallestK:
+    """The places of the k smallest keys of a stream."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -79,12 +79,12 @@ class _Least:
         self._keys, self.places = keys[order], places[order]
 
 
-class _Chooser:
+class _RowSampler:
     def __init__(self, labels: Sequence[str], *, classes: Sequence[str], most: int, true: np.ndarray | None) -> None:
         self._labels, self._classes, self._true = list(labels), list(classes), true
-        self._kept = {(kind, label): _Least(most) for kind in (LEAST_SURE, BY_CHANCE) for label in labels}
-        self._kept |= {(kind, ""): _Least(most) for kind in (WRONG, DIFFERENT)}
-        self._first = _Least(PICTURES)  # the first that have a label: where there are no more, all are shown
+        self._kept = {(kind, label): _SmallestK(most) for kind in (LEAST_CONFIDENT, AT_RANDOM) for label in labels}
+        self._kept |= {(kind, ""): _SmallestK(most) for kind in (WRONG, DIFFERENT)}
+        self._first = _SmallestK(PICTURES)  # the first that have a label: where there are no more, all are shown
         self._rows: dict[int, dict[str, Any]] = {}
         self._histograms = {label: np.zeros(_BINS, np.int64) for label in labels}
         self._errors: list[dict[str, Any]] = []
@@ -106,8 +106,8 @@ class _Chooser:
             these = np.flatnonzero(found == label_id)
             self._counts[label] += len(these)
             self._histograms[label] += np.histogram(probability[these], bins=_BINS, range=(0, 1))[0]
-            self._kept[LEAST_SURE, label].add(probability[these], places[these])
-            self._kept[BY_CHANCE, label].add(chance[these], places[these])
+            self._kept[LEAST_CONFIDENT, label].add(probability[these], places[these])
+            self._kept[AT_RANDOM, label].add(chance[these], places[these])
         these = np.flatnonzero(found >= 0)
         self._first.add(places[these].astype(np.float64), places[these])
         sure = (found >= 0) & (found < len(self._classes))
@@ -126,7 +126,7 @@ class _Chooser:
         self._start += table.num_rows
 
     def _keep_rows(self, table: pa.Table) -> None:
-        kept = {int(place) for least in (self._first, *self._kept.values()) for place in least.places}
+        kept = {int(place) for smallest in (self._first, *self._kept.values()) for place in smallest.places}
         self._rows = {place: row for place, row in self._rows.items() if place in kept}
         wanted = sorted(place for place in kept if place >= self._start)
         rows = table.take(pa.array([place - self._start for place in wanted], pa.int64())).to_pylist()
@@ -137,7 +137,7 @@ class _Chooser:
         for row in errors.select(["path", "error"]).to_pylist():
             code = row["error"].partition(":")[0]
             self._error_counts[code] += 1
-            if self._error_counts[code] <= _ERRORS_A_CODE:
+            if self._error_counts[code] <= _ERRORS_PER_CODE:
                 self._errors.append(row)
 
     def _note_names(self, table: pa.Table, found: np.ndarray) -> None:
@@ -153,8 +153,8 @@ class _Chooser:
     def shown(self) -> Shown:
         """Return what was chosen, in the order of the rows."""
         kinds: dict[int, list[str]] = {}
-        for (kind, _), least in self._kept.items():
-            for place in least.places.tolist():
+        for (kind, _), smallest in self._kept.items():
+            for place in smallest.places.tolist():
                 kinds.setdefault(place, []).append(kind)
         if sum(self._counts.values()) <= PICTURES:
             for place in self._first.places.tolist():
@@ -190,4 +190,4 @@ def common_prefix(paths: Sequence[str]) -> str:
 def summarize_kinds(photos: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many of `photos` are shown for each reason, in a fixed order."""
     counts = Counter(kind for photo in photos for kind in photo["kinds"])
-    return {kind: counts[kind] for kind in (WRONG, DIFFERENT, LEAST_SURE, BY_CHANCE) if counts[kind]}
+    return {kind: counts[kind] for kind in (WRONG, DIFFERENT, LEAST_CONFIDENT, AT_RANDOM) if counts[kind]}

@@ -3,11 +3,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from catdog.prediction import gallery
-from catdog.prediction.gallery import (
-    BY_CHANCE,
+from catdog.prediction.page import gallery
+from catdog.prediction.page.gallery import (
+    AT_RANDOM,
     DIFFERENT,
-    LEAST_SURE,
+    LEAST_CONFIDENT,
     WRONG,
     choose_rows,
     common_prefix,
@@ -32,8 +32,8 @@ def test_the_sample_has_the_least_sure_of_each_label_and_is_the_same_for_any_cut
     shown = choose_rows([whole], classes=("cat", "dog"), unsure=False)
     for label in ("cat", "dog"):
         rows = [row for row in whole.to_pylist() if row["label"] == label]
-        least = sorted(rows, key=lambda row: (row["probability"], row["path"]))[: gallery._A_GROUP]
-        found = [row for row in shown.photos if row["label"] == label and LEAST_SURE in row["kinds"]]
+        least = sorted(rows, key=lambda row: (row["probability"], row["path"]))[: gallery._PER_GROUP]
+        found = [row for row in shown.photos if row["label"] == label and LEAST_CONFIDENT in row["kinds"]]
         assert {row["path"] for row in found} == {row["path"] for row in least}
         assert shown.labels[label] == len(rows)
         assert shown.histograms[label] == np.histogram([row["probability"] for row in rows], 50, (0, 1))[0].tolist()
@@ -60,10 +60,10 @@ def test_what_is_shown_of_many_rows_is_bounded() -> None:
 def test_two_models_that_differ_are_shown_the_surest_first() -> None:
     shown = choose_rows(tables(500, size=100, models=2), classes=("cat", "dog"), unsure=False)
     differ = [row for row in shown.photos if DIFFERENT in row["kinds"]]
-    assert len(differ) == gallery._A_GROUP
+    assert len(differ) == gallery._PER_GROUP
     assert all(row["label"] != row["second_label"] for row in differ)
     assert shown.searched_all
-    assert list(summarize_kinds(shown.photos)) == [DIFFERENT, LEAST_SURE, BY_CHANCE]
+    assert list(summarize_kinds(shown.photos)) == [DIFFERENT, LEAST_CONFIDENT, AT_RANDOM]
 
 
 def test_of_few_photos_all_are_shown() -> None:

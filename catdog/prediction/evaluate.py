@@ -1,0 +1,86 @@
+"""Labels against the class folders, and two models against each other: evaluation.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from catdog.errors import UsageError
+from catdog.evaluation.metrics import Evaluation, evaluate
+from catdog.evaluation.paired import Comparison, compare_models
+from catdog.photos.annotations.class_layout import assign_classes
+from catdog.prediction import commit
+from catdog.prediction.output import EVALUATION_FILE
+from catdog.prediction.rows import LabelRule
+from catdog.report.page import PAGE_FILE
+from catdog.storage import files
+
+Say = Callable[[str], None]
+
+
+def true_labels(relative: Sequence[str], *, classes: Sequence[str], source: str) -> np.ndarray:
+    """Return the label that each photo's folder or name tells, -1 for none; `relative` are paths below `source`.
+
+    Raises UsageError when the folders are not classes of the model.
+    """
+    layout, assigned = assign_classes(relative, source=source)
+    strange = sorted(set(layout.classes) - set(classes))
+    if strange:
+        raise UsageError(
+            f"--evaluate: {source} has the classes {', '.join(layout.classes)}, the model "
+            f"knows {', '.join(classes)}: give photos in folders of these names, or leave it out"
+        )
+    label_of = {name: label for label, name in enumerate(classes)}
+    return np.array([label_of[found[1]] if found else -1 for found in assigned], np.int32)
+
+
+def evaluate_labels(
+    out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool, say: Say
+) -> None:
+    """Compare the committed rows of `out` with `true` (rows,) where `scored`, and two models with each other.
+
+    `models` are their directories, for the console and evaluation.json; `true` has -1 where no class is known.
+    """
+    probabilities = _read_probabilities(out, rule=rule)
+    known = np.flatnonzero(~np.isnan(probabilities[0][:, 0]) & (true >= 0))
+    found: dict[str, Any] = {}
+    if scored:
+        for path, of_model in zip(models, probabilities, strict=True):
+            score = evaluate(true[known], of_model[known], classes=rule.classes, threshold=rule.threshold)
+            found.setdefault("models", []).append({"path": path, **score.to_json()})
+            _say_lines(f"{path} on {len(known)} photos of known class:", score, say=say)
+    if len(probabilities) == 2:
+        readable = np.flatnonzero(~np.isnan(probabilities[0][:, 0]))
+        chosen = known if len(known) else readable
+        comparison = compare_models(
+            *(of_model[chosen] for of_model in probabilities), true=true[chosen] if len(known) else None
+        )
+        found["comparison"] = comparison.to_json()
+        _say_lines("First model against second:", comparison, say=say)
+    _write_evaluation(out, found)
+
+
+def _write_evaluation(out: str, found: dict[str, Any]) -> None:
+    path, found = files.join(out, EVALUATION_FILE), json.loads(json.dumps(found))
+    if not files.exists(path) or files.read_json(path) != found:
+        files.write_json(path, found)
+        files.delete(files.join(out, PAGE_FILE))  # it shows another evaluation, or none
+
+
+def _say_lines(title: str, result: Evaluation | Comparison, *, say: Say) -> None:
+    say("")
+    for line in (title, *result.lines()):
+        say(line)
+
+
+def _read_probabilities(out: str, *, rule: LabelRule) -> list[np.ndarray]:
+    """Return for each model the float32 (N, classes) probabilities of all rows, NaN for errors."""
+    columns = [[f"{prefix}p_{name}" for name in rule.classes] for prefix in ("", "second_")]
+    found: list[list[np.ndarray]] = [[] for _ in range(rule.models)]
+    for table in commit.read_rows(out, rule=rule):
+        for model, arrays in enumerate(found):
+            arrays.append(np.stack([table[name].to_numpy() for name in columns[model]], axis=1))
+    return [np.concatenate(arrays) for arrays in found]

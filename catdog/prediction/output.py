@@ -1,0 +1,220 @@
+"""The folder of a predict job's results: what was asked for, whether that is still the same, and its proof."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from catdog.config import PredictConfig
+from catdog.console import duration, table_text
+from catdog.errors import BadPhotosError, FailureError, UsageError
+from catdog.photos.sources.inputs import list_inputs
+from catdog.prediction import commit
+from catdog.prediction.rows import LabelRule
+from catdog.report.page import PAGE_FILE
+from catdog.storage import artifacts, files
+from catdog.storage.schemas import UNSURE
+
+Say = Callable[[str], None]
+
+JOB_FILE = "predict.json"
+SUMMARY_FILE = "summary.json"
+EVALUATION_FILE = "evaluation.json"
+SORTED_FILE = "sorted.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputsDigest:
+    """How many inputs there are, and 16 hex digits that name the set of their paths, whatever their order."""
+
+    files: int
+    digest: str
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> InputsDigest:
+        """Return the digest of `paths`."""
+        state, count = hashlib.sha256(), 0
+        for path in sorted(paths):
+            state.update(path.encode() + b"\0")
+            count += 1
+        return cls(files=count, digest=state.hexdigest()[:16])
+
+    @classmethod
+    def from_json(cls, stored: Any) -> InputsDigest:
+        """Return what `to_json` gave; earlier versions stored the sentence "N files DIGEST"."""
+        if isinstance(stored, str):
+            count, _, digest = stored.split(" ")
+            return cls(files=int(count), digest=digest)
+        return cls(**stored)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the digest as predict.json holds it."""
+        return dataclasses.asdict(self)
+
+
+def default_out(photos: str) -> str:
+    """Return where the results go of a job that names no --out: the same command finds them again."""
+    name = re.sub(r"[^\w.-]+", "-", Path(photos.rstrip("/")).stem).strip("-.")
+    return f"labels/{name or 'photos'}"
+
+
+def read_job(out: str) -> dict[str, Any]:
+    """Return what predict.json of `out` holds; an empty dictionary where no job began."""
+    path = files.join(out, JOB_FILE)
+    if not files.exists(path):
+        return {}
+    found = files.read_json(path)
+    if "inputs" in found:
+        found["inputs"] = InputsDigest.from_json(found["inputs"]).to_json()
+    if "photos_a_part" in found:  # its name in earlier versions
+        found["photos_per_part"] = found.pop("photos_a_part")
+    return found
+
+
+def write_job(out: str, job: Mapping[str, Any]) -> None:
+    """Write predict.json."""
+    files.write_json(files.join(out, JOB_FILE), job)
+
+
+def open_output(
+    out: str, identity: Mapping[str, Any], *, inputs: Callable[[], InputsDigest], overwrite: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compare what is asked for with what an earlier command left in `out`; return the job found and the job wanted.
+
+    `identity` is what decides the rows but for the photos, whose digest `inputs` gives; it is not asked for where the
+    photos were moved away after they were labelled. The first is empty where there is no job, or none any more.
+    Raises UsageError with the differences when the job was another, unless it is to be overwritten.
+    """
+    found, wanted = read_job(out), dict(identity)
+    committed = commit.is_committed(out)
+    if not (committed and found.get("moved")):
+        wanted["inputs"] = inputs().to_json()
+    same = all(found.get(key) == value for key, value in wanted.items())
+    if found and overwrite and (committed or not same):
+        _clear(out)
+        found = {}
+    artifacts.refuse_difference(out, found=found, wanted=wanted, remedy="another --out, or --overwrite to label anew")
+    return found, wanted
+
+
+def _clear(out: str) -> None:
+    # The mark goes first: what is left after a kill must not look finished.
+    for name in (
+        f"predictions/{commit.SUCCESS_FILE}",
+        "predictions",
+        "predictions.part",
+        "parts",
+        EVALUATION_FILE,
+        SORTED_FILE,
+        PAGE_FILE,
+        SUMMARY_FILE,
+        JOB_FILE,
+    ):
+        files.delete(files.join(out, name))
+
+
+def verify(out: str, *, say: Say = print) -> None:
+    """Prove that the committed rows below `out` are the files of their source, each once.
+
+    Raises UsageError where no predict job left anything, FailureError with what is wrong.
+    """
+    if not out:
+        raise UsageError("--verify: expected --out, the folder of a predict job's results")
+    out = files.absolute(out)
+    job = read_job(out)
+    if not job:
+        raise UsageError(f"expected the results of a predict job in {out}, found no {JOB_FILE}: check --out")
+    manifest = commit.check_files(out)
+    rule = LabelRule(**{**manifest["rule"], "classes": tuple(manifest["rule"]["classes"])})
+    rows = Counter(path for table in commit.read_rows(out, rule=rule) for path in table["path"].to_pylist())
+    twice = [path for path, count in rows.items() if count > 1]
+    if twice:
+        raise FailureError(f"{len(twice)} files have more than one row, such as {twice[0]}")
+    if InputsDigest.of(rows).to_json() != job["inputs"]:
+        raise FailureError(
+            f"the {len(rows)} rows are not those of the {job['inputs']['files']} files that were found when the job "
+            "began: label the photos again with --overwrite"
+        )
+    checked = f"{len(rows)} rows, each of another photo; the checksums of all {len(manifest['files'])} files agree."
+    say(f"Verified: {checked}")
+    if job.get("moved"):
+        say(f"The photos themselves were moved out of {job['photos']} afterwards.")
+        return
+    _compare_with_source(out, job, rows, say=say)
+
+
+def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, int], *, say: Say) -> None:
+    """Raise FailureError unless the photos are those that `rows` has."""
+    listed = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
+    gone, new = rows.keys() - listed, listed - rows.keys()
+    if gone or new:
+        example = min(new or gone)
+        raise FailureError(
+            f"{job['photos']} has changed since: {len(new)} files have no row, {len(gone)} rows have no file any more, "
+            f"such as {example}; --overwrite labels anew"
+        )
+    say(f"{job['photos']} holds these {len(listed)} files and no other.")
+
+
+def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str, float]) -> dict[str, Any]:
+    """Return the counts and times of summary.json; `labelled` photos were labelled by this command."""
+    rule, seconds = manifest["rule"], sum(steps.values())
+    labels, errors = (
+        sum((Counter(entry[name]) for entry in manifest["files"]), Counter[str]()) for name in ("labels", "errors")
+    )
+    faults = errors.pop("io", 0)
+    return {
+        "photos": manifest["rows"],
+        "labels": {name: labels[name] for name in rule["classes"]},
+        **({"unsure": labels[UNSURE]} if rule["threshold"] else {}),
+        "errors": dict(errors.most_common()),
+        "io": {"failed": faults, "recovered": sum(entry["retried"] for entry in manifest["files"])},
+        "labelled_now": labelled,
+        "seconds": round(seconds, 3),
+        "steps": {step: round(took, 3) for step, took in steps.items()},
+        "photos_per_second": round(labelled / seconds, 1),
+    }
+
+
+def say_summary(summary: Mapping[str, Any], *, where: str, say: Say) -> None:
+    """Print the counts by label and error, the rate, and where the predictions are."""
+    photos = summary["photos"]
+    bad = {**summary["errors"], **({"io": summary["io"]["failed"]} if summary["io"]["failed"] else {})}
+    counts = {
+        **summary["labels"],
+        **({UNSURE: summary["unsure"]} if "unsure" in summary else {}),
+        "errors": sum(bad.values()),
+    }
+    rows = [
+        ("label", "photos", "share"),
+        *((name, str(count), f"{count / photos:.1%}") for name, count in counts.items()),
+    ]
+    rows += [(f"  {code}", str(count), "") for code, count in bad.items()]
+    say("")
+    say(table_text(rows))
+    again, rate = summary["io"]["recovered"], summary["photos_per_second"]
+    say(
+        f"{summary['labelled_now']} photos in {duration(summary['seconds'])}: {rate:.1f} photos/s"
+        + (f", {again} of them read after a retry" if again else "")
+    )
+    say(f"Predictions: {where}")
+
+
+def refuse_bad_photos(summary: Mapping[str, Any], config: PredictConfig) -> None:
+    """Raise BadPhotosError where the share of error rows is over the limit; UsageError where nothing is a photo."""
+    photos, errors = summary["photos"], summary["errors"]
+    bad = sum(errors.values()) + summary["io"]["failed"]
+    if errors.keys() <= {"empty", "not-an-image"} and bad == photos:
+        raise UsageError(
+            f"expected photos in {config.photos}, found {photos} files and no image among them: check --photos"
+        )
+    if bad > config.max_errors * photos:
+        raise BadPhotosError(
+            f"{bad} of {photos} photos have errors, more than --max-errors {config.max_errors:g} allows; "
+            "their rows say why, all results are written"
+        )

@@ -1,0 +1,159 @@
+"""What one predict command asks for, and what its steps share: models, the photos listed, the cluster joined."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.failures import report_failures
+from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
+from catdog.cluster.resources import Resources
+from catdog.command_line.settings import flatten_config
+from catdog.config import PredictConfig
+from catdog.errors import UsageError
+from catdog.model.engines import ModelBytes, read_model
+from catdog.model.saved_model import ClassifierSpec
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.inputs import list_inputs
+from catdog.prediction import output
+from catdog.prediction.rows import LabelRule
+from catdog.storage import files
+from catdog.storage.schemas import UNSURE
+
+Say = Callable[[str], None]
+
+
+def is_one_photo(config: PredictConfig) -> bool:
+    """Tell whether the job is one local photo whose label is only to be printed."""
+    path = Path(config.photos).expanduser()
+    listing = path.suffix.lower() in (".zip", ".txt", ".parquet")
+    return not config.out and bool(config.model) and not config.sort_into and path.is_file() and not listing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one command asks for: its settings, its models, how rows are made, and `out`, absolute or a URI."""
+
+    config: PredictConfig
+    out: str
+    models: tuple[ModelBytes, ...]
+    rule: LabelRule
+
+    @property
+    def spec(self) -> ClassifierSpec:
+        """What rows need of the models, on which all of them agree."""
+        return self.models[0].spec
+
+    @property
+    def where(self) -> str:
+        """The folder of the committed predictions."""
+        return files.join(self.out, "predictions")
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What decoding a photo may cost."""
+        return DecodeLimits(max_pixels=self.config.max_pixels)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the rows, but for the photos found."""
+        settings = flatten_config(self.config, identity_only=True)
+        photos = files.absolute(self.config.photos)
+        return {**settings, "photos": photos, "model": [model.fingerprint for model in self.models]}
+
+
+def read_request(config: PredictConfig) -> Request:
+    """Read the models that `config` names and check that the settings fit them.
+
+    Raises UsageError with what is missing or does not fit.
+    """
+    if not config.photos:
+        raise UsageError(
+            "expected --photos, what to label: a folder, glob, photo, zip, .txt of paths, .parquet, or URI"
+        )
+    if not 1 <= len(config.model) <= 2:
+        raise UsageError(f"expected --model once, or twice to compare two models, found it {len(config.model)} times")
+    out = files.absolute(config.out or output.default_out(config.photos))
+    files.require_bucket(out, flag="--out")
+    models = tuple(read_model(directory) for directory in config.model)
+    _check_models(models, config)
+    rule = LabelRule(classes=models[0].spec.classes, threshold=config.threshold, top_k=config.top_k, models=len(models))
+    return Request(config=config, out=out, models=models, rule=rule)
+
+
+def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
+    """Raise UsageError when two models do not fit together, or the settings do not fit the classes."""
+    first, last = models[0].spec, models[-1].spec
+    if first.classes != last.classes or first.image_size != last.image_size:
+        raise UsageError(
+            f"two models are compared on the same classes and image size, found {', '.join(first.classes)} at "
+            f"{first.image_size} and {', '.join(last.classes)} at {last.image_size}: give models that fit together"
+        )
+    if config.top_k > len(first.classes):
+        raise UsageError(f"--top-k {config.top_k}: expected at most {len(first.classes)}, the classes of the model")
+    if config.threshold and UNSURE in first.classes:
+        raise UsageError(
+            f"--threshold: the model has a class called {UNSURE}, its rows could not be told apart: leave it out"
+        )
+
+
+class Inputs:
+    """The photos to label, listed when they are first needed, once."""
+
+    def __init__(self, request: Request, *, say: Say) -> None:
+        config = request.config
+        self._source, self._out, self._say = config.photos, request.out, say
+        # What this job and earlier ones write may lie inside the folder of the photos.
+        into = {files.absolute(config.sort_into)} if config.sort_into else set()
+        self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
+        self.seconds = 0.0
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The photos, as list_inputs lists them."""
+        start = time.monotonic()
+        table = list_inputs(self._source, exclude=[self._out, *self.exclude])
+        self.seconds = time.monotonic() - start
+        self._say(f"Found {table.num_rows} files in {self._source}.")
+        return table
+
+    @cached_property
+    def digest(self) -> output.InputsDigest:
+        """What names the set of the photos."""
+        return output.InputsDigest.of(self.table["path"].to_pylist())
+
+    @property
+    def listed(self) -> bool:
+        """Whether a step of this command needed them."""
+        return "table" in self.__dict__
+
+
+class Cluster(contextlib.ExitStack):
+    """Ray, started or joined by the first step that needs it, for all steps."""
+
+    def __init__(self, config: PredictConfig, *, say: Say) -> None:
+        super().__init__()
+        self._config, self._say = config, say
+
+    @cached_property
+    def _resources(self) -> Resources:
+        resources = self.enter_context(connected(verbose=self._config.verbose, dashboard=False))
+        quiet_datasets(verbose=self._config.verbose)
+        self.enter_context(report_failures(self._say))
+        return resources
+
+    def gpus(self) -> int:
+        """Return how many GPUs there are for the job."""
+        return usable_gpus(self._resources, self._config.cluster.use_gpu)
+
+    def plan(self) -> PredictPlan:
+        """Return what the job asks of the cluster."""
+        return make_predict_plan(self._resources, self._config.cluster, gpus=self.gpus())
