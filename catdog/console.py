@@ -53,10 +53,33 @@ class ProgressLine:
             print(text, file=self._stream, flush=True)
 
 
+def say(line: str = "") -> None:
+    """Print `line`, on a terminal in the place of a progress line that is being drawn."""
+    clear_line()
+    print(line, flush=True)
+
+
 def clear_line() -> None:
     """Wipe a progress line off the terminal, so that another line can take its place."""
     if sys.stdout.isatty():
         print("\r\x1b[K", end="", flush=True)
+
+
+def prepare_streams() -> None:
+    """Make the standard streams take every text, and be there: some jobs are started with closed ones.
+
+    A file that is opened later would get the number of a closed stream, and native code would print into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - stays open to the end
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
+        setattr(sys, name, stream)
 
 
 def progress_text(title: str, unit: str, *, done: int, total: int, new: int, seconds: float) -> str:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from catdog.console import quiet_stderr
-from catdog.errors import CatdogError
+from catdog.console import prepare_streams, quiet_stderr, say
+from catdog.errors import CatdogError, UsageError
 
 
 def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
@@ -19,9 +19,10 @@ def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
 
     A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
     """
-    if shipped := _shipped_text(Path.cwd()):
-        print(shipped)
+    prepare_streams()
     try:
+        if shipped := _shipped_text(_working_directory()):
+            say(shipped)
         with contextlib.nullcontext() if "--verbose" in arguments else quiet_stderr():
             main()
     except CatdogError as error:
@@ -31,6 +32,17 @@ def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
         print("catdog: interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
+
+
+def _working_directory() -> Path:
+    """Return the directory that relative paths of the command line begin in; Ray's processes start in it, too.
+
+    Raises UsageError where it has been deleted.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError("the working directory does not exist any more: cd to another one") from error
 
 
 def _shipped_text(directory: Path) -> str:
