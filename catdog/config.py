@@ -346,7 +346,4 @@ class BenchmarkConfig(Settings):
     repeats: int = setting(3, "runs of what is short enough to be repeated; medians count", low=1, high=100)
     out: str = setting("benchmark.json", "file of the figures", also=_OUT_WORDS)
     folder: str = setting("", "temporary folder of copies and runs; on a cluster one that all machines share")
-    yardstick: str = setting(
-        "none", "used by the benchmark itself: be this program", choices=("none", "threads", "tf-data", "article")
-    )
     verbose: bool = setting(False, "show the log lines of the programs")

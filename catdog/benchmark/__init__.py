@@ -1,4 +1,4 @@
 """What must stay fast: whole jobs against baselines, microbenchmarks, and how cost grows with photos.
 
-Nothing imports it but jobs/benchmark.py.
+Only catdog/__main__.py imports it. bench.py has what all measures share.
 """

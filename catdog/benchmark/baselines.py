@@ -1,7 +1,7 @@
 """What catdog is measured against: the programs that a careful person would write without Ray.
 
-Each runs as a process of its own, started by `jobs/benchmark.py`, and prints what is watched from outside: a line with
-the number of rows that are labelled, or a line of JSON for each epoch.
+Each runs as a process of its own (`python -m catdog.benchmark.baselines NAME …`) and prints what the benchmark reads: a
+line with the number of labelled rows, or a line of JSON for each epoch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from catdog.cluster.environment import prepare_environment
 from catdog.config import RECIPE_DEFAULTS, AugmentationConfig
-from catdog.errors import UsageError
 from catdog.model.backbone_specs import UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.manifest import read_manifest
@@ -120,9 +121,7 @@ def train_by_the_article(manifest_dir: str, folder: str, epochs: int) -> None:
     Its recipe as written: Keras's ImageDataGenerator with four loader processes, scaling by 1/255, global max pooling,
     dropout 0.2, RMSprop at 2e-5, batches of 16, the whole photo through the whole network in every epoch. Only the
     backbone is ours: Lite0, whose weights come with a package. `folder` gets links to the photos, laid out by class.
-    Raises UsageError where SciPy, which ImageDataGenerator warps with, is not installed.
     """
-    _require_scipy()
     started = time.monotonic()
     classes = _lay_out(manifest_dir, folder)
     model = _article_model(classes)
@@ -132,13 +131,6 @@ def train_by_the_article(manifest_dir: str, folder: str, epochs: int) -> None:
         for epoch, seconds, scores in _article_epochs(model, train, validation, epochs):
             print(json.dumps({"stage": stage, "epoch": epoch, "seconds": round(seconds, 3), **scores}), flush=True)
     print(json.dumps({"seconds": round(time.monotonic() - started, 3)}), flush=True)
-
-
-def _require_scipy() -> None:
-    try:
-        import scipy  # noqa: F401
-    except ImportError as error:
-        raise UsageError("the article's recipe: expected the package scipy, found none: pip install scipy") from error
 
 
 def _lay_out(manifest_dir: str, folder: str) -> tuple[str, ...]:
@@ -216,3 +208,17 @@ def _article_epochs(
         yield epoch, time.monotonic() - start, {
             "acc": float(history["accuracy"][0]), "val_acc": float(history["val_accuracy"][0])
         }  # fmt: skip
+
+
+def main(name: str, *arguments: str) -> None:
+    """Be the program `name`: threads or tf-data PHOTOS MODEL TARGET, article MANIFEST FOLDER EPOCHS."""
+    prepare_environment(verbose=False)
+    if name == "article":
+        manifest, folder, epochs = arguments
+        train_by_the_article(manifest, folder, int(epochs))
+    else:
+        {"threads": label_by_threads, "tf-data": label_by_tf_data}[name](*arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

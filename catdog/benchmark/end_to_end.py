@@ -7,41 +7,35 @@ import dataclasses
 import json
 import re
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from catdog.benchmark.process_monitor import Watched, watch_program
-from catdog.config import RECIPE_DEFAULTS, TrainConfig
+from catdog.benchmark.bench import Bench, Programs, list_photo_files, recipe_flags, split_flags
+from catdog.benchmark.process_monitor import ProcessRun
+from catdog.config import RECIPE_DEFAULTS
+from catdog.console import table_text
+from catdog.model.engines import has_bfloat16
 from catdog.prediction.commit import finished_parts, part_path
 
+_BASELINE_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
+_JOB_LABELLERS = {
+    "predict job, tensorflow": ("--engine", "tensorflow"),
+    "predict job, openvino": ("--engine", "openvino"),
+    "predict job, openvino, bfloat16": ("--engine", "openvino", "--precision", "bfloat16"),
+}
 THRESHOLDS = (0.95, 0.98, 0.985)  # of validation accuracy
 _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Programs:
-    """How to start catdog's jobs and the yardsticks, each as a process of its own.
-
-    `folder` is where they write: on a cluster one that all its machines share.
-    """
-
-    folder: str
-    verbose: bool = False
-
-    def run(self, job: str, *flags: str, poll: Callable[[float], None] = lambda seconds: None) -> Watched:
-        """Run a job to its end."""
-        return watch_program([sys.executable, "-m", "catdog", job, *flags], verbose=self.verbose, poll=poll)
 
 
 # Time to accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Race:
+class TimeToAccuracy:
     """A training against the clock, which starts with the command.
 
     `reached` has for each of THRESHOLDS the seconds until the validation accuracy first was so high, None where it was
@@ -55,38 +49,52 @@ class Race:
     extrapolated: bool
 
 
-def race_catdog(programs: Programs, flags: Sequence[str], *, run_dir: str) -> Race:
+def measure_accuracy(bench: Bench) -> dict[str, Any]:
+    """Compare the default recipe with the article's on the photos as they are: half of each class to train on."""
+    run_dir = f"{bench.folder}/accuracy"
+    train, validation = (1000, 500) if len(list_photo_files(bench.photos)) >= 3000 else (100, 100)
+    flags = split_flags(bench.photos, train=train, validation=validation)
+    found = {"catdog, default recipe": train_by_catdog(bench.programs, flags, run_dir=run_dir)}
+    bench.model_dir = bench.model_dir or f"{run_dir}/model"
+    epochs = bench.config.article_epochs
+    found["the article's recipe"] = train_by_article(bench.programs, run_dir=run_dir, epochs=epochs)
+    header = ("seconds to validation accuracy", *map(str, THRESHOLDS), "total", "best", "epochs run")
+    bench.say(table_text([header, *(_accuracy_row(name, one) for name, one in found.items())]))
+    bench.say("~ is computed from the epochs that were run.")
+    return {name: dataclasses.asdict(one) for name, one in found.items()}
+
+
+def train_by_catdog(programs: Programs, flags: Sequence[str], *, run_dir: str) -> TimeToAccuracy:
     """Run the train job with `flags` and note when each epoch's line is printed."""
     seen = programs.run("train", *flags, "--run-dir", run_dir)
     found = [(seconds, _EPOCH.match(line)) for seconds, line in seen.lines]
     epochs = [(seconds, float(match[2])) for seconds, match in found if match]
-    return _race(epochs, seconds=seen.seconds, extrapolated=False)
+    return _time_to_accuracy(epochs, seconds=seen.seconds, extrapolated=False)
 
 
-def race_article(programs: Programs, *, run_dir: str, epochs: int) -> Race:
+def train_by_article(programs: Programs, *, run_dir: str, epochs: int) -> TimeToAccuracy:
     """Run the article's recipe for `epochs` epochs of each stage on the splits of the run in `run_dir`.
 
     The whole is computed: what came before the first epoch, then as many epochs as the recipe has in each stage, each
     as long as the median of those that were run but the first, which builds TensorFlow's graph.
     """
     with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
-        yardstick = ["--yardstick", "article", "--photos", f"{run_dir}/manifest", "--out", folder]
-        seen = programs.run("benchmark", *yardstick, "--article-epochs", str(epochs))
+        seen = programs.run_baseline("article", f"{run_dir}/manifest", folder, str(epochs))
     rows = [(seconds, json.loads(line)) for seconds, line in seen.lines if line.startswith("{")]
     rows = [(seconds, row) for seconds, row in rows if "stage" in row]
     whole = rows[0][0] - rows[0][1]["seconds"]
     for stage in ("frozen", "unfrozen"):
         lasted = [row["seconds"] for _, row in rows if row["stage"] == stage]
         whole += statistics.median(lasted[1:] or lasted) * RECIPE_DEFAULTS["article"][f"{stage}.epochs"]
-    return _race([(seconds, row["val_acc"]) for seconds, row in rows], seconds=whole, extrapolated=True)
+    return _time_to_accuracy([(seconds, row["val_acc"]) for seconds, row in rows], seconds=whole, extrapolated=True)
 
 
-def _race(epochs: Sequence[tuple[float, float]], *, seconds: float, extrapolated: bool) -> Race:
-    """Make a Race of (seconds since the start, validation accuracy) of each epoch."""
+def _time_to_accuracy(epochs: Sequence[tuple[float, float]], *, seconds: float, extrapolated: bool) -> TimeToAccuracy:
+    """Make a TimeToAccuracy of (seconds since the start, validation accuracy) of each epoch."""
     if not epochs:
         raise RuntimeError("no epoch was seen: expected a line for each on the program's console")
     first = {str(limit): next((at for at, accuracy in epochs if accuracy >= limit), None) for limit in THRESHOLDS}
-    return Race(
+    return TimeToAccuracy(
         reached={limit: None if at is None else round(at, 1) for limit, at in first.items()},
         best_accuracy=max(accuracy for _, accuracy in epochs),
         epochs=len(epochs),
@@ -95,11 +103,17 @@ def _race(epochs: Sequence[tuple[float, float]], *, seconds: float, extrapolated
     )
 
 
+def _accuracy_row(name: str, found: TimeToAccuracy) -> tuple[str, ...]:
+    reached = [f"not in {found.epochs} epochs" if at is None else f"{at:.0f}" for at in found.reached.values()]
+    whole = f"{'~' if found.extrapolated else ''}{found.seconds:.0f}"
+    return (name, *reached, whole, f"{found.best_accuracy:.4f}", str(found.epochs))
+
+
 # Labelling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabellingTime:
     """One program that labels a folder, seen from outside. Warm is from the first rows it shows to the last."""
 
     seconds: float
@@ -108,15 +122,35 @@ class Labelled:
     peak_bytes: int
 
 
-def label_by_yardstick(programs: Programs, name: str, *, photos: str, model: str) -> Labelled:
-    """Run the yardstick `name`, which prints how many rows it has labelled."""
+def measure_labelling(bench: Bench) -> dict[str, Any]:
+    """Run all labellers in turn, `repeats` times."""
+    photos, model, programs = bench.many_photos(), bench.trained_model(), bench.programs
+    found: dict[str, list[LabellingTime]] = {}
+
+    def keep(name: str, turn: int, run: LabellingTime) -> None:
+        found.setdefault(name, []).append(run)
+        bench.say(f"Turn {turn + 1} of {bench.config.repeats}: {name}: {run.warm_photos_per_second:.1f} photos/s")
+
+    for turn in range(bench.config.repeats):
+        for name, baseline in _BASELINE_LABELLERS.items():
+            keep(name, turn, label_by_baseline(programs, baseline, photos=photos, model=model))
+        for name, flags in _JOB_LABELLERS.items():
+            if "bfloat16" not in flags or has_bfloat16():
+                keep(name, turn, label_by_catdog(programs, flags, photos=photos, model=model))
+    base = statistics.median(run.warm_photos_per_second for run in next(iter(found.values())))
+    header = ("program", "photos/s warm", "spread", "of the first", "first row", "total", "peak memory")
+    bench.say(table_text([header, *(_label_row(name, runs, base) for name, runs in found.items())]))
+    return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
+
+
+def label_by_baseline(programs: Programs, name: str, *, photos: str, model: str) -> LabellingTime:
+    """Run the baseline `name`, which prints how many rows it has labelled."""
     with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
-        flags = ["--yardstick", name, "--photos", photos, "--model", model, "--out", f"{folder}/rows.parquet"]
-        seen = programs.run("benchmark", *flags)
-    return _labelled(seen, [(seconds, int(line)) for seconds, line in seen.lines if line.isdigit()])
+        seen = programs.run_baseline(name, photos, model, f"{folder}/rows.parquet")
+    return _labelling_time(seen, [(seconds, int(line)) for seconds, line in seen.lines if line.isdigit()])
 
 
-def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, model: str) -> Labelled:
+def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, model: str) -> LabellingTime:
     """Run the predict job, with `more` flags, and watch the parts that it writes."""
     rows: dict[int, int] = {}
     counts: list[tuple[float, int]] = []
@@ -130,20 +164,33 @@ def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, mod
                 counts.append((seconds, total))
 
         flags = ["--no-report", "--photos", photos, "--model", model, "--out", out, *more]
-        return _labelled(programs.run("predict", *flags, poll=look), counts)
+        return _labelling_time(programs.run("predict", *flags, poll=look), counts)
 
 
-def _labelled(seen: Watched, counts: Sequence[tuple[float, int]]) -> Labelled:
-    """Make a Labelled of (seconds since the start, rows that were labelled)."""
+def _labelling_time(seen: ProcessRun, counts: Sequence[tuple[float, int]]) -> LabellingTime:
+    """Make a LabellingTime of (seconds since the start, rows that were labelled)."""
     if not counts:
         raise RuntimeError("no labelled row was seen: give more photos")
     (first, rows), (last, total) = counts[0], counts[-1]
-    return Labelled(
+    return LabellingTime(
         seconds=round(seen.seconds, 2),
         first_row_seconds=round(first, 2),
         # All of them at once, where there are so few that the first look showed the last row.
         warm_photos_per_second=round((total - rows) / (last - first) if last > first else total / last, 1),
         peak_bytes=seen.peak_bytes,
+    )
+
+
+def _label_row(name: str, runs: Sequence[LabellingTime], base: float) -> tuple[str, ...]:
+    rates = [run.warm_photos_per_second for run in runs]
+    return (
+        name,
+        f"{statistics.median(rates):.1f}",
+        f"{min(rates):.1f}-{max(rates):.1f}",
+        f"{statistics.median(rates) / base:.2f}",
+        f"{statistics.median(run.first_row_seconds for run in runs):.1f}s",
+        f"{statistics.median(run.seconds for run in runs):.1f}s",
+        f"{max(run.peak_bytes for run in runs) / 2**30:.2f} GiB",
     )
 
 
@@ -166,7 +213,23 @@ class TrialCosts:
         return self.all_trials - self.one_trial
 
 
-def race_trials(programs: Programs, flags: Sequence[str], *, trials: int) -> TrialCosts:
+def measure_trials(bench: Bench) -> dict[str, Any]:
+    """Run a train job, a sweep of one trial, and one of many."""
+    trials = bench.config.trials
+    flags = recipe_flags(bench.many_photos(), per_class=bench.config.count // 2)
+    costs = run_trials(bench.programs, flags, trials=trials)
+    more = trials - 1
+    rows = [("", "seconds"), ("train job", f"{costs.train_job:.1f}")]
+    rows += [("  its trunk pass", f"{costs.trunk_pass:.1f}")]
+    rows += [("sweep of 1 trial, on its features", f"{costs.one_trial:.1f}")]
+    rows += [(f"sweep of {trials} trials", f"{costs.all_trials:.1f}")]
+    rows += [(f"{more} more trials", f"{costs.more_trials:.1f}")]
+    rows += [(f"{more} more train jobs, each from the photos", f"{more * costs.train_job:.1f} (computed)")]
+    bench.say(table_text(rows))
+    return {**dataclasses.asdict(costs), "more_trials": round(costs.more_trials, 1)}
+
+
+def run_trials(programs: Programs, flags: Sequence[str], *, trials: int) -> TrialCosts:
     """Run the train job once and the tune job twice, with the same `flags`, as a user does."""
     with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
         train = programs.run("train", *flags, "--run-dir", f"{folder}/train").seconds
@@ -182,16 +245,3 @@ def race_trials(programs: Programs, flags: Sequence[str], *, trials: int) -> Tri
         one_trial=round(found[0], 1),
         all_trials=round(found[1], 1),
     )
-
-
-def recipe_flags(photos: str, *, a_class: int) -> list[str]:
-    """Return the flags of a train or tune job on up to `a_class` photos a class, a third of them to validate."""
-    defaults = TrainConfig()
-    train = max(1, min(2 * a_class // 3, defaults.train_per_class))
-    return split_flags(photos, train=train, validation=max(1, train // 2))
-
-
-def split_flags(photos: str, *, train: int, validation: int) -> list[str]:
-    """Return the flags of a job that draws so many photos a class, and none to test."""
-    counts = {"--train-per-class": train, "--validation-per-class": validation, "--test-per-class": 0}
-    return ["--photos", photos, *(text for flag, count in counts.items() for text in (flag, str(count)))]

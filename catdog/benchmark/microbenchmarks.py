@@ -1,4 +1,4 @@
-"""The parts of a job by themselves: the trunk pass beside its limit, and what every start costs."""
+"""The parts of a training by themselves: the trunk pass beside its limit, an epoch of cached rows."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import contextlib
 import dataclasses
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
+from catdog.benchmark.bench import Bench
 from catdog.cluster.connection import connected, quiet_datasets
 from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.console import table_text
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
 from catdog.features.cache import locate_cache, write_part
@@ -40,7 +39,7 @@ _LIMITS = DecodeLimits(max_pixels=10**8)
 _WARM = 256  # images that the loops of single steps go over
 _ROUNDS = 5
 _VIEWS = (1, 2, 3)  # as the default recipe has them
-_EPOCH_ROWS = 1000
+EPOCH_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,25 @@ class TrunkRates:
     share_of_limit: float
 
 
-def measure_trunk(photos: str, *, limit: int, folder: str) -> TrunkRates:
+def measure_trunk(bench: Bench) -> dict[str, Any]:
+    """Run the trunk pass beside its steps."""
+    rates = trunk_rates(bench.many_photos(), limit=bench.config.count // 3, folder=bench.folder)
+    rows = [
+        ("images a second", "rate"),
+        ("model alone, ready arrays", f"{rates.model_alone:.1f}"),
+        ("decode alone, photos", f"{rates.decode_alone:.1f}"),
+        ("augment alone", f"{rates.augment_alone:.1f}"),
+        ("trunk pass, warm", f"{rates.whole_pass:.1f}"),
+        ("with its start", f"{rates.whole_pass_with_start:.1f}"),
+    ]
+    bench.say(table_text(rows))
+    share = rates.bound / rates.model_alone
+    bench.say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone. Decoding and augmenting on the")
+    bench.say(f"same cores would leave {share:.2f} of it if nothing else took any time.")
+    return dataclasses.asdict(rates)
+
+
+def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
     """Run the trunk pass over up to `limit` photos of each class, and its steps one by one; write below `folder`."""
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
@@ -118,7 +135,7 @@ def _measure_steps(photos: str, extraction: Extraction, deep: Extraction, pretra
             "model_alone": lambda: trunk(images),
         }
         return {
-            name: len(images) / statistics.median(_timed(step)[1] for _ in range(_ROUNDS))
+            name: len(images) / statistics.median(timed(step)[1] for _ in range(_ROUNDS))
             for name, step in steps.items()
         }
 
@@ -143,72 +160,13 @@ def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
     )
 
 
-def measure_overheads(folder: str) -> dict[str, float]:
-    """Return the seconds of what jobs pay besides their work, each in a process of its own; write below `folder`."""
-    found = {name: round(_program_seconds(program), 2) for name, program in _PROGRAMS.items()}
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        found["trainer, start to first step"] = round(measure_trainer(place), 2)
-        first, again = measure_epoch(place)
-    found[f"epoch of {_EPOCH_ROWS} cached rows, first"] = round(first, 2)
-    found[f"epoch of {_EPOCH_ROWS} cached rows, again"] = round(again, 3)
-    return found
-
-
-_PROGRAMS = {
-    "python, start": "pass",
-    "catdog, its configuration": "import catdog.config",
-    "ray, import": "import ray",
-    "ray, start and connect": "from catdog.cluster.connection import connected\nwith connected(): pass",
-    "ray train, import": "import catdog.training.tensorflow_trainer",
-    "openvino, import and model": (
-        "from catdog.model.openvino_graph import *\nfrom catdog.weights import load_weights\n"
-        "from catdog.model.saved_model import ClassifierSpec\nfrom catdog.engines import OpenvinoRunner\n"
-        "p = load_weights('efficientnet-lite0', weights='imagenet')\n"
-        "s = ClassifierSpec(backbone='efficientnet-lite0', image_size=224, classes=('a', 'b'), pooling='avg', "
-        "dropout=0.0, scaling=p.scaling)\n"
-        "OpenvinoRunner(build_trunk(s, p.tensors, ['head']), threads=2)"
-    ),
-    "tensorflow, import": "import tensorflow",
-}
-
-
-def measure_trainer(folder: str) -> float:
-    """Return the seconds from a TensorflowTrainer's `fit` to the first line of its loop; Ray is up before."""
-    program = (
-        "import sys, time\nfrom catdog.benchmark.microbenchmarks import start_trainer\n"
-        "from catdog.cluster.connection import connected\n"
-        "with connected(): start_trainer(sys.argv[1])"
-    )
-    _program_seconds(program, folder)
-    began, stepped = (float(text) for text in Path(folder, "steps").read_text().split())
-    return stepped - began
-
-
-def start_trainer(folder: str) -> None:
-    """Run the job's trainer with one worker that does nothing but note the time; leave both times in `folder`."""
-    from ray.train import RunConfig, ScalingConfig
-
-    from catdog.training.tensorflow_trainer import LeanTensorflowTrainer
-
-    def step() -> None:
-        with Path(folder, "steps").open("a") as notes:
-            notes.write(f"{time.time()}\n")
-
-    step()
-    LeanTensorflowTrainer(
-        step,
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
-        run_config=RunConfig(name="trainer", storage_path=folder),
-    ).fit()
-
-
 def measure_epoch(folder: str) -> tuple[float, float]:
     """Return the seconds of the first epoch of cached rows of the unfrozen stage, and of the one after it.
 
     The rows are written below `folder` first, so they come out of the page cache.
     """
     shape = (7, 7, 1152)
-    count = _EPOCH_ROWS
+    count = EPOCH_ROWS
     table = pa.table(
         {
             "path": [f"{row}.jpg" for row in range(count)],
@@ -231,17 +189,11 @@ def measure_epoch(folder: str) -> tuple[float, float]:
         )
     cache.finish(blocks=photos.blocks, cut=extraction.cut)
     share = CachedRows(cache, seed=0)
-    return _timed(lambda: list(share.epoch(0)))[1], _timed(lambda: list(share.epoch(1)))[1]
+    return timed(lambda: list(share.epoch(0)))[1], timed(lambda: list(share.epoch(1)))[1]
 
 
-def _program_seconds(program: str, *arguments: str) -> float:
-    # A Ray that is up already would be joined, and its start is what is measured.
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ADDRESS": "local"}
-    command = [sys.executable, "-c", program, *arguments]
-    return _timed(lambda: subprocess.run(command, check=True, capture_output=True, env=environment))[1]
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what `call` returns, and its seconds."""
     start = time.monotonic()
     found = call()
     return found, time.monotonic() - start

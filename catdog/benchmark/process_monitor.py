@@ -15,7 +15,7 @@ _MEMORY_SECONDS = 5.0  # adding up the pages of a process tree takes it a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Watched:
+class ProcessRun:
     """One program from its start to its end: each line with the second it came at, and the greatest memory in bytes."""
 
     seconds: float
@@ -29,7 +29,7 @@ def watch_program(
     verbose: bool = False,
     environment: Mapping[str, str] | None = None,
     poll: Callable[[float], None] = lambda seconds: None,
-) -> Watched:
+) -> ProcessRun:
     """Run `command` to its end; `poll` is called with the seconds since its start, ten times a second.
 
     The memory is that of the program and all its descendants. Raises RuntimeError, with its last lines, when it fails.
@@ -64,9 +64,9 @@ def watch_program(
     for thread in threads:
         thread.join()
     if code:
-        said = "\n".join(line for _, line in lines[-20:])
-        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said}")
-    return Watched(seconds=seconds, lines=tuple(lines), peak_bytes=peak[0])
+        last_lines = "\n".join(line for _, line in lines[-20:])
+        raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{last_lines}")
+    return ProcessRun(seconds=seconds, lines=tuple(lines), peak_bytes=peak[0])
 
 
 def tree_bytes(pid: int) -> int:

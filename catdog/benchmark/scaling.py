@@ -1,4 +1,4 @@
-"""How seconds and memory grow with the number of photos, and what that says of numbers that nobody can try here.
+"""How seconds and memory grow with the number of photos, and what follows for numbers too large to try.
 
 What is measured: whole jobs on 1, 2, 4 and 8 parts of a number of photos, with a line fitted through them, and the
 costs of single steps. What is computed from it: the time of each step on other numbers of photos and machines.
@@ -7,22 +7,26 @@ costs of single steps. What is computed from it: the time of each step on other 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from catdog.benchmark.end_to_end import Programs, split_flags
+from catdog.benchmark.bench import Bench, multiply_photos, split_flags
+from catdog.benchmark.microbenchmarks import TrunkRates, measure_trunk
 from catdog.cluster.connection import connected, quiet_datasets
+from catdog.console import duration, table_text
 from catdog.photos.sources.inputs import list_inputs
 
-Say = Callable[[str], None]
 SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
+_PROJECTED = ((1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256))  # photos, machines
+_PROJECTED_CORES = 16
+_STORE_WAIT_SECONDS = 0.03  # of a read from an object store: assumed, not measured
 _MAX_BLOCK_PHOTOS = 256  # as labelling.photos_per_part has it for many photos
 
 
@@ -82,15 +86,59 @@ class Projection:
     driver_bytes: float
 
 
+def measure_growth(bench: Bench) -> dict[str, Any]:
+    """Run train and predict jobs on more and more photos, fit lines, and compute what cannot be run."""
+    config, keep = bench.config, f"{bench.folder}/grown"
+    trained = grow_training(bench, doubled(config.grow_to), keep=keep)
+    bench.model_dir = bench.model_dir or f"{keep}/model"
+    sizes = [*doubled(config.grow_to), *([config.label_to] if config.label_to > config.grow_to else [])]
+    labelled = grow_labelling(bench, sizes)
+    found: dict[str, Any] = {}
+    for job, points in (("train", trained), ("predict", labelled)):
+        line = fit_line([(point.photos, point.seconds) for point in points])
+        bench.say(table_text([("photos", "seconds", "peak memory"), *map(_point_row, points)]))
+        bench.say(f"{job}: {line.start:.0f}s and {1000 * line.each:.2f}ms per photo (R2 {line.r_squared:.4f})")
+        found[job] = {"points": [dataclasses.asdict(point) for point in points], "line": dataclasses.asdict(line)}
+    return {**found, **_project_all(bench, labelled[-1])}
+
+
+def _project_all(bench: Bench, largest: Point) -> dict[str, Any]:
+    """Compute predict jobs that are too large for this machine."""
+    rates = TrunkRates(**(bench.results.get("trunk") or measure_trunk(bench)))
+    listing, held = measure_listing(bench.many_photos())
+    block = measure_scheduler(blocks=min(SCHEDULED_BLOCKS, largest.photos))
+    costs = unit_costs(rates, largest, list_a_photo=listing, driver_bytes=held, block=block)
+    projections = [
+        project(photos, nodes=nodes, cores=_PROJECTED_CORES, costs=costs, wait_a_read=wait)
+        for wait in (0.0, _STORE_WAIT_SECONDS)
+        for photos, nodes in _PROJECTED
+    ]
+    header = ("photos", "machines", "store", *projections[0].seconds, "total", "decided by", "driver holds")
+    bench.say(table_text([header, *map(_projection_row, projections)]))
+    bench.say(f"Computed for machines of {_PROJECTED_CORES} such cores from: {_costs_text(costs)}.")
+    bench.say(f"A distant store is assumed to answer after {1000 * _STORE_WAIT_SECONDS:.0f}ms.")
+    return {"costs": dataclasses.asdict(costs), "projections": [dataclasses.asdict(one) for one in projections]}
+
+
+def _projection_row(one: Projection) -> tuple[str, ...]:
+    place = "distant" if one.wait_a_read else "disk"
+    steps = (duration(seconds) for seconds in one.seconds.values())
+    held = f"{one.driver_bytes / 2**30:.2f} GiB"
+    return (str(one.photos), str(one.nodes), place, *steps, duration(one.total), one.bottleneck, held)
+
+
+def _point_row(point: Point) -> tuple[str, ...]:
+    return str(point.photos), f"{point.seconds:.0f}", f"{point.peak_bytes / 2**30:.2f} GiB"
+
+
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:
     """Fit a line through (photos, seconds). Raises ValueError for less than two points."""
+    from scipy.stats import linregress
+
     if len(points) < 2:
         raise ValueError(f"expected two points or more, found {len(points)}")
-    photos, seconds = np.array(points, np.float64).T
-    each, start = np.polyfit(photos, seconds, 1)
-    left = seconds - (start + each * photos)
-    spread = float(np.sum((seconds - seconds.mean()) ** 2))
-    return Line(start=float(start), each=float(each), r_squared=1 - float(np.sum(left**2)) / spread if spread else 1.0)
+    found = linregress(*np.array(points, np.float64).T)
+    return Line(start=float(found.intercept), each=float(found.slope), r_squared=float(found.rvalue**2))
 
 
 def project(photos: int, *, nodes: int, cores: int, costs: UnitCosts, wait_a_read: float = 0.0) -> Projection:
@@ -126,34 +174,34 @@ def doubled(largest: int) -> list[int]:
     return sorted({max(12, largest // part) for part in (8, 4, 2, 1)})
 
 
-def grow_training(programs: Programs, photos: str, sizes: Sequence[int], *, keep: str, say: Say) -> list[Point]:
+def grow_training(bench: Bench, sizes: Sequence[int], *, keep: str) -> list[Point]:
     """Run the default recipe on each number of photos, two thirds of them to train; leave the last run in `keep`."""
     points = []
     for size in sizes:
-        with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
-            multiply_photos(photos, f"{folder}/photos", size)
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            multiply_photos(bench.photos, f"{folder}/photos", size)
             run_dir = keep if size == sizes[-1] else f"{folder}/run"
             train = size // 3
             flags = split_flags(f"{folder}/photos", train=train, validation=train // 2)
-            seen = programs.run("train", *flags, "--run-dir", run_dir)
+            seen = bench.programs.run("train", *flags, "--run-dir", run_dir)
             steps = json.loads(Path(run_dir, "report.json").read_text())["seconds"]
         steps.pop("total")
         points.append(Point(photos=size, seconds=round(seen.seconds, 1), peak_bytes=seen.peak_bytes, steps=steps))
-        say(f"Train on {size} photos: {seen.seconds:.0f}s")
+        bench.say(f"Train on {size} photos: {seen.seconds:.0f}s")
     return points
 
 
-def grow_labelling(programs: Programs, photos: str, sizes: Sequence[int], *, model: str, say: Say) -> list[Point]:
+def grow_labelling(bench: Bench, sizes: Sequence[int]) -> list[Point]:
     """Run the predict job on each number of files; beyond those of `photos` they are hard links to copies."""
     points = []
     for size in sizes:
-        with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
-            multiply_photos(photos, f"{folder}/photos", size, link=True)
-            flags = ["--photos", f"{folder}/photos", "--model", model, "--out", f"{folder}/labels", "--no-report"]
-            seen = programs.run("predict", *flags)
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            multiply_photos(bench.photos, f"{folder}/photos", size, link=True)
+            flags = ["--photos", f"{folder}/photos", "--model", bench.model_dir, "--out", f"{folder}/labels"]
+            seen = bench.programs.run("predict", *flags, "--no-report")
             steps = json.loads(Path(folder, "labels", "summary.json").read_text())["steps"]
         points.append(Point(photos=size, seconds=round(seen.seconds, 1), peak_bytes=seen.peak_bytes, steps=steps))
-        say(f"Predict on {size} files: {seen.seconds:.0f}s")
+        bench.say(f"Predict on {size} files: {seen.seconds:.0f}s")
     return points
 
 
@@ -178,33 +226,25 @@ def measure_scheduler(*, blocks: int = SCHEDULED_BLOCKS) -> float:
     return (seen[-1] - seen[0]) / max(1, len(seen) - 1)
 
 
-def multiply_photos(photos: str, folder: str, count: int, *, link: bool = False) -> None:
-    """Fill `folder` with `count` photos in the class folders of `photos`, in turn from each, as often as it takes.
-
-    A copy has a few bytes behind the picture, so that it is another file to the check for duplicates; with `link` the
-    copies of a photo are one file under several names, which a predict job does not mind.
-    """
-    classes = [sorted(path for path in place.rglob("*") if path.is_file()) for place in _class_folders(photos)]
-    for number, (files, round_) in enumerate(itertools.islice(_turns(classes), count)):
-        source = files[round_ % len(files)]
-        target = Path(folder, source.parent.name, f"{number:07d}{source.suffix}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        first = Path(folder, source.parent.name, f".{source.name}")
-        if link and not first.exists():
-            first.write_bytes(source.read_bytes())
-        if link and first.stat().st_nlink < 60_000:  # what a file system allows, 65,000 at least
-            os.link(first, target)
-        else:
-            target.write_bytes(source.read_bytes() + (b"" if round_ < len(files) else f"copy {number}".encode()))
+def unit_costs(
+    rates: TrunkRates, largest: Point, *, list_a_photo: float, driver_bytes: float, block: float
+) -> UnitCosts:
+    """Return what a photo and a block cost, of the seconds of one core, from rates of all cores of this machine."""
+    cores = len(os.sched_getaffinity(0))
+    return UnitCosts(
+        list_a_photo=list_a_photo,
+        read_a_photo=cores / rates.read_alone,
+        decode_a_photo=cores / rates.decode_alone,
+        model_a_photo=cores / rates.model_alone,
+        commit_a_photo=cores * largest.steps["commit"] / largest.photos,
+        schedule_a_block=block,
+        driver_bytes_a_photo=driver_bytes,
+    )
 
 
-def _class_folders(photos: str) -> list[Path]:
-    found = sorted(path for path in Path(photos).iterdir() if path.is_dir())
-    return [path for path in found if any(path.iterdir())]
-
-
-def _turns(classes: list[list[Path]]) -> Iterator[tuple[list[Path], int]]:
-    """Yield the classes in turn for ever, with the number of the turn."""
-    for round_ in itertools.count():
-        for files in classes:
-            yield files, round_
+def _costs_text(costs: UnitCosts) -> str:
+    found = dataclasses.asdict(costs)
+    held = found.pop("driver_bytes_a_photo")
+    return ", ".join(f"{name.replace('_', ' ')} {1000 * value:.3f}ms" for name, value in found.items()) + (
+        f", driver {held:.0f} bytes a photo"
+    )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_photos import draw_photo
 
 from catdog.benchmark.scaling import (
     UnitCosts,
@@ -14,11 +13,8 @@ from catdog.benchmark.scaling import (
     fit_line,
     measure_listing,
     measure_scheduler,
-    multiply_photos,
     project,
 )
-from catdog.photos.decoding.decode import decode_image
-from catdog.photos.sources.files import list_photos
 
 COSTS = UnitCosts(
     list_a_photo=1e-5, read_a_photo=1e-4, decode_a_photo=2e-3, model_a_photo=5e-3, commit_a_photo=1e-5,
@@ -61,20 +57,6 @@ def test_a_distant_store_makes_reading_decide() -> None:
     far = project(1_000_000, nodes=1, cores=16, costs=COSTS, wait_a_read=0.05)
     assert far.bottleneck == "reading"
     assert far.seconds["reading"] == pytest.approx(1e6 * 0.0501 / 16)
-
-
-def test_copies_are_other_files_and_links_the_same_ones(tmp_path: Path) -> None:
-    for name, colour in (("cat/1.jpg", (190, 90, 60)), ("cat/2.jpg", (180, 90, 60)), ("dog/1.jpg", (60, 90, 190))):
-        draw_photo(tmp_path / "photos" / name, seed=1, colour=colour)
-    multiply_photos(str(tmp_path / "photos"), str(tmp_path / "copies"), 40)
-    copies = [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]
-    assert {name: sum(path.parent.name == name for path in copies) for name in ("cat", "dog")} == {"cat": 20, "dog": 20}
-    assert len({path.read_bytes() for path in copies}) == 40
-    # What stands behind the picture is no part of it.
-    assert len({decode_image(path.read_bytes(), size=32).tobytes() for path in copies}) == 3
-    multiply_photos(str(tmp_path / "photos"), str(tmp_path / "links"), 40, link=True)
-    assert len(list_photos(str(tmp_path / "links"))) == 40
-    assert len({path.stat().st_ino for path in (tmp_path / "links").rglob("*.jpg")}) == 3
 
 
 def test_what_a_photo_costs_is_measured(ray_session: None, photo_folder: Path) -> None:

@@ -1,0 +1,147 @@
+"""What every job pays before its work: interpreter, imports, Ray, trainer, model; each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catdog.console import table_text
+
+if TYPE_CHECKING:
+    from catdog.benchmark.bench import Bench
+
+
+def measure_overheads(bench: Bench) -> dict[str, list[float]]:
+    """Start everything that a job starts, by itself, `repeats` times."""
+    runs = [_measure_once(bench.folder) for _ in range(bench.config.repeats)]
+    found = {name: [run[name] for run in runs] for name in runs[0]}
+    rows = [
+        (name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}")
+        for name, seconds in found.items()
+    ]
+    bench.say(table_text([("by itself", "seconds", "spread"), *rows]))
+    return found
+
+
+def _measure_once(folder: str) -> dict[str, float]:
+    from catdog.benchmark.microbenchmarks import EPOCH_ROWS, measure_epoch
+
+    found = {name: round(_run_in_process(start), 2) for name, start in _STARTS.items()}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        _run_in_process(start_trainer, place)
+        began, stepped = (float(text) for text in Path(place, "steps").read_text().split())
+        found["trainer, start to first step"] = round(stepped - began, 2)
+        first, again = measure_epoch(place)
+    found[f"epoch of {EPOCH_ROWS} cached rows, first"] = round(first, 2)
+    found[f"epoch of {EPOCH_ROWS} cached rows, again"] = round(again, 3)
+    return found
+
+
+def _run_in_process(start: Callable[..., None], *arguments: str) -> float:
+    """Return the seconds of a Python process that calls `start`, a function of this module, and ends."""
+    program = f"import sys; from {start.__module__} import {start.__name__}; {start.__name__}(*sys.argv[1:])"
+    # A Ray that is up already would be joined, and its start is what is measured.
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ADDRESS": "local"}
+    begin = time.monotonic()
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, env=environment)
+    return time.monotonic() - begin
+
+
+# What the processes do; each import is timed, so none stands at the top.
+
+
+def start_python() -> None:
+    """Do nothing: the interpreter itself."""
+
+
+def import_config() -> None:
+    """Import the settings, as `--help` does."""
+    import catdog.config  # noqa: F401
+
+
+def import_ray() -> None:
+    """Import Ray."""
+    import ray  # noqa: F401
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow."""
+    import tensorflow  # noqa: F401
+
+
+def import_trainer() -> None:
+    """Import the trainer, and Ray Train with it."""
+    import catdog.training.tensorflow_trainer  # noqa: F401
+
+
+def import_scores() -> None:
+    """Import what scores predictions: scikit-learn and SciPy."""
+    import sklearn.metrics  # noqa: F401
+
+
+def start_ray() -> None:
+    """Start Ray on this machine and connect to it."""
+    from catdog.cluster.connection import connected
+
+    with connected():
+        pass
+
+
+def build_on_openvino() -> None:
+    """Build a trunk on OpenVINO from the ImageNet weights."""
+    from catdog.model.backbone_specs import HEAD_CUT
+    from catdog.model.engines import OpenvinoRunner
+    from catdog.model.openvino_graph import build_trunk
+    from catdog.model.saved_model import ClassifierSpec
+    from catdog.model.weights.pretrained import load_weights
+
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    assert pretrained is not None
+    spec = ClassifierSpec(
+        backbone="efficientnet-lite0",
+        image_size=224,
+        classes=("a", "b"),
+        pooling="avg",
+        dropout=0.0,
+        scaling=pretrained.scaling,
+    )
+    OpenvinoRunner(build_trunk(spec, pretrained.tensors, [HEAD_CUT]), threads=2)
+
+
+_STARTS: dict[str, Callable[[], None]] = {
+    "python, start": start_python,
+    "catdog, its settings": import_config,
+    "ray, import": import_ray,
+    "ray, start and connect": start_ray,
+    "ray train, import": import_trainer,
+    "openvino, import and model": build_on_openvino,
+    "scikit-learn and scipy, import": import_scores,
+    "tensorflow, import": import_tensorflow,
+}
+
+
+def start_trainer(folder: str) -> None:
+    """Run a trainer with one worker that only notes the time; leave the times before it and in it in `folder`."""
+    from ray.train import RunConfig, ScalingConfig
+
+    from catdog.cluster.connection import connected
+    from catdog.training.tensorflow_trainer import LeanTensorflowTrainer
+
+    def step() -> None:
+        with Path(folder, "steps").open("a") as notes:
+            notes.write(f"{time.time()}\n")
+
+    with connected():
+        step()
+        LeanTensorflowTrainer(
+            step,
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
+            run_config=RunConfig(name="trainer", storage_path=folder),
+        ).fit()
