@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catdog.errors import ImageError
+from catdog.photos.decoding.framing import PAD_LEVEL, SQUASH, Framing
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 
 # Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG. A Pillow built without AVIF or WebP
@@ -35,25 +37,41 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_ROUNDING = 1e-6  # of a quotient of whole numbers
 # Long enough that no text begins like this by chance.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 
 
-def decode_image(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
-    """Decode a photo to uint8 (size, size, 3) RGB, upright, transparent parts on white.
+def decode_image(
+    content: bytes, *, size: int, framing: Framing = SQUASH, limits: DecodeLimits = DEFAULT_LIMITS
+) -> np.ndarray:
+    """Decode a photo to uint8 (size, size, 3) RGB, upright, transparent parts on white, framed as `framing` says.
 
-    The photo is squeezed to a square without keeping its aspect, as Keras's flow_from_directory does.
+    The default squeezes it to a square without keeping its aspect, as Keras's flow_from_directory does.
     Raises ImageError of code empty, not-an-image, truncated or too-large, and nothing else for any bytes.
     """
     with _opened(content, limits=limits) as image:
-        # A JPEG decodes at 1/2, 1/4 or 1/8 for less than the whole price; draft keeps both sides at `size` or more.
-        draft = image.draft("RGB", (size, size))
+        width, height = image.size
+        box, sides = framing.window(width, height, size=size)
+        # A JPEG decodes at 1/2, 1/4 or 1/8 for less than the whole price; draft keeps the window at `sides` or more.
+        across, down = (box[2] - box[0]) / sides[0], (box[3] - box[1]) / sides[1]
+        draft = image.draft("RGB", (math.ceil(width / across - _ROUNDING), math.ceil(height / down - _ROUNDING)))
+        if draft:
+            shrink = round(
+                width / draft[1][2]
+            )  # not the ratio of whole pixels: the last of a side may be a part of one
+            box = (box[0] / shrink, box[1] / shrink, box[2] / shrink, box[3] / shrink)
         image.load()
         orientation = _orientation(image)
-        # The box leaves out the share of the last pixel that draft rounded up to.
-        square = _to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=draft[1] if draft else None)
-        # On the small square a transpose costs least, and a resize to a square commutes with it.
-        return np.array(square.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else square)
+        square = _to_rgb(image).resize(sides, _RESAMPLING[framing.resampling], box=box)
+        # On the small square a transpose costs least, and framing commutes with it.
+        upright = square.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else square
+        if upright.size != (size, size):
+            square = Image.new("RGB", (size, size), (PAD_LEVEL,) * 3)
+            square.paste(upright, ((size - upright.width) // 2, (size - upright.height) // 2))
+            upright = square
+        return np.array(upright)
 
 
 def make_thumbnail(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_LIMITS, quality: int = 80) -> bytes:

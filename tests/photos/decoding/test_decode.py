@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 
 from catdog.errors import ImageError
 from catdog.photos.decoding.decode import FORMATS, decode_image, inspect_image
+from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
@@ -302,3 +303,47 @@ def test_no_bytes_whatever_raise_anything_else(image_format: str) -> None:
                 )
             with contextlib.suppress(ImageError):
                 assert min(inspect_image(bytes(content), limits=MEGAPIXEL)[:2]) > 0
+
+
+def striped(width: int, height: int) -> Image.Image:
+    """Red in the middle, blue in the outer quarters of the longer side."""
+    levels = np.zeros((height, width, 3), np.uint8)
+    levels[:] = RED
+    along = levels if height >= width else levels.transpose(1, 0, 2)
+    quarter = along.shape[0] // 4
+    along[:quarter] = along[-quarter:] = BLUE
+    return Image.fromarray(levels)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize(("width", "height"), [(1600, 800), (800, 1600), (64, 32)])
+def test_a_crop_shows_the_middle_of_the_photo_and_a_pad_all_of_it(width: int, height: int, image_format: str) -> None:
+    content = encode(striped(width, height), image_format)
+    cropped = decode_image(content, size=32, framing=Framing(resize="crop", resampling="bicubic")).astype(int)
+    assert (cropped[..., 0] > 200).all()
+    padded = decode_image(content, size=32, framing=Framing(resize="pad")).astype(int)
+    padded = padded if height > width else padded.transpose(1, 0, 2)
+    assert (padded[:, :7] == 127).all()
+    assert (padded[:, -7:] == 127).all()
+    assert padded[16, 16, 0] > 200
+    assert padded[2, 16, 2] > 200
+    squashed = decode_image(content, size=32).astype(int)
+    assert squashed[16, 16, 0] > 200
+    assert (squashed if height > width else squashed.transpose(1, 0, 2))[2, 2, 2] > 200
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_framing_a_sideways_photo_is_framing_the_upright_one(resize: str) -> None:
+    upright, framing = landscape(200, 120), Framing(resize=resize)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    sideways = encode(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    expected = decode_image(encode(upright, "PNG"), size=64, framing=framing)
+    difference = decode_image(sideways, size=64, framing=framing).astype(int) - expected
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_a_photo_of_one_row_is_framed_too(resize: str) -> None:
+    content = encode(Image.new("RGB", (300, 1), RED), "PNG")
+    assert decode_image(content, size=16, framing=Framing(resize=resize)).shape == (16, 16, 3)
