@@ -1,0 +1,25 @@
+import re
+
+from catdog.report import charts
+
+
+def test_curves_show_every_epoch_of_both_stages_and_skip_what_is_no_number() -> None:
+    row = {"loss": 0.5, "acc": 0.75, "val_loss": 0.4, "val_acc": 0.8125}
+    histories = {
+        "frozen": [{"epoch": 1, **row}, {"epoch": 2, **row, "loss": float("nan")}],
+        "unfrozen": [{"epoch": 1, **row}],
+    }
+    chart = charts.curve(histories, "acc", title="Accuracy")
+    assert re.findall(r'data-tip="([^"]+)"', chart) == [
+        "frozen, epoch 1\ntraining 0.7500\nvalidation 0.8125",
+        "frozen, epoch 2\ntraining 0.7500\nvalidation 0.8125",
+        "unfrozen, epoch 1\ntraining 0.7500\nvalidation 0.8125",
+    ]
+    assert charts.curve(histories, "loss", title="Loss").count('class="dot s1"') == 2
+    assert "nan" not in re.sub(r'data-tip="[^"]+"', "", charts.curve(histories, "loss", title="Loss"))
+
+
+def test_counts_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
+    assert "logarithmic" in charts.histogram([1, 0, 1000], low=0, high=1, title="x", x_label="x")
+    assert "logarithmic" not in charts.histogram([1, 0, 10], low=0, high=1, title="x", x_label="x")
+    assert "NaN" not in charts.histogram([0, 0], low=0, high=1, title="x", x_label="x")
