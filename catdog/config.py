@@ -331,8 +331,8 @@ class BenchmarkConfig(Settings):
     model: str = setting("", "model directory that labels; without it one is trained")
     measure: str = setting(
         "all",
-        "what is measured",
-        choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth"),
+        "what is measured; all: everything but recipes",
+        choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth", "recipes"),
     )
     count: int = setting(
         3000, "photos that trunk, predict, tune take: copies of --photos where these are fewer", low=12

@@ -1,0 +1,119 @@
+"""Recipes side by side: backbone, image size, views, head, unfrozen or not; accuracy, loss, seconds on one folder.
+
+Each row is a whole train job, as a user starts it. Photos in split folders are judged on their validation photos; of
+others each run draws its own splits, by `--seed`, and scores are means over `repeats` runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from catdog.benchmark.bench import Bench
+from catdog.config import RECIPES
+from catdog.console import table_text
+
+# What differs from the default recipe, one thing at a time.
+_VARIANTS: Mapping[str, tuple[str, ...]] = {
+    **{recipe: ("--recipe", recipe) for recipe in RECIPES if recipe != "article"},
+    "1 view": ("--views", "1"),
+    "Lite0, 288 pixels": ("--backbone", "efficientnet-lite0", "--image-size", "288"),
+    "Lite1": ("--backbone", "efficientnet-lite1"),
+    "Lite2": ("--backbone", "efficientnet-lite2"),
+    "squashed photos": ("--resize", "squash"),
+    "head by epochs": ("--frozen.head", "epochs"),
+}
+_SCORES = ("accuracy", "loss", "calibration_error")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeScore:
+    """One stage of one recipe: what it was made with, its scores on validation photos, the seconds of the whole job.
+
+    Scores are means over `runs` jobs; `chosen` counts those in which this stage's model was the run's.
+    """
+
+    recipe: str
+    backbone: str
+    image_size: int
+    views: int
+    head: str
+    stage: str
+    runs: int
+    chosen: int
+    accuracy: float
+    loss: float
+    calibration_error: float
+    seconds: float
+
+
+def measure_recipes(bench: Bench) -> dict[str, Any]:
+    """Train by each recipe and variant, `repeats` times where the splits are drawn, and compare their stages."""
+    repeats = 1 if _has_split_folders(bench.photos) else bench.config.repeats
+    scores: list[RecipeScore] = []
+    for name, flags in _VARIANTS.items():
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            runs = [f"{folder}/{seed}" for seed in range(repeats)]
+            for seed, run_dir in enumerate(runs):
+                bench.programs.run("train", "--photos", bench.photos, "--run-dir", run_dir, "--seed", str(seed), *flags)
+            found = score_runs(name, runs)
+        scores += found
+        best = min(found, key=lambda one: one.loss)
+        bench.say(f"{name}: accuracy {best.accuracy:.4f}, loss {best.loss:.4f}, {best.seconds:.0f}s")
+    bench.say(table_text(recipe_rows(scores)))
+    return {"scores": [dataclasses.asdict(one) for one in scores]}
+
+
+def score_runs(recipe: str, run_dirs: Sequence[str]) -> list[RecipeScore]:
+    """Return a row for each stage of the finished train jobs in `run_dirs`, which differ in their seed only."""
+    reports, diagnoses, configs, cards = (
+        [json.loads(Path(run_dir, name).read_text()) for run_dir in run_dirs]
+        for name in ("report.json", "diagnosis.json", "config.json", "model/card.json")
+    )
+    config, card = configs[0], cards[0]
+    found = []
+    for stage in reports[0]["stages"]:
+        scores = [report["stages"][stage]["validation"] for report in reports]
+        errors = (one["evaluations"][stage]["validation"]["calibration_error"] for one in diagnoses)
+        found.append(
+            RecipeScore(
+                recipe=recipe,
+                backbone=card["backbone"],
+                image_size=card["image_size"],
+                views=config["views"],
+                head=config.get("frozen.head", "epochs"),
+                stage=stage,
+                runs=len(run_dirs),
+                chosen=sum(report["model"] == stage for report in reports),
+                accuracy=_mean(one["accuracy"] for one in scores),
+                loss=_mean(one["loss"] for one in scores),
+                calibration_error=_mean(errors),
+                seconds=_mean(report["seconds"]["total"] for report in reports),
+            )
+        )
+    return found
+
+
+def recipe_rows(scores: Sequence[RecipeScore]) -> list[tuple[str, ...]]:
+    """Return the table, its header first."""
+    rows: list[tuple[str, ...]] = [
+        ("recipe", "backbone", "size", "views", "head", "stage", "chosen", "val acc", "val loss", "ECE", "seconds")
+    ]
+    for one in scores:
+        numbers = (f"{one.accuracy:.4f}", f"{one.loss:.4f}", f"{one.calibration_error:.4f}", f"{one.seconds:.0f}")
+        made = (one.recipe, one.backbone, str(one.image_size), str(one.views), one.head)
+        rows.append((*made, one.stage, f"{one.chosen}/{one.runs}", *numbers))
+    return rows
+
+
+def _mean(values: Iterable[float]) -> float:
+    return round(statistics.mean(values), 5)
+
+
+def _has_split_folders(photos: str) -> bool:
+    return {"train", "validation"} <= {path.name.lower() for path in Path(photos).iterdir() if path.is_dir()}
