@@ -13,6 +13,7 @@ from catdog.command_line.arguments import parse_arguments, version_text
 from catdog.command_line.exit_codes import run
 from catdog.command_line.suggestions import suggest
 from catdog.config import BenchmarkConfig, ExportConfig, IngestConfig, PredictConfig, TrainConfig, TuneConfig
+from catdog.console import say
 from catdog.errors import UsageError
 
 _STARTED = time.monotonic()
@@ -43,8 +44,8 @@ def _ingest(config: IngestConfig) -> None:
     with connected(verbose=config.verbose, dashboard=False):
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
-        ingest(config, run_dir=run_dir, say=print)
-    print(f"Manifest: {files.join(run_dir, 'manifest')}")
+        ingest(config, run_dir=run_dir)
+    say(f"Manifest: {files.join(run_dir, 'manifest')}")
 
 
 def _train(config: TrainConfig) -> None:
@@ -75,7 +76,7 @@ def _predict(config: PredictConfig) -> None:
 def _export(config: ExportConfig) -> None:
     from catdog.model.export import export
 
-    print(f"Exported: {export(config)}")
+    say(f"Exported: {export(config)}")
 
 
 def _benchmark(config: BenchmarkConfig) -> None:
@@ -149,10 +150,10 @@ def main() -> int:
 
 def _do_without_job(name: str) -> None:
     if name == "--version":
-        print(version_text())
+        say(version_text())
     elif name in ("-h", "--help"):
-        print("usage: catdog JOB [flags]; `catdog JOB --help` lists the flags\n")
-        print("\n".join(f"  {known:<10} {job.summary}" for known, job in JOBS.items()))
+        say("usage: catdog JOB [flags]; `catdog JOB --help` lists the flags\n")
+        say("\n".join(f"  {known:<10} {job.summary}" for known, job in JOBS.items()))
     else:
         near = suggest(name, dict.fromkeys(JOBS, ()), prefix="") if name else ""
         raise UsageError(f"expected a job, one of {', '.join(JOBS)}, found {name or 'none'}{near}")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
-Say = Callable[[str], None]  # prints one line
 Progress = Callable[[int, int], None]  # shows how many are done, of how many
 
 _LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
@@ -55,14 +54,8 @@ class ProgressLine:
 
 def say(line: str = "") -> None:
     """Print `line`, on a terminal in the place of a progress line that is being drawn."""
-    clear_line()
-    print(line, flush=True)
-
-
-def clear_line() -> None:
-    """Wipe a progress line off the terminal, so that another line can take its place."""
-    if sys.stdout.isatty():
-        print("\r\x1b[K", end="", flush=True)
+    wipe = "\r\x1b[K" if sys.stdout.isatty() else ""
+    print(f"{wipe}{line}", flush=True)
 
 
 def prepare_streams() -> None:

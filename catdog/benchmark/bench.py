@@ -14,8 +14,6 @@ from catdog.benchmark.process_monitor import ProcessRun, watch_program
 from catdog.config import BenchmarkConfig, TrainConfig
 from catdog.photos.sample import draw_sample
 
-Say = Callable[[str], None]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs:
@@ -44,8 +42,8 @@ class Bench:
     `model_dir` is the model that labels, "" until a measure has trained one.
     """
 
-    def __init__(self, config: BenchmarkConfig, *, folder: str, say: Say = print) -> None:
-        self.config, self.folder, self.say = config, folder, say
+    def __init__(self, config: BenchmarkConfig, *, folder: str) -> None:
+        self.config, self.folder = config, folder
         self.programs = Programs(folder=folder, verbose=config.verbose)
         self.photos = config.photos
         if not self.photos:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from catdog.benchmark.bench import Bench, Programs, list_photo_files, recipe_flags, split_flags
 from catdog.benchmark.process_monitor import ProcessRun
 from catdog.config import RECIPE_DEFAULTS
-from catdog.console import table_text
+from catdog.console import say, table_text
 from catdog.model.engines import has_bfloat16
 from catdog.prediction.commit import finished_parts, part_path
 
@@ -59,8 +59,8 @@ def measure_accuracy(bench: Bench) -> dict[str, Any]:
     epochs = bench.config.article_epochs
     found["the article's recipe"] = train_by_article(bench.programs, run_dir=run_dir, epochs=epochs)
     header = ("seconds to validation accuracy", *map(str, THRESHOLDS), "total", "best", "epochs run")
-    bench.say(table_text([header, *(_accuracy_row(name, one) for name, one in found.items())]))
-    bench.say("~ is computed from the epochs that were run.")
+    say(table_text([header, *(_accuracy_row(name, one) for name, one in found.items())]))
+    say("~ is computed from the epochs that were run.")
     return {name: dataclasses.asdict(one) for name, one in found.items()}
 
 
@@ -129,7 +129,7 @@ def measure_labelling(bench: Bench) -> dict[str, Any]:
 
     def keep(name: str, turn: int, run: LabellingTime) -> None:
         found.setdefault(name, []).append(run)
-        bench.say(f"Turn {turn + 1} of {bench.config.repeats}: {name}: {run.warm_photos_per_second:.1f} photos/s")
+        say(f"Turn {turn + 1} of {bench.config.repeats}: {name}: {run.warm_photos_per_second:.1f} photos/s")
 
     for turn in range(bench.config.repeats):
         for name, baseline in _BASELINE_LABELLERS.items():
@@ -139,7 +139,7 @@ def measure_labelling(bench: Bench) -> dict[str, Any]:
                 keep(name, turn, label_by_catdog(programs, flags, photos=photos, model=model))
     base = statistics.median(run.warm_photos_per_second for run in next(iter(found.values())))
     header = ("program", "photos/s warm", "spread", "of the first", "first row", "total", "peak memory")
-    bench.say(table_text([header, *(_label_row(name, runs, base) for name, runs in found.items())]))
+    say(table_text([header, *(_label_row(name, runs, base) for name, runs in found.items())]))
     return {name: [dataclasses.asdict(run) for run in runs] for name, runs in found.items()}
 
 
@@ -225,7 +225,7 @@ def measure_trials(bench: Bench) -> dict[str, Any]:
     rows += [(f"sweep of {trials} trials", f"{costs.all_trials:.1f}")]
     rows += [(f"{more} more trials", f"{costs.more_trials:.1f}")]
     rows += [(f"{more} more train jobs, each from the photos", f"{more * costs.train_job:.1f} (computed)")]
-    bench.say(table_text(rows))
+    say(table_text(rows))
     return {**dataclasses.asdict(costs), "more_trials": round(costs.more_trials, 1)}
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from catdog.benchmark.bench import Bench, Say
+from catdog.benchmark.bench import Bench
 from catdog.benchmark.end_to_end import measure_accuracy, measure_labelling, measure_trials
 from catdog.benchmark.microbenchmarks import measure_trunk
 from catdog.benchmark.overheads import measure_overheads
 from catdog.benchmark.recipes import measure_recipes
 from catdog.benchmark.scaling import measure_growth
 from catdog.config import BenchmarkConfig
+from catdog.console import say
 from catdog.errors import UsageError
 from catdog.storage import files
 from catdog.storage.artifacts import versions
@@ -41,10 +42,10 @@ def run_benchmark(config: BenchmarkConfig) -> None:
     if config.photos and not Path(config.photos).is_dir():
         raise UsageError(f"--photos {config.photos}: expected a local folder of class folders, found none there")
     benchmark(config)
-    print(f"Figures: {files.absolute(config.out)}")
+    say(f"Figures: {files.absolute(config.out)}")
 
 
-def benchmark(config: BenchmarkConfig, *, say: Say = print) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure what `config` asks for, print the tables, and return what benchmark.json holds."""
     result: dict[str, Any] = {
         "command": ["python", "jobs/benchmark.py", *sys.argv[1:]],
@@ -54,7 +55,7 @@ def benchmark(config: BenchmarkConfig, *, say: Say = print) -> dict[str, Any]:
     # Recipes concern the photos, not the machine, and take as long as all else.
     chosen = [name for name in _MEASURES if name != "recipes"] if config.measure == "all" else [config.measure]
     with tempfile.TemporaryDirectory(prefix="catdog-benchmark-", dir=config.folder or None) as folder:
-        bench = Bench(config, folder=folder, say=say)
+        bench = Bench(config, folder=folder)
         for name in chosen:
             say(f"\n{name.capitalize()}:")
             bench.results[name] = _MEASURES[name](bench)

@@ -20,7 +20,7 @@ from catdog.benchmark.bench import Bench
 from catdog.cluster.connection import connected, quiet_datasets
 from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
-from catdog.console import table_text
+from catdog.console import say, table_text
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
 from catdog.features.cache import locate_cache, write_part
@@ -71,10 +71,10 @@ def measure_trunk(bench: Bench) -> dict[str, Any]:
         ("trunk pass, warm", f"{rates.whole_pass:.1f}"),
         ("with its start", f"{rates.whole_pass_with_start:.1f}"),
     ]
-    bench.say(table_text(rows))
+    say(table_text(rows))
     share = rates.bound / rates.model_alone
-    bench.say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone. Decoding and augmenting on the")
-    bench.say(f"same cores would leave {share:.2f} of it if nothing else took any time.")
+    say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone. Decoding and augmenting on the")
+    say(f"same cores would leave {share:.2f} of it if nothing else took any time.")
     return dataclasses.asdict(rates)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catdog.console import table_text
+from catdog.console import say, table_text
 
 if TYPE_CHECKING:
     from catdog.benchmark.bench import Bench
@@ -26,7 +26,7 @@ def measure_overheads(bench: Bench) -> dict[str, list[float]]:
         (name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}")
         for name, seconds in found.items()
     ]
-    bench.say(table_text([("by itself", "seconds", "spread"), *rows]))
+    say(table_text([("by itself", "seconds", "spread"), *rows]))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from catdog.benchmark.bench import Bench
 from catdog.config import RECIPES
-from catdog.console import table_text
+from catdog.console import say, table_text
 
 # What differs from the default recipe, one thing at a time.
 _VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -64,8 +64,8 @@ def measure_recipes(bench: Bench) -> dict[str, Any]:
             found = score_runs(name, runs)
         scores += found
         best = min(found, key=lambda one: one.loss)
-        bench.say(f"{name}: accuracy {best.accuracy:.4f}, loss {best.loss:.4f}, {best.seconds:.0f}s")
-    bench.say(table_text(recipe_rows(scores)))
+        say(f"{name}: accuracy {best.accuracy:.4f}, loss {best.loss:.4f}, {best.seconds:.0f}s")
+    say(table_text(recipe_rows(scores)))
     return {"scores": [dataclasses.asdict(one) for one in scores]}
 
 

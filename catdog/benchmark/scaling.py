@@ -20,7 +20,7 @@ import numpy as np
 from catdog.benchmark.bench import Bench, multiply_photos, split_flags
 from catdog.benchmark.microbenchmarks import TrunkRates, measure_trunk
 from catdog.cluster.connection import connected, quiet_datasets
-from catdog.console import duration, table_text
+from catdog.console import duration, say, table_text
 from catdog.photos.sources.inputs import list_inputs
 
 SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
@@ -96,8 +96,8 @@ def measure_growth(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for job, points in (("train", trained), ("predict", labelled)):
         line = fit_line([(point.photos, point.seconds) for point in points])
-        bench.say(table_text([("photos", "seconds", "peak memory"), *map(_point_row, points)]))
-        bench.say(f"{job}: {line.start:.0f}s and {1000 * line.each:.2f}ms per photo (R2 {line.r_squared:.4f})")
+        say(table_text([("photos", "seconds", "peak memory"), *map(_point_row, points)]))
+        say(f"{job}: {line.start:.0f}s and {1000 * line.each:.2f}ms per photo (R2 {line.r_squared:.4f})")
         found[job] = {"points": [dataclasses.asdict(point) for point in points], "line": dataclasses.asdict(line)}
     return {**found, **_project_all(bench, labelled[-1])}
 
@@ -114,9 +114,9 @@ def _project_all(bench: Bench, largest: Point) -> dict[str, Any]:
         for photos, nodes in _PROJECTED
     ]
     header = ("photos", "machines", "store", *projections[0].seconds, "total", "decided by", "driver holds")
-    bench.say(table_text([header, *map(_projection_row, projections)]))
-    bench.say(f"Computed for machines of {_PROJECTED_CORES} such cores from: {_costs_text(costs)}.")
-    bench.say(f"A distant store is assumed to answer after {1000 * _STORE_WAIT_SECONDS:.0f}ms.")
+    say(table_text([header, *map(_projection_row, projections)]))
+    say(f"Computed for machines of {_PROJECTED_CORES} such cores from: {_costs_text(costs)}.")
+    say(f"A distant store is assumed to answer after {1000 * _STORE_WAIT_SECONDS:.0f}ms.")
     return {"costs": dataclasses.asdict(costs), "projections": [dataclasses.asdict(one) for one in projections]}
 
 
@@ -187,7 +187,7 @@ def grow_training(bench: Bench, sizes: Sequence[int], *, keep: str) -> list[Poin
             steps = json.loads(Path(run_dir, "report.json").read_text())["seconds"]
         steps.pop("total")
         points.append(Point(photos=size, seconds=round(seen.seconds, 1), peak_bytes=seen.peak_bytes, steps=steps))
-        bench.say(f"Train on {size} photos: {seen.seconds:.0f}s")
+        say(f"Train on {size} photos: {seen.seconds:.0f}s")
     return points
 
 
@@ -201,7 +201,7 @@ def grow_labelling(bench: Bench, sizes: Sequence[int]) -> list[Point]:
             seen = bench.programs.run("predict", *flags, "--no-report")
             steps = json.loads(Path(folder, "labels", "summary.json").read_text())["steps"]
         points.append(Point(photos=size, seconds=round(seen.seconds, 1), peak_bytes=seen.peak_bytes, steps=steps))
-        bench.say(f"Predict on {size} files: {seen.seconds:.0f}s")
+        say(f"Predict on {size} files: {seen.seconds:.0f}s")
     return points
 
 

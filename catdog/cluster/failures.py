@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from catdog.console import clear_line
+from catdog.console import say
 
 _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _LOOK_EVERY_SECONDS = 1.0
@@ -16,7 +16,7 @@ _ACTORS = {"TrunkWriter": "trunk actor", "TrunkStreamer": "trunk actor", "PartWr
 
 
 @contextlib.contextmanager
-def report_failures(say: Callable[[str], None]) -> Iterator[None]:
+def report_failures() -> Iterator[None]:
     """Say in a line, as it happens, that an actor or a machine was lost, for the length of the block.
 
     Ray must be connected until the block ends.
@@ -29,7 +29,6 @@ def report_failures(say: Callable[[str], None]) -> Iterator[None]:
             ended = stop.wait(_LOOK_EVERY_SECONDS)  # and a last look then
             with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
                 for line in watch.news():
-                    clear_line()
                     say(line)
 
     thread = threading.Thread(target=look, name="losses", daemon=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from catdog.config import ExportConfig
+from catdog.console import say
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.openvino_graph import build_graph, import_openvino
@@ -31,12 +32,10 @@ TOLERANCE = 1e-4  # of a probability
 _PHOTOS = 10
 _SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 _PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}
-
-Say = Callable[[str], None]
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def export(config: ExportConfig, *, say: Say = print) -> str:
+def export(config: ExportConfig) -> str:
     """Write the model `config.model` as `config.to` at `config.out`, and return where it stands.
 
     What was written is read back and run on ten photos first; nothing is left at `out` unless its probabilities are

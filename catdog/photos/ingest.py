@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from catdog.config import IngestConfig
-from catdog.console import ProgressLine
+from catdog.console import ProgressLine, say
 from catdog.errors import UsageError
 from catdog.photos.annotations.corrections import read_corrections
 from catdog.photos.decoding.limits import DecodeLimits
@@ -15,8 +14,6 @@ from catdog.photos.sample import draw_sample
 from catdog.photos.sources.files import source_exists
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
-
-Say = Callable[[str], None]
 
 
 def corrections_fingerprint(config: IngestConfig) -> str:
@@ -38,14 +35,14 @@ def require_photos(config: IngestConfig, *, run_dir: str) -> None:
         raise UsageError(f"--photos {config.photos}: expected photos, found nothing there: check the path")
 
 
-def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
+def ingest(config: IngestConfig, *, run_dir: str) -> Manifest:
     """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
 
     Without photos the sample is drawn first. Raises what build_manifest raises.
     """
     directory = files.join(run_dir, "manifest")
     names = ("photos", "train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels")
-    source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0, say=say)
+    source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0)
     corrections = corrections_fingerprint(config)
     inputs = {**{name: getattr(config, name) for name in names}, "photos": source, "corrections": corrections}
     if artifacts.completed(directory, inputs=inputs) is not None:
@@ -61,7 +58,6 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
         seed=config.seed,
         limits=DecodeLimits(max_pixels=config.max_pixels),
         corrections=read_corrections(config.corrections) if config.corrections else None,
-        note=say,
         progress=ProgressLine("Checking photos", "photos"),
     )
     write_manifest(manifest, directory=directory)
@@ -72,7 +68,7 @@ def ingest(config: IngestConfig, *, run_dir: str, say: Say) -> Manifest:
     return manifest
 
 
-def _sample(run_dir: str, *, seed: int, say: Say) -> str:
+def _sample(run_dir: str, *, seed: int) -> str:
     if files.is_uri(run_dir):
         raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
     directory = Path(run_dir) / "sample"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from catdog.console import say
 from catdog.errors import FailureError, UsageError
 from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections
@@ -88,13 +89,12 @@ def build_manifest(
     seed: int,
     limits: DecodeLimits,
     corrections: Corrections | None = None,
-    note: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Find, check, deduplicate and split the photos of `source`, a folder, URI or zip archive.
 
-    Every file found ends in one of the two tables. `note` gets a line on what the corrections did, `progress` is called
-    with (photos done, photos in all).
+    Every file found ends in one of the two tables. `progress` is called with (photos done, photos in
+    all).
     Raises UsageError when there are no photos, fewer than two classes, too few photos for the splits, or corrections
     that do not fit them.
     """
@@ -103,7 +103,7 @@ def build_manifest(
     left_out: list[tuple[str, str | None]] = []
     if corrections is not None:
         corrected = apply_corrections(corrections, [photo.path for photo in photos], assigned, classes=layout.classes)
-        note(corrected.line)
+        say(corrected.line)
         left_out = [(photos[place].path, LEFT_OUT) for place in corrected.left_out]
         kept = [place for place in range(len(photos)) if place not in corrected.left_out]
         photos, assigned = [photos[place] for place in kept], [corrected.assigned[place] for place in kept]

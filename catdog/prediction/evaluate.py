@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from catdog.console import say
 from catdog.errors import UsageError
 from catdog.evaluation.metrics import Evaluation, evaluate
 from catdog.evaluation.paired import Comparison, compare_models
@@ -17,8 +18,6 @@ from catdog.prediction.output import EVALUATION_FILE
 from catdog.prediction.rows import LabelRule
 from catdog.report.page import PAGE_FILE
 from catdog.storage import files
-
-Say = Callable[[str], None]
 
 
 def true_labels(relative: Sequence[str], *, classes: Sequence[str], source: str) -> np.ndarray:
@@ -37,9 +36,7 @@ def true_labels(relative: Sequence[str], *, classes: Sequence[str], source: str)
     return np.array([label_of[found[1]] if found else -1 for found in assigned], np.int32)
 
 
-def evaluate_labels(
-    out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool, say: Say
-) -> None:
+def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool) -> None:
     """Compare the committed rows of `out` with `true` (rows,) where `scored`, and two models with each other.
 
     `models` are their directories, for the console and evaluation.json; `true` has -1 where no class is known.
@@ -51,7 +48,7 @@ def evaluate_labels(
         for path, of_model in zip(models, probabilities, strict=True):
             score = evaluate(true[known], of_model[known], classes=rule.classes, threshold=rule.threshold)
             found.setdefault("models", []).append({"path": path, **score.to_json()})
-            _say_lines(f"{path} on {len(known)} photos of known class:", score, say=say)
+            _say_lines(f"{path} on {len(known)} photos of known class:", score)
     if len(probabilities) == 2:
         readable = np.flatnonzero(~np.isnan(probabilities[0][:, 0]))
         chosen = known if len(known) else readable
@@ -59,7 +56,7 @@ def evaluate_labels(
             *(of_model[chosen] for of_model in probabilities), true=true[chosen] if len(known) else None
         )
         found["comparison"] = comparison.to_json()
-        _say_lines("First model against second:", comparison, say=say)
+        _say_lines("First model against second:", comparison)
     _write_evaluation(out, found)
 
 
@@ -70,7 +67,7 @@ def _write_evaluation(out: str, found: dict[str, Any]) -> None:
         files.delete(files.join(out, PAGE_FILE))  # it shows another evaluation, or none
 
 
-def _say_lines(title: str, result: Evaluation | Comparison, *, say: Say) -> None:
+def _say_lines(title: str, result: Evaluation | Comparison) -> None:
     say("")
     for line in (title, *result.lines()):
         say(line)

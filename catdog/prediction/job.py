@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig
-from catdog.console import ProgressLine
+from catdog.console import ProgressLine, say
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import EngineSpec, check_precision, choose_engine, read_model
 from catdog.photos.decoding.decode import decode_image
@@ -28,10 +28,8 @@ from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files
 from catdog.storage.artifacts import versions
 
-Say = Callable[[str], None]
 
-
-def predict(config: PredictConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:
+def predict(config: PredictConfig, *, started: float | None = None) -> dict[str, Any]:
     """Run the whole predict job and return what summary.json holds; finished work is not done again.
 
     `started` is the time.monotonic() at which the command began, where its imports should count.
@@ -39,22 +37,22 @@ def predict(config: PredictConfig, *, say: Say = print, started: float | None = 
     """
     started = started if started is not None else time.monotonic()
     request = read_request(config)
-    inputs = Inputs(request, say=say)
-    with Cluster(config, say=say) as cluster:
+    inputs = Inputs(request)
+    with Cluster(config) as cluster:
         if prepare_output(request, inputs):
             say(f"Nothing to label: {request.where} is finished. --overwrite labels anew.")
             summary = files.read_json(files.join(request.out, output.SUMMARY_FILE))
         else:
-            summary = label(request, inputs, cluster, started=started, say=say)
-        output.say_summary(summary, where=request.where, say=say)
-        evaluate(request, inputs, say=say)
-        report(request, inputs, cluster, summary=summary, say=say)  # before the photos are moved away
-        sort(request, inputs, cluster, say=say)
+            summary = label(request, inputs, cluster, started=started)
+        output.say_summary(summary, where=request.where)
+        evaluate(request, inputs)
+        report(request, inputs, cluster, summary=summary)  # before the photos are moved away
+        sort(request, inputs, cluster)
     output.refuse_bad_photos(summary, config)
     return summary
 
 
-def predict_one(config: PredictConfig, *, say: Say = print) -> None:
+def predict_one(config: PredictConfig) -> None:
     """Label one photo in this process, without Ray, and print (class name, probability) for each model.
 
     Raises UsageError as read_model does, FailureError when the photo cannot be read.
@@ -99,7 +97,7 @@ def prepare_output(request: Request, inputs: Inputs) -> bool:
     return False
 
 
-def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float, say: Say) -> dict[str, Any]:
+def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float) -> dict[str, Any]:
     """Label what has no part yet, commit, and return the summary."""
     config, out = request.config, request.out
     bounds = part_bounds(inputs.table, photos_a_part=photos_per_part(inputs.table.num_rows))
@@ -108,7 +106,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float,
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
     check_shared(written={"--out": out}, read={"--photos": config.photos})
     say(plan.sentence(engine, precision=config.precision, storage=out))
-    progress = LabellingProgress(say)
+    progress = LabellingProgress()
     begun = time.monotonic()
     label_photos(
         inputs.table,
@@ -146,7 +144,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float,
     return summary
 
 
-def evaluate(request: Request, inputs: Inputs, *, say: Say) -> None:
+def evaluate(request: Request, inputs: Inputs) -> None:
     """Compare the labels with the class folders, where that is asked for, and the models with each other."""
     config = request.config
     if not config.evaluate and len(request.models) == 1:
@@ -154,7 +152,7 @@ def evaluate(request: Request, inputs: Inputs, *, say: Say) -> None:
     if not inputs.listed and output.read_job(request.out).get("moved"):
         raise UsageError("--evaluate needs the photos in their class folders, but they were moved: evaluate first")
     true = _true_labels(request, inputs, required=config.evaluate)
-    evaluate_labels(request.out, rule=request.rule, models=config.model, true=true, scored=config.evaluate, say=say)
+    evaluate_labels(request.out, rule=request.rule, models=config.model, true=true, scored=config.evaluate)
 
 
 def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
@@ -171,7 +169,7 @@ def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndar
         return np.full(len(relative), -1, np.int32)
 
 
-def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mapping[str, Any], say: Say) -> None:
+def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mapping[str, Any]) -> None:
     """Write report.html, unless it stands."""
     config = request.config
     if not config.report or files.exists(files.join(request.out, PAGE_FILE)):
@@ -190,10 +188,10 @@ def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mappi
             true=_true_labels(request, inputs, required=True) if config.evaluate else None,
         )
 
-    write_page(request.out, build, say=say)
+    write_page(request.out, build)
 
 
-def sort(request: Request, inputs: Inputs, cluster: Cluster, *, say: Say) -> None:
+def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
     """Lay the photos out by label, where that is asked for."""
     config, out = request.config, request.out
     if not config.sort_into:
@@ -205,9 +203,7 @@ def sort(request: Request, inputs: Inputs, cluster: Cluster, *, say: Say) -> Non
         return
     moved = {"moved": True} if config.sort == "move" else {}
     output.write_job(out, {**output.read_job(out), "exclude": inputs.exclude, **moved})
-    sort_photos(
-        out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus, say=say
-    )
+    sort_photos(out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus)
 
 
 def _check_sorting(request: Request, inputs: Inputs) -> None:
@@ -228,8 +224,8 @@ def _check_sorting(request: Request, inputs: Inputs) -> None:
 class LabellingProgress:
     """The progress line, and how many photos this command labelled itself."""
 
-    def __init__(self, say: Say) -> None:
-        self._say, self._line = say, ProgressLine("Labelling", "photos")
+    def __init__(self) -> None:
+        self._line = ProgressLine("Labelling", "photos")
         self._first: int | None = None
         self.labelled = 0
 
@@ -238,6 +234,6 @@ class LabellingProgress:
         if self._first is None:
             self._first = done
             if done:
-                self._say(f"Resuming: {done} of {total} photos are labelled already.")
+                say(f"Resuming: {done} of {total} photos are labelled already.")
         self.labelled = done - self._first
         self._line(done, total)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config import PredictConfig
-from catdog.console import duration, table_text
+from catdog.console import duration, say, table_text
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import commit
@@ -19,8 +19,6 @@ from catdog.prediction.rows import LabelRule
 from catdog.report.page import PAGE_FILE
 from catdog.storage import artifacts, files
 from catdog.storage.schemas import UNSURE
-
-Say = Callable[[str], None]
 
 JOB_FILE = "predict.json"
 SUMMARY_FILE = "summary.json"
@@ -118,7 +116,7 @@ def _clear(out: str) -> None:
         files.delete(files.join(out, name))
 
 
-def verify(out: str, *, say: Say = print) -> None:
+def verify(out: str) -> None:
     """Prove that the committed rows below `out` are the files of their source, each once.
 
     Raises UsageError where no predict job left anything, FailureError with what is wrong.
@@ -145,10 +143,10 @@ def verify(out: str, *, say: Say = print) -> None:
     if job.get("moved"):
         say(f"The photos themselves were moved out of {job['photos']} afterwards.")
         return
-    _compare_with_source(out, job, rows, say=say)
+    _compare_with_source(out, job, rows)
 
 
-def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, int], *, say: Say) -> None:
+def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, int]) -> None:
     """Raise FailureError unless the photos are those that `rows` has."""
     listed = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
     gone, new = rows.keys() - listed, listed - rows.keys()
@@ -181,7 +179,7 @@ def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str,
     }
 
 
-def say_summary(summary: Mapping[str, Any], *, where: str, say: Say) -> None:
+def say_summary(summary: Mapping[str, Any], *, where: str) -> None:
     """Print the counts by label and error, the rate, and where the predictions are."""
     photos = summary["photos"]
     bad = {**summary["errors"], **({"io": summary["io"]["failed"]} if summary["io"]["failed"] else {})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
+from catdog.console import say
 from catdog.errors import UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.saved_model import ClassifierSpec
@@ -27,8 +28,6 @@ from catdog.prediction import output
 from catdog.prediction.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
-
-Say = Callable[[str], None]
 
 
 def is_one_photo(config: PredictConfig) -> bool:
@@ -108,9 +107,9 @@ def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
 class Inputs:
     """The photos to label, listed when they are first needed, once."""
 
-    def __init__(self, request: Request, *, say: Say) -> None:
+    def __init__(self, request: Request) -> None:
         config = request.config
-        self._source, self._out, self._say = config.photos, request.out, say
+        self._source, self._out = config.photos, request.out
         # What this job and earlier ones write may lie inside the folder of the photos.
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
@@ -122,7 +121,7 @@ class Inputs:
         start = time.monotonic()
         table = list_inputs(self._source, exclude=[self._out, *self.exclude])
         self.seconds = time.monotonic() - start
-        self._say(f"Found {table.num_rows} files in {self._source}.")
+        say(f"Found {table.num_rows} files in {self._source}.")
         return table
 
     @cached_property
@@ -139,15 +138,15 @@ class Inputs:
 class Cluster(contextlib.ExitStack):
     """Ray, started or joined by the first step that needs it, for all steps."""
 
-    def __init__(self, config: PredictConfig, *, say: Say) -> None:
+    def __init__(self, config: PredictConfig) -> None:
         super().__init__()
-        self._config, self._say = config, say
+        self._config = config
 
     @cached_property
     def _resources(self) -> Resources:
         resources = self.enter_context(connected(verbose=self._config.verbose, dashboard=False))
         quiet_datasets(verbose=self._config.verbose)
-        self.enter_context(report_failures(self._say))
+        self.enter_context(report_failures())
         return resources
 
     def gpus(self) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from catdog.console import ProgressLine
+from catdog.console import ProgressLine, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.sources.files import read_photo
 from catdog.prediction.commit import read_rows
@@ -28,8 +28,6 @@ from catdog.storage.schemas import UNSURE
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
 _CHUNK = 256
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
-
-Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
@@ -68,7 +66,7 @@ def is_sorted(out: str, *, directory: str, mode: str) -> bool:
     return files.exists(mark) and {"directory": directory, "mode": mode}.items() <= files.read_json(mark).items()
 
 
-def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpus: float, say: Say) -> None:
+def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpus: float) -> None:
     """Lay the photos of the committed rows in `out` out below the absolute `directory`, and say how many."""
     paths: list[str] = []
     folders: list[str] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from catdog.console import duration
+from catdog.console import duration, say
 from catdog.errors import one_line
 from catdog.report.charts import share_bar
 from catdog.report.markup import Child, Html, embed_json, join, tag
@@ -25,8 +25,6 @@ PAGE_FILE = "report.html"
 
 _LONG = 40  # rows of a table; a longer one is folded
 _MANY_COUNTS = 12
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def _checksum(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def write_page(directory: str, build: Callable[[], str], *, say: Say) -> None:
+def write_page(directory: str, build: Callable[[], str]) -> None:
     """Write the page that `build` returns into `directory` and say where; any failure becomes one line."""
     path = files.join(directory, PAGE_FILE)
     try:

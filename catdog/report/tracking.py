@@ -13,10 +13,11 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from catdog.console import say
 from catdog.errors import UsageError, one_line
 from catdog.storage import files
 
@@ -48,7 +49,7 @@ def require_tracker(kind: str, *, run_dir: str) -> None:
         raise UsageError("--track mlflow: expected a server in MLFLOW_TRACKING_URI, because --run-dir is a URI")
 
 
-def track_runs(kind: str, runs: Sequence[TrackedRun], *, run_dir: str, say: Callable[[str], None]) -> None:
+def track_runs(kind: str, runs: Sequence[TrackedRun], *, run_dir: str) -> None:
     """Write `runs` where users of `kind` (none, tensorboard, mlflow) expect them; a failure costs a line, no more."""
     if kind == "none":
         return

@@ -10,12 +10,12 @@ from typing import Any
 from catdog.cluster.actors import share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.config import ClusterConfig
-from catdog.console import epoch_text
+from catdog.console import epoch_text, say
 from catdog.errors import CatdogError, FailureError
 from catdog.storage import files
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.fit.train_loop import DivergedError
-from catdog.training.stages import Say, TrainJob
+from catdog.training.stages import TrainJob
 from catdog.training.worker import ABANDONED_FILE, FAILURE_FILE, run_stages
 
 LOSSES_FILE = "lost.json"
@@ -135,8 +135,8 @@ def _first_loss(errors: Mapping[int, Exception]) -> str:
 class EpochFollower:
     """Prints what the workers leave in the run directory: an epoch line each, and the progress of long ones."""
 
-    def __init__(self, job: TrainJob, say: Say) -> None:
-        self._job, self._say = job, say
+    def __init__(self, job: TrainJob) -> None:
+        self._job = job
         self._shown = {stage.name: len(read_history(self._directory(stage.name))) for stage in job.stages}
         self._noted = ""
         self._named = ""
@@ -150,9 +150,9 @@ class EpochFollower:
             history = read_history(self._directory(stage.name))
             if history and self._named != stage.name and len(history) > self._shown[stage.name]:
                 self._named = stage.name
-                self._say(f"{stage.name.capitalize()} stage:")
+                say(f"{stage.name.capitalize()} stage:")
             for row in history[self._shown[stage.name] :]:
-                self._say(epoch_text(int(row["epoch"]), stage.settings.epochs, row))
+                say(epoch_text(int(row["epoch"]), stage.settings.epochs, row))
             self._shown[stage.name] = len(history)
             self._note(stage.name)
 
@@ -164,13 +164,13 @@ class EpochFollower:
         text = f"  {stage} stage, epoch {found['epoch']}: step {found['step']}/{found['steps']}"
         if text != self._noted and found["epoch"] > self._shown[stage]:
             self._noted = text
-            self._say(text)
+            say(text)
 
     def _tell_losses(self) -> None:
         path = files.join(self._job.run_dir, LOSSES_FILE)
         found = files.read_json(path) if files.exists(path) else {"count": 0}
         if found["count"] > self._losses:
-            self._say(f"Workers were lost and start again from the last checkpoint: {found['cause']}")
+            say(f"Workers were lost and start again from the last checkpoint: {found['cause']}")
         self._losses = found["count"]
 
     def _directory(self, stage: str) -> str:

@@ -13,7 +13,7 @@ from catdog.cluster.plan import make_plan
 from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.settings import flatten_config
 from catdog.config import TrainConfig
-from catdog.console import duration
+from catdog.console import duration, say
 from catdog.errors import FailureError, one_line
 from catdog.evaluation.calibration import Temperature
 from catdog.features.cache import (
@@ -36,19 +36,10 @@ from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE
 from catdog.training.report import build_train_page
-from catdog.training.stages import (
-    Say,
-    StageLayout,
-    TrainJob,
-    best_stage,
-    check_cut,
-    model_card,
-    stage_batches,
-    stage_mark,
-)
+from catdog.training.stages import StageLayout, TrainJob, best_stage, check_cut, model_card, stage_batches, stage_mark
 
 
-def train(config: TrainConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:
+def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:
     """Run the whole train job and return what report.json holds; finished steps are not done again.
 
     `started` is the time.monotonic() at which the command began, where its imports should count.
@@ -62,22 +53,22 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
     if files.exists(report_path):
         say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
         report = files.read_json(report_path)
-        _say_result(report, run_dir=run_dir, say=say)
+        _say_result(report, run_dir=run_dir)
         if not files.exists(files.join(run_dir, PAGE_FILE)):
-            _write_page(report, run_dir=run_dir, say=say)
+            _write_page(report, run_dir=run_dir)
         return report
     watch = Stopwatch(run_dir)
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
-    with connected(verbose=config.verbose) as resources, report_failures(say):
+    with connected(verbose=config.verbose) as resources, report_failures():
         quiet_datasets(verbose=config.verbose)
         plan = make_plan(resources, config.cluster)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         watch.add("start", time.monotonic() - begin)
         say(plan.sentence(batches=stage_batches(config), storage=run_dir))
         with watch.step("ingest"):
-            manifest = ingest(config, run_dir=run_dir, say=say)
+            manifest = ingest(config, run_dir=run_dir)
         watch.save()
         layout = StageLayout(config, manifest, pretrained, root=files.join(run_dir, "features"))
         job = TrainJob(
@@ -91,11 +82,11 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             explain=True,
             limits=DecodeLimits(max_pixels=config.max_pixels),
         )
-        follower = EpochFollower(job, say)
+        follower = EpochFollower(job)
         training = Training(job, pretrained=pretrained, cluster=config.cluster, alone=resources.is_alone)
         try:
             with watch.step("trunk"):
-                rows = layout.extract(plan, say=say)
+                rows = layout.extract(plan)
         except Exception:
             training.abandon()
             raise
@@ -105,23 +96,23 @@ def train(config: TrainConfig, *, say: Say = print, started: float | None = None
             training.finish(follower)
             follower()
         watch.save()
-        report = _finish(config, manifest, job, watch, run_dir=run_dir, say=say)
-    _say_result(report, run_dir=run_dir, say=say)
-    _write_page(report, run_dir=run_dir, say=say)
-    track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir, say=say)
+        report = _finish(config, manifest, job, watch, run_dir=run_dir)
+    _say_result(report, run_dir=run_dir)
+    _write_page(report, run_dir=run_dir)
+    track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir)
     return report
 
 
 def _finish(
-    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str, say: Say
+    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str
 ) -> dict[str, Any]:
     """Choose the model and calibrate it, diagnose the run, draw the plots, write report.json last."""
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
     best = best_stage(marks)
-    temperature = _temperature(config, manifest, files.join(run_dir, best), say=say)
+    temperature = _temperature(config, manifest, files.join(run_dir, best))
     copy_model(files.join(run_dir, best, "model"), files.join(run_dir, "model"), temperature=temperature.value)
-    _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature, say=say)
+    _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature)
     draw_curves({name: read_history(files.join(run_dir, name)) for name in marks}, run_dir=run_dir)
     leftovers = ("checkpoints", LOSSES_FILE, HEAT_FILE, HEAT_FAILURE)
     for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
@@ -151,7 +142,7 @@ def _finish(
     return report
 
 
-def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str, *, say: Say) -> Temperature:
+def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str) -> Temperature:
     """Return the temperature for the run's model, 1.0 where its predictions cannot tell."""
     if config.augment_validation:
         return Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
@@ -163,14 +154,7 @@ def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str, *, say
 
 
 def _diagnose(
-    config: TrainConfig,
-    manifest: Manifest,
-    job: TrainJob,
-    *,
-    run_dir: str,
-    best: str,
-    temperature: Temperature,
-    say: Say,
+    config: TrainConfig, manifest: Manifest, job: TrainJob, *, run_dir: str, best: str, temperature: Temperature
 ) -> None:
     """Write diagnosis.json and its pictures, and say what a person should look at; a failure costs a line, no more."""
     cached = [stage.train for stage in job.stages if stage.cut == HEAD_CUT and isinstance(stage.train, FeatureCache)]
@@ -195,7 +179,7 @@ def _diagnose(
         say(line)
 
 
-def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
+def _say_result(report: Mapping[str, Any], *, run_dir: str) -> None:
     say("")
     say(stage_table(report["stages"]))
     seconds = report["seconds"]
@@ -204,14 +188,14 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
     say(f"Model: {files.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
 
 
-def _write_page(report: Mapping[str, Any], *, run_dir: str, say: Say) -> None:
+def _write_page(report: Mapping[str, Any], *, run_dir: str) -> None:
     """Write report.html from what stands in `run_dir`."""
 
     def build() -> str:
         histories = {stage: read_history(files.join(run_dir, stage)) for stage in report["stages"]}
         return build_train_page(run_dir, histories=histories)
 
-    write_page(run_dir, build, say=say)
+    write_page(run_dir, build)
 
 
 def _tracked_run(config: TrainConfig, report: Mapping[str, Any], run_dir: str) -> TrackedRun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from catdog.cluster.plan import Plan
 from catdog.command_line.settings import flatten_config
 from catdog.config import StageConfig, TrainConfig
-from catdog.console import ProgressLine
+from catdog.console import ProgressLine, say
 from catdog.errors import FailureError
 from catdog.features.cache import FeatureCache, locate_cache
 from catdog.features.extract import extract_features
@@ -26,8 +26,6 @@ from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.manifest import Manifest
 from catdog.storage import artifacts, files
 from catdog.storage.artifacts import versions
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ class StageLayout:
         if config.unfrozen.epochs:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
 
-    def extract(self, plan: Plan, *, say: Say) -> int:
+    def extract(self, plan: Plan) -> int:
         """Run the trunk pass for what is not cached; return how many rows it computed."""
         wanted = []
         for _, settings, cut in self._stages:

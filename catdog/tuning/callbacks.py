@@ -6,7 +6,7 @@ Imported late: it needs Ray.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from catdog.cluster.failures import root_cause
-from catdog.console import duration
+from catdog.console import duration, say
 from catdog.storage import files
 from catdog.tuning.records import Record, best_record, record_path, record_text, trial_directory, write_record
-
-Say = Callable[[str], None]
 
 MAX_FAILURES = 1  # of a trial's process; after more the trial counts as failed
 
@@ -26,8 +24,8 @@ MAX_FAILURES = 1  # of a trial's process; after more the trial counts as failed
 class TrialFollower(Callback):  # type: ignore[misc]
     """Prints a line for each trial, and records the trials that ended without a record of their own."""
 
-    def __init__(self, run_dir: str, *, trials: int, done: Mapping[int, Record], say: Say) -> None:
-        self._run_dir, self._trials, self._say = run_dir, trials, say
+    def __init__(self, run_dir: str, *, trials: int, done: Mapping[int, Record]) -> None:
+        self._run_dir, self._trials = run_dir, trials
         self._start = time.monotonic()
         self._before = len(done)
         self._records = dict(done)
@@ -39,7 +37,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Say that a trial lost its process and runs again."""
-        self._say(f"Trial {int(str(trial))} was lost and runs again: {_failure_text(trial)}")
+        say(f"Trial {int(str(trial))} was lost and runs again: {_failure_text(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that failed too often."""
@@ -67,7 +65,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
             files.delete(files.join(trial_directory(self._run_dir, number), f"{stage}.npz"))
         best = best_record(self._records)
         self._keep_model(number, _number(best))
-        self._say(self._line(self._records[number], best))
+        say(self._line(self._records[number], best))
 
     def _keep_model(self, ended: int, best: int) -> None:
         """Delete the models of the trial that ended and of the one before it, whichever is not the `best`."""

@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from catdog.cluster.actors import share
@@ -24,7 +24,7 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.arguments import as_flags
 from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig, TuneConfig
-from catdog.console import duration
+from catdog.console import duration, say
 from catdog.errors import FailureError, UsageError
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
@@ -60,13 +60,11 @@ from catdog.tuning.space import (
 if TYPE_CHECKING:
     from catdog.tuning.trial import Sweep
 
-Say = Callable[[str], None]
-
 _TRIAL_CPUS = 1
 _WAITING_CPUS = 0.05  # of the process of a distributed trial
 
 
-def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) -> dict[str, Any]:
+def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     """Run the whole tune job and return what best.json holds; finished trials are not run again.
 
     Raises UsageError and FailureError as its steps do.
@@ -83,7 +81,7 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
     say(f"Run directory: {run_dir}")
-    with connected(verbose=config.verbose) as resources, report_failures(say):
+    with connected(verbose=config.verbose) as resources, report_failures():
         from catdog.tuning.trial import Sweep
 
         quiet_datasets(verbose=config.verbose)
@@ -93,10 +91,10 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
             resources.scaled(gpus=config.cluster.use_gpu == "yes"), plan, workers=config.cluster.workers
         )
         say(_plan_sentence(config, space, plan, parallel=parallel, run_dir=run_dir))
-        manifest = ingest(config, run_dir=run_dir, say=say)
+        manifest = ingest(config, run_dir=run_dir)
         root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
         start = time.monotonic()
-        layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan, say=say)
+        layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan)
         say(f"Features ready after {duration(time.monotonic() - start)}.")
         sweep = Sweep(
             base=base,
@@ -107,8 +105,8 @@ def tune(config: TuneConfig, *, say: Say = print, started: float | None = None) 
             memory_bytes=_memory_bytes(parallel),
             plan=plan,
         )
-        run_trials(sweep, config, pretrained=pretrained, parallel=parallel, trial_cpus=trial_cpus, say=say)
-    return write_results(sweep, config, seconds=time.monotonic() - begin, say=say)
+        run_trials(sweep, config, pretrained=pretrained, parallel=parallel, trial_cpus=trial_cpus)
+    return write_results(sweep, config, seconds=time.monotonic() - begin)
 
 
 def _read_space(config: TuneConfig) -> Space:
@@ -139,21 +137,14 @@ def _plan_sentence(config: TuneConfig, space: Space, plan: Plan, *, parallel: in
 
 
 def _extract(
-    base: TrainConfig,
-    space: Space,
-    manifest: Manifest,
-    pretrained: Pretrained | None,
-    *,
-    root: str,
-    plan: Plan,
-    say: Say,
+    base: TrainConfig, space: Space, manifest: Manifest, pretrained: Pretrained | None, *, root: str, plan: Plan
 ) -> dict[tuple[Any, ...], tuple[ClassifierSpec, tuple[StageJob, ...]]]:
     """Run the trunk for every combination of the settings that change features; return model and stages of each."""
     keys, layouts = layout_settings(space), {}
     for point in itertools.product(*(space[key].values for key in keys)):
         config = build_config(TrainConfig, {**flatten_config(base), **dict(zip(keys, point, strict=True))})
         layout = StageLayout(config, manifest, pretrained, root=root)
-        layout.extract(plan, say=say)
+        layout.extract(plan)
         layouts[point] = (layout.spec, layout.stages())
     return layouts
 
@@ -177,13 +168,7 @@ def _memory_bytes(parallel: int) -> int:
 
 
 def run_trials(
-    sweep: Sweep,
-    config: TuneConfig,
-    *,
-    pretrained: Pretrained | None,
-    parallel: int,
-    trial_cpus: float,
-    say: Say,
+    sweep: Sweep, config: TuneConfig, *, pretrained: Pretrained | None, parallel: int, trial_cpus: float
 ) -> None:
     """Run the trials that have no record yet.
 
@@ -235,7 +220,7 @@ def run_trials(
             name="tune",
             storage_path=sweep.run_dir,
             verbose=0,
-            callbacks=[TrialFollower(sweep.run_dir, trials=config.trials, done=done, say=say)],
+            callbacks=[TrialFollower(sweep.run_dir, trials=config.trials, done=done)],
             failure_config=ray_tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
@@ -246,7 +231,7 @@ def run_trials(
     files.delete(storage)
 
 
-def write_results(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say) -> dict[str, Any]:
+def write_results(sweep: Sweep, config: TuneConfig, *, seconds: float) -> dict[str, Any]:
     """Write the tables, the plot, the best trial's model, best.json and the page; print the summary.
 
     Raises FailureError when no trial finished.
@@ -278,10 +263,9 @@ def write_results(sweep: Sweep, config: TuneConfig, *, seconds: float, say: Say)
     write_page(
         sweep.run_dir,
         lambda: build_tune_page(list(records.values()), list(sweep.space), result=result, run_dir=sweep.run_dir),
-        say=say,
     )
     runs = [tracked_run(record, run_dir=sweep.run_dir) for record in records.values()]
-    track_runs(config.track, runs, run_dir=sweep.run_dir, say=say)
+    track_runs(config.track, runs, run_dir=sweep.run_dir)
     return result
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from heard import heard
 
 from catdog.command_line.settings import build_config
 from catdog.config import ExportConfig
@@ -15,7 +16,7 @@ from catdog.model.export import export
 def run(model: Path, to: str, out: Path, **changes: str) -> tuple[str, list[str]]:
     lines: list[str] = []
     config = build_config(ExportConfig, {"model": str(model), "to": to, "out": str(out), **changes})
-    return export(config, say=lines.append), lines
+    return heard(lines, export, config), lines
 
 
 @pytest.mark.parametrize(

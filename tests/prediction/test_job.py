@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from heard import heard
 from made_photos import draw_photo, save_classifier
 
 from catdog.command_line.settings import build_config
@@ -41,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def predict(photos: Path | str, out: Path, *models: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
     values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), "report": False, **settings}
-    return inference.predict(build_config(PredictConfig, values), say=SAID.append)
+    return heard(SAID, inference.predict, build_config(PredictConfig, values))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def test_a_commit_that_was_killed_is_made_again(folder: Path, model_dir: Path, t
     assert predict(folder, out, model_dir)["labelled_now"] == 0
     assert "Resuming: 13 of 13 photos are labelled already." in SAID
     assert rows_of(out) == rows
-    output.verify(str(out), say=SAID.append)
+    heard(SAID, output.verify, str(out))
 
 
 # Proof
@@ -182,7 +183,7 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     out = tmp_path / "labels"
     predict(folder, out, model_dir, format="csv")
     SAID.clear()
-    output.verify(str(out), say=SAID.append)
+    heard(SAID, output.verify, str(out))
     lines = [
         "Verified: 13 rows, each of another photo; the checksums of all 1 files agree.",
         f"{folder} holds these 13 files and no other.",
@@ -193,12 +194,12 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     with pytest.raises(
         FailureError, match=r"1 files have no row, 1 rows have no file any more, such as .*/cat/new\.jpg"
     ):
-        output.verify(str(out), say=SAID.append)
+        heard(SAID, output.verify, str(out))
     (out / "predictions/predictions-00000.csv").write_text("path\n")
     with pytest.raises(FailureError, match="was changed after it was written"):
-        output.verify(str(out), say=SAID.append)
+        heard(SAID, output.verify, str(out))
     with pytest.raises(UsageError, match="expected the results of a predict job"):
-        output.verify(str(tmp_path / "nothing"), say=SAID.append)
+        heard(SAID, output.verify, str(tmp_path / "nothing"))
 
 
 # Evaluation, comparison, sorting
@@ -249,7 +250,7 @@ def test_photos_are_moved_into_folders_once_their_rows_are_safe(folder: Path, mo
     assert counts == {name: labels.count(name) for name in counts}
     predict(folder, out, model_dir, threshold=0.5001, sort_into=str(target), sort="move")
     assert f"Nothing to sort: {target} is laid out already." in SAID
-    output.verify(str(out), say=SAID.append)
+    heard(SAID, output.verify, str(out))
     assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
 
 
@@ -263,7 +264,7 @@ def test_copies_laid_out_among_the_photos_later_are_no_new_photos(
     assert len([path for path in (folder / "sorted").rglob("*") if path.is_file()]) == 13
     predict(folder, out, model_dir)
     assert SAID[0] == f"Found 13 files in {folder}."
-    output.verify(str(out), say=SAID.append)
+    heard(SAID, output.verify, str(out))
 
 
 # Refusals and exit codes

@@ -4,6 +4,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+from heard import heard
+
 from catdog.report.markup import tag
 from catdog.report.page import Section, build_page, share_table, table, write_page
 from catdog.storage import files
@@ -76,10 +78,10 @@ def test_a_page_that_cannot_be_built_is_one_warning(tmp_path: Path) -> None:
     def fail() -> str:
         raise KeyError("two\nlines")
 
-    write_page(str(tmp_path), fail, say=said.append)
+    heard(said, write_page, str(tmp_path), fail)
     assert said == ["Warning: no report.html was written: KeyError: 'two\\nlines'"]
     assert list(tmp_path.iterdir()) == []
-    write_page(str(tmp_path), lambda: "lone surrogate \udcff", say=said.append)
+    heard(said, write_page, str(tmp_path), lambda: "lone surrogate \udcff")
     assert said[1] == f"Report: {tmp_path}/report.html"
     assert files.read_bytes(f"{tmp_path}/report.html") == b"lone surrogate ?"
 

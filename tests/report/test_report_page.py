@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from heard import heard
 from PIL import Image
 
 from catdog.evaluation.metrics import evaluate, reliability_bins
@@ -114,7 +115,7 @@ def jpeg() -> bytes:
 
 def write(folder: Path, build: Callable[[], str]) -> Path:
     said: list[str] = []
-    write_page(str(folder), build, say=said.append)
+    heard(said, write_page, str(folder), build)
     assert said == [f"Report: {folder}/report.html"]
     return folder / "report.html"
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from heard import heard
 
 from catdog.errors import UsageError
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
@@ -38,7 +39,7 @@ def test_curves_go_on_from_stage_to_stage() -> None:
 def test_nothing_is_tracked_unless_it_is_asked_for(tmp_path: Path) -> None:
     lines: list[str] = []
     require_tracker("none", run_dir=str(tmp_path))
-    track_runs("none", [made(tmp_path / "run")], run_dir=str(tmp_path), say=lines.append)
+    heard(lines, track_runs, "none", [made(tmp_path / "run")], run_dir=str(tmp_path))
     assert lines == []
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -49,7 +50,7 @@ def test_tensorboard_s_event_files_hold_the_curves(tmp_path: Path) -> None:
 
     lines: list[str] = []
     run_dir = tmp_path / "run"
-    track_runs("tensorboard", [made(run_dir)], run_dir=str(run_dir), say=lines.append)
+    heard(lines, track_runs, "tensorboard", [made(run_dir)], run_dir=str(run_dir))
     assert lines == [f"Tracked: {run_dir}/tensorboard (tensorboard --logdir shows it)"]
 
     def scalars(part: str) -> dict[str, list[tuple[int, float]]]:
@@ -66,7 +67,7 @@ def test_tensorboard_s_event_files_hold_the_curves(tmp_path: Path) -> None:
         "loss": [(1, 2.0), (2, 1.0), (3, 2.0)], "accuracy": [(1, 0.25), (2, 0.5), (3, 0.25)],
     }  # fmt: skip
     assert scalars("settings")["frozen_test_accuracy"] == [(3, 0.75)]
-    track_runs("tensorboard", [made(run_dir), made(run_dir, name="other")], run_dir=str(run_dir), say=lines.append)
+    heard(lines, track_runs, "tensorboard", [made(run_dir), made(run_dir, name="other")], run_dir=str(run_dir))
     assert sorted(path.name for path in (run_dir / "tensorboard").iterdir()) == ["other", "pets"]
 
 
@@ -77,7 +78,7 @@ def test_mlflow_has_settings_curves_and_files(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lines: list[str] = []
     run_dir = tmp_path / "run"
-    track_runs("mlflow", [made(run_dir)], run_dir=str(run_dir), say=lines.append)
+    heard(lines, track_runs, "mlflow", [made(run_dir)], run_dir=str(run_dir))
     assert lines == [f"Tracked: sqlite:///{run_dir}/mlflow.db (experiment catdog)"]
     client = MlflowClient(tracking_uri=f"sqlite:///{run_dir}/mlflow.db")
     experiment = client.get_experiment_by_name("catdog")
@@ -98,7 +99,7 @@ def test_a_tracker_that_fails_costs_the_run_a_line(tmp_path: Path) -> None:
     lines: list[str] = []
     (tmp_path / "run").write_text("a file where a folder should be")
     run = made(tmp_path / "made")
-    track_runs("tensorboard", [run], run_dir=str(tmp_path / "run"), say=lines.append)
+    heard(lines, track_runs, "tensorboard", [run], run_dir=str(tmp_path / "run"))
     assert len(lines) == 1
     assert lines[0].startswith("Warning: the run is not in tensorboard: ")
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from heard import heard
 from PIL import Image
 
 from catdog import load_classifier
@@ -30,7 +31,7 @@ SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "
 def run(photos: Path, run_dir: Path, **changes: object) -> tuple[dict, list[str]]:
     values = {"photos": str(photos), "run_dir": str(run_dir), **SMALL, **changes}
     lines: list[str] = []
-    report = train(build_config(TrainConfig, values), say=lines.append)
+    report = heard(lines, train, build_config(TrainConfig, values))
     return report, lines
 
 
@@ -86,12 +87,11 @@ def test_what_cannot_be_diagnosed_costs_the_run_a_line(finished: tuple[Path, dic
     config = build_config(TrainConfig, values)
     manifest = read_manifest(str(tmp_path / "run" / "manifest"))
     lines: list[str] = []
-    temperature = pipeline._temperature(config, manifest, str(tmp_path / "run" / "unfrozen"), say=lines.append)
+    temperature = heard(lines, pipeline._temperature, config, manifest, str(tmp_path / "run" / "unfrozen"))
     assert temperature.value == 1.0
     job = SimpleNamespace(stages=[], plan=None)
-    pipeline._diagnose(
-        config, manifest, job, run_dir=str(tmp_path / "run"), best="unfrozen", temperature=temperature, say=lines.append
-    )  # type: ignore[arg-type]
+    places = {"run_dir": str(tmp_path / "run"), "best": "unfrozen"}
+    heard(lines, pipeline._diagnose, config, manifest, job, **places, temperature=temperature)
     assert [line.partition(": ")[0] for line in lines] == ["Warning"] * 2
     assert lines[0].startswith("Warning: the model is not calibrated: ")
     assert lines[1].startswith("Warning: the run could not be diagnosed: ")
@@ -314,11 +314,11 @@ def test_a_photo_that_vanishes_after_ingest_costs_its_row_alone(ray_session: Non
                                         "frozen.epochs": 2, "unfrozen.epochs": 0})  # fmt: skip
     from catdog.photos.ingest import ingest
 
-    manifest = ingest(config, run_dir=str(tmp_path / "run"), say=lambda line: None)
+    manifest = ingest(config, run_dir=str(tmp_path / "run"))
     gone = next(row["path"] for row in manifest.table.to_pylist() if row["split"] == "train")
     Path(gone).unlink()
     lines: list[str] = []
-    report = train(config, say=lines.append)
+    report = heard(lines, train, config)
     assert any(
         line.startswith(f"1 photo changed since ingest or cannot be read any more: left out, such as {gone}: missing")
         for line in lines

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from heard import heard
 from PIL import Image
 from ray_processes import find_processes
 
@@ -37,7 +38,7 @@ SMALL = {
 def sweep(photos: Path, run_dir: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
     values = {"photos": str(photos), "run_dir": str(run_dir), **SMALL, **settings}
-    return tuning.tune(build_config(TuneConfig, values), say=SAID.append)
+    return heard(SAID, tuning.tune, build_config(TuneConfig, values))
 
 
 def records(run_dir: Path) -> dict[int, dict[str, Any]]:

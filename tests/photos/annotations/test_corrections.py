@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from heard import heard
 
 from catdog.command_line.settings import build_config
 from catdog.config import IngestConfig, TrainConfig
@@ -95,7 +96,7 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
               "train_per_class": 4, "validation_per_class": 2, "test_per_class": 2}  # fmt: skip
     config = build_config(IngestConfig, values)
     lines: list[str] = []
-    manifest = ingest(config, run_dir=open_run(config, corrections=corrections_fingerprint(config)), say=lines.append)
+    manifest = heard(lines, ingest, config, run_dir=open_run(config, corrections=corrections_fingerprint(config)))
     classes = dict(zip(manifest.table["path"].to_pylist(), manifest.table["class"].to_pylist(), strict=True))
     assert classes[cats[0]] == "dog"
     assert cats[1] not in classes

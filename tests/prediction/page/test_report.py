@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heard import heard
 from made_photos import draw_photo
 
 from catdog.command_line.settings import build_config
@@ -69,7 +70,7 @@ def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came
 
     def predict(**more: bool) -> bytes:
         said.clear()
-        inference.predict(build_config(PredictConfig, {**values, **more}), say=said.append)
+        heard(said, inference.predict, build_config(PredictConfig, {**values, **more}))
         return page.read_bytes()
 
     first = predict()
