@@ -5,12 +5,13 @@ A path is local or a URI that pyarrow opens, such as `s3://bucket/key`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ import pyarrow as pa
 from pyarrow import fs
 
 from catdog.errors import FailureError, UsageError, one_line
+from catdog.storage.outages import wait_out
+
+_LOCAL = fs.LocalFileSystem()
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+_SECRET_OPTION = re.compile(r"secret|password|access_key|token|signature|\bsig=", re.IGNORECASE)
+# Where the keys of a store belong.
+_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY",
+    "abfss": "AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY",
+}
 
 
 def cache_directory() -> Path:
@@ -59,15 +73,16 @@ def join(base: str, *parts: str) -> str:
 def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
     """Return pyarrow's file system for `path` and the path inside it.
 
-    Raises UsageError for a URI that no file system opens.
+    Raises UsageError for a URI that no file system opens, or that holds a secret.
     """
     if not is_uri(path):
         return _LOCAL, absolute(path)
     base, query = split_query(path)
     scheme, _, rest = base.partition("://")
     host, slash, inside = rest.partition("/")
+    _refuse_secrets(scheme, host, query)
     try:
-        system, root = _open_root(f"{scheme}://{host}/{query}")
+        system, root = wait_out(lambda: _open_root(scheme, host, query), where=path)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise UsageError(
             f"cannot open {path}: {one_line(error)}; expected a local path or a URI such as s3://bucket/folder"
@@ -76,13 +91,28 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 
 
 @lru_cache(maxsize=64)
-def _open_root(uri: str) -> tuple[fs.FileSystem, str]:
+def _open_root(scheme: str, host: str, query: str) -> tuple[fs.FileSystem, str]:
     """Open a file system once a process: S3 may ask the network for a bucket's region each time."""
-    system, root = fs.FileSystem.from_uri(uri)
+    if scheme == "s3":  # a small file becomes one PUT, which is whole or absent, in place of three requests
+        query += ("&" if query else "?") + "allow_delayed_open=true"
+    system, root = fs.FileSystem.from_uri(f"{scheme}://{host}/{query}")
     return system, root
 
 
-_LOCAL = fs.LocalFileSystem()
+def _refuse_secrets(scheme: str, host: str, query: str) -> None:
+    user, at, bucket = host.rpartition("@")
+    if not (at and ":" in user) and not _SECRET_OPTION.search(query):
+        return
+    variables = _VARIABLES.get(scheme, "the environment variables of the store")
+    raise UsageError(
+        f"{scheme}://…@{bucket}: expected a URI without keys or passwords, which would end up in logs and results: "
+        f"give them as {variables}"
+    )
+
+
+def is_object_store(path: str) -> bool:
+    """Tell whether `path` is in a store of objects: nothing is renamed there, and each write is whole or absent."""
+    return open_filesystem(path)[0].type_name in _OBJECT_STORES
 
 
 def exists(path: str) -> bool:
@@ -96,7 +126,7 @@ def exists(path: str) -> bool:
 def _kind(path: str) -> fs.FileType:
     system, inside = open_filesystem(path)
     try:
-        return system.get_file_info(inside).type
+        return wait_out(lambda: system.get_file_info(inside).type, where=path)
     except OSError as error:
         raise FailureError(f"cannot reach {path}: {one_line(error)}") from error
 
@@ -113,7 +143,7 @@ def require_bucket(path: str, *, flag: str) -> None:
     if system.type_name not in ("s3", "gcs"):
         return
     try:
-        found = system.get_file_info(bucket).type
+        found = wait_out(lambda: system.get_file_info(bucket).type, where=path)
     except OSError:
         return
     if found == fs.FileType.NotFound:
@@ -123,24 +153,65 @@ def require_bucket(path: str, *, flag: str) -> None:
 def read_bytes(path: str) -> bytes:
     """Return the content of the file at `path`; OSError as the file system raises it."""
     system, inside = open_filesystem(path)
-    with system.open_input_stream(inside) as stream:
-        return bytes(stream.read())
+
+    def read() -> bytes:
+        with system.open_input_file(inside) as file:
+            return bytes(file.read(file.size()))  # at once: a stream is many small requests to an object store
+
+    return wait_out(read, where=path)
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Write `content` at `path`, whole or not at all: beside it first, then renamed.
+def write_bytes(path: str, content: bytes, *, durable: bool = False) -> None:
+    """Write `content` at `path`, whole or not at all; `durable`: it outlasts a loss of power from then on.
 
     Raises FailureError when the place cannot be written.
     """
     system, inside = open_filesystem(path)
-    beside = f"{inside}.{uuid.uuid4().hex[:8]}.part"
     try:
-        make_directory(path.rsplit("/", 1)[0])
-        with system.open_output_stream(beside) as stream:
-            stream.write(content)
-        system.move(beside, inside)
+        if system.type_name == "local":
+            _write_local(Path(inside), content, durable=durable)
+        elif system.type_name in _OBJECT_STORES:
+            wait_out(lambda: _write_stream(system, inside, content), where=path)
+        else:
+            beside = f"{inside}.{uuid.uuid4().hex[:8]}.part"
+            system.create_dir(inside.rpartition("/")[0], recursive=True)
+            _write_stream(system, beside, content)
+            system.move(beside, inside)
     except OSError as error:
         raise FailureError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def _write_stream(system: fs.FileSystem, inside: str, content: bytes) -> None:
+    with system.open_output_stream(inside) as stream:
+        stream.write(content)
+
+
+def _write_local(path: Path, content: bytes, *, durable: bool) -> None:
+    """Write beside `path`, then rename; a write that fails leaves nothing there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in the local directory `path` outlast a loss of power, where its file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_directory(path: str) -> None:
@@ -149,6 +220,8 @@ def make_directory(path: str) -> None:
     Raises FailureError when it cannot be made.
     """
     system, inside = open_filesystem(path)
+    if system.type_name in _OBJECT_STORES:
+        return
     try:
         system.create_dir(inside, recursive=True)
     except OSError as error:
@@ -163,8 +236,9 @@ def list_directory(path: str) -> dict[str, fs.FileInfo]:
     system, inside = open_filesystem(path)
     if system.type_name == "local" and Path(inside).is_file():
         raise NotADirectoryError(f"{path} is a file")
+    selector = fs.FileSelector(inside, allow_not_found=True)
     try:
-        return {entry.base_name: entry for entry in system.get_file_info(fs.FileSelector(inside, allow_not_found=True))}
+        return {entry.base_name: entry for entry in wait_out(lambda: system.get_file_info(selector), where=path)}
     except OSError as error:
         raise FailureError(f"cannot list {path}: {one_line(error)}") from error
 
@@ -173,19 +247,21 @@ def delete(path: str) -> None:
     """Delete the file at `path`, or the directory with all it holds; nothing where there is none."""
     system, inside = open_filesystem(path)
     kind = _kind(path)
-    if kind == fs.FileType.Directory:
-        system.delete_dir(inside)
-    elif kind == fs.FileType.File:
-        system.delete_file(inside)
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        if kind == fs.FileType.Directory:
+            system.delete_dir(inside)
+        elif kind == fs.FileType.File:
+            system.delete_file(inside)
 
 
-@contextmanager
+@contextlib.contextmanager
 def staged_directory(path: str) -> Iterator[Path]:
     """Yield a local folder whose content stands at `path`, all of it, once the block ends without an error.
 
-    A local `path` appears by one rename; a URI is filled file by file, so its reader must look for a mark.
+    A local `path` appears by one rename; an object store is filled file by file, so its reader must look for a mark.
     """
-    if is_uri(path):
+    system, inside = open_filesystem(path)
+    if system.type_name != "local":
         with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
             yield Path(folder)
             delete(path)
@@ -193,14 +269,16 @@ def staged_directory(path: str) -> Iterator[Path]:
                 if file.is_file():
                     write_bytes(join(path, file.relative_to(folder).as_posix()), file.read_bytes())
         return
-    beside = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
+    beside, before = (Path(f"{inside}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
     beside.mkdir(parents=True)
     try:
         yield beside
-        delete(path)
-        beside.replace(path)
+        if Path(inside).exists():
+            Path(inside).replace(before)
+        beside.replace(inside)
     finally:
         delete(str(beside))
+        delete(str(before))
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

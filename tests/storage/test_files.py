@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,7 +47,44 @@ def test_a_file_system_is_opened_once_for_all_paths_of_a_host(inside: str, monke
     system, found = files.open_filesystem(host + inside + query)
     assert found == from_uri(host + inside + query)[1]
     assert files.open_filesystem(f"{host}/other{query}")[0] is system
-    assert opened == [f"{host}/{query}"]
+    assert opened == [f"{host}/{query}&allow_delayed_open=true"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://AKIA:s3cr3t@bucket/run", "s3://…@bucket: "),
+        ("s3://bucket/run?secret_key=s3cr3t&region=x", "s3://…@bucket: "),
+        ("abfss://account:s3cr3t@host/run", "abfss://…@host: "),
+    ],
+)
+def test_a_uri_that_holds_a_key_is_refused_and_not_shown(uri: str, shown: str) -> None:
+    for use in (files.open_filesystem, files.exists, files.read_json):
+        with pytest.raises(UsageError, match="expected a URI without keys or passwords") as caught:
+            use(uri)
+        assert str(caught.value).startswith(shown)
+        assert "s3cr3t" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(FailureError, match=r"cannot write .*/x\.bin: \[Errno 28\] No space left on device"):
+        files.write_bytes(str(tmp_path / "x.bin"), b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_durable_write_is_synced_before_and_after_its_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
+    files.write_bytes(str(tmp_path / "x.bin"), b"x")
+    assert synced == []
+    files.write_bytes(str(tmp_path / "x.bin"), b"y", durable=True)
+    assert [path.name[:6] for path in synced] == ["x.bin.", tmp_path.name[:6]]
+    assert synced[1] == tmp_path
 
 
 def test_a_staged_directory_that_breaks_leaves_nothing(tmp_path: Path) -> None:
@@ -113,5 +152,5 @@ def test_a_bucket_that_does_not_exist_is_the_user_s_mistake(monkeypatch: pytest.
 
 def test_a_place_that_cannot_be_written_is_a_failure_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FailureError, match="cannot make the directory"):
+    with pytest.raises(FailureError, match=r"^cannot write .*/file/below: .*File exists"):
         files.write_bytes(str(tmp_path / "file" / "below"), b"x")

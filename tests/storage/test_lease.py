@@ -1,0 +1,106 @@
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from catdog.errors import FailureError, UsageError
+from catdog.storage import lease as leases
+from catdog.storage.lease import LeaseTimes, hold_lease
+
+QUICK = LeaseTimes(renew=0.02, look=0.01, stale=0.5)
+
+
+def leave_lease(folder: Path, **content: object) -> Path:
+    """Leave the lease of another job."""
+    path = folder / ".catdog-lease-00000000.json"
+    there = {"owner": "00000000", "host": "elsewhere", "machine": "elsewhere", "process": 1, "holds": True}
+    path.write_text(json.dumps({**there, "since": "2026-01-01T00:00:00+00:00", **content}))
+    return path
+
+
+def acquire(folder: Path | str, times: LeaseTimes = QUICK) -> str:
+    with hold_lease(str(folder), flag="--out", times=times) as lease:
+        return lease.owner
+
+
+def test_a_lease_leaves_nothing_behind(tmp_path: Path) -> None:
+    with hold_lease(f"{tmp_path}/new", flag="--out") as lease:
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [f".catdog-lease-{lease.owner}.json"]
+        lease.check()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_second_job_of_this_machine_is_refused_at_once_by_the_name_of_the_first(tmp_path: Path) -> None:
+    with hold_lease(str(tmp_path), flag="--out"), pytest.raises(UsageError) as caught:
+        acquire(tmp_path, LeaseTimes())
+    said = str(caught.value)
+    assert said.startswith(f"--out {tmp_path}: another job is at work there, on {os.uname().nodename} since 20")
+    assert said.endswith("s ago: wait for it, or give another --out")
+    assert acquire(tmp_path)
+
+
+def test_a_job_of_this_machine_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    gone = max(int(name) for name in os.listdir("/proc") if name.isdigit()) + 100_000  # noqa: PTH208
+    path = leave_lease(tmp_path, machine=leases._machine(), process=gone)
+    assert acquire(tmp_path, LeaseTimes(stale=1e9))
+    assert not path.exists()
+
+
+def test_a_lease_of_another_machine_holds_nobody_up_once_it_is_stale(tmp_path: Path) -> None:
+    path = leave_lease(tmp_path)
+    long_ago = path.stat().st_mtime - 61
+    os.utime(path, (long_ago, long_ago))
+    assert acquire(tmp_path, LeaseTimes())
+    assert not path.exists()
+    leave_lease(tmp_path)
+    assert acquire(tmp_path, QUICK)  # becomes stale while it is watched
+
+
+def test_a_lease_of_another_machine_that_is_renewed_refuses_the_second_job(tmp_path: Path) -> None:
+    path = leave_lease(tmp_path)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(0.01):
+            path.touch()
+
+    keeper = threading.Thread(target=renew)
+    keeper.start()
+    try:
+        with pytest.raises(UsageError, match="another job is at work there, on elsewhere since 2026-01-01T00:00:00"):
+            acquire(tmp_path, LeaseTimes(look=0.01, stale=1e9))
+    finally:
+        ended.set()
+        keeper.join()
+
+
+def test_of_many_jobs_that_start_at_once_one_goes_on(tmp_path: Path) -> None:
+    outcomes: list[str] = []
+    barrier, ended = threading.Barrier(8), threading.Event()
+
+    def job() -> None:
+        barrier.wait()
+        try:
+            with hold_lease(str(tmp_path), flag="--out", times=LeaseTimes(look=0.01)):
+                outcomes.append("held")
+                ended.wait(10)
+        except UsageError:
+            outcomes.append("refused")
+        if len(outcomes) == 8:
+            ended.set()
+
+    threads = [threading.Thread(target=job) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", *["refused"] * 7]
+
+
+def test_a_job_that_lost_its_lease_finds_out_before_it_commits(tmp_path: Path) -> None:
+    with hold_lease(str(tmp_path), flag="--out") as lease:
+        (tmp_path / f".catdog-lease-{lease.owner}.json").unlink()
+        with pytest.raises(FailureError, match=r"another job has taken over .*; run the same command to resume"):
+            lease.check()
