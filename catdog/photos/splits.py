@@ -1,4 +1,8 @@
-"""Which photo is for training, validation and test."""
+"""Which photo is for training, validation and test.
+
+A photo's place on a line from 0 to 1 is drawn from its content and the seed, and the line is cut at 0.70 and 0.85. So a
+photo keeps its split whatever other photos are added or taken away.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ import numpy as np
 from catdog.errors import UsageError
 from catdog.storage.schemas import SPLITS, UNUSED
 
+ALL = -1  # for the most photos of a class
+SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
+
 
 def split_photos(
     labels: np.ndarray,
@@ -19,47 +26,106 @@ def split_photos(
     classes: Sequence[str],
     per_class: Mapping[str, int],
     seed: int,
+    groups: Sequence[str | None] | None = None,
 ) -> np.ndarray:
-    """Return the split of each photo, (n,) strings: the same number of photos of every class in a split.
+    """Return the split of each photo, (n,) strings of SPLITS or UNUSED.
 
-    Photos are drawn in the order of sha256(seed, digest) within their class, so the split depends on the photos'
-    content and `seed` alone, and a few more photos move few. A split that some photos are hinted to takes those only;
-    the others are drawn, train first, from the rest. `per_class` are ceilings: where the smallest class holds fewer
-    than the splits drawn from it ask for together, all shrink in proportion, rounded down, to 1 at least.
-    What no split takes is UNUSED. Raises UsageError when a split that is asked for would be empty.
+    `per_class` has the most photos of a class in each split: ALL, or 0 for no such split; photos beyond are UNUSED.
+    Where each split has a number, the line is cut in their proportion at the rank within the class, so that the numbers
+    are met exactly. A split that some photos are hinted to takes those only; the others are drawn from the rest.
+    Photos of one of `groups` have one place, and so one split. A split that a class would have no photo in gets the
+    nearest one. Raises UsageError where a class has fewer photos (or groups) than there are splits to draw.
     """
-    pool_of_hint = {hint: SPLITS.index(hint or "train") for hint in {*hints, None}}
-    pools = np.array([pool_of_hint[hint] for hint in hints], dtype=np.int8)
-    drawn = b"".join(hashlib.sha256(f"{seed}:{digest}".encode()).digest()[:8] for digest in digests)
-    keys = np.frombuffer(drawn, dtype=">u8")
+    names = digests if groups is None else [group or digest for group, digest in zip(groups, digests, strict=True)]
+    places = _draw_places(names, seed=seed)
+    pools = np.array([hint or "train" for hint in hints], dtype=object)
     splits = np.full(len(labels), UNUSED, dtype=object)
-    for pool, name in enumerate(SPLITS):
-        served = [split for split in SPLITS if split == name or (name == "train" and split not in hints)]
-        asked = {split: per_class[split] for split in served if per_class[split] > 0}
-        if not asked or (pool > 0 and name not in hints):
-            continue
+    hinted = set(pools.tolist()) | {"train"}
+    for pool in sorted(hinted, key=SPLITS.index):
+        served = [split for split in SPLITS if split == pool or (pool == "train" and split not in hinted)]
+        asked = {split: per_class[split] for split in served if per_class[split]}
         members = np.flatnonzero(pools == pool)
-        sizes = np.bincount(labels[members], minlength=len(classes))
-        shares = _shares(asked, sizes=sizes, classes=classes)
-        members = members[np.lexsort((keys[members], labels[members]))]
-        rank = np.arange(len(members)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
-        start = 0
-        for split, count in shares.items():
-            splits[members[(rank >= start) & (rank < start + count)]] = split
-            start += count
+        if asked:
+            counted = ALL not in asked.values() and groups is None
+            cut = _cut_by_rank if counted else _cut_by_place
+            chosen = cut(places[members], labels[members], asked, classes)
+            splits[members] = np.array(list(asked), dtype=object)[chosen]
+            _apply_caps(splits, members, places, labels, asked)
     return splits
 
 
-def _shares(asked: Mapping[str, int], *, sizes: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """Return photos a class for each split of `asked`, no more together than the smallest class holds."""
-    smallest, total = int(sizes.min()), sum(asked.values())
-    if smallest < len(asked):
-        found = ", ".join(f"{size} of {name}" for name, size in zip(classes, sizes.tolist(), strict=True))
-        raise UsageError(
-            f"expected {len(asked)} usable photos or more of every class for {' and '.join(asked)}, found {found}: "
-            "add photos, or ask for fewer splits"
-        )
-    shares = {split: max(1, count * min(smallest, total) // total) for split, count in asked.items()}
-    while sum(shares.values()) > smallest:  # the 1 at least of a small split comes out of the largest
-        shares[max(shares, key=lambda split: shares[split])] -= 1
-    return shares
+def _draw_places(names: Sequence[str], *, seed: int) -> np.ndarray:
+    """Return the place of each name on the line, (n,) floats in [0, 1)."""
+    drawn = b"".join(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in names)
+    return (np.frombuffer(drawn, dtype=">u8") >> 11) * 2.0**-53
+
+
+def _cut_by_place(
+    places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int], classes: Sequence[str]
+) -> np.ndarray:
+    """Return the number of each photo's split: the line is cut at SHARES."""
+    shares = np.array([SHARES[split] for split in asked])
+    ends = np.cumsum(shares) / shares.sum()
+    starts = ends - shares / shares.sum()
+    chosen = np.minimum(np.searchsorted(ends, places, side="right"), len(asked) - 1)
+    # A class that is moved to fill one split may empty another one, of another class in the same group.
+    for _ in range(len(asked)):
+        sizes = _sizes(labels, chosen, shape=(len(classes), len(asked)))
+        for label, empty in np.argwhere(sizes == 0).tolist():
+            own = labels == label
+            givers = own & (chosen == np.bincount(chosen[own], minlength=len(asked)).argmax())
+            if len(np.unique(places[givers])) < 2:
+                continue
+            apart = np.maximum(starts[empty] - places, places - ends[empty])
+            nearest = places[givers][apart[givers].argmin()]
+            chosen[places == nearest] = empty
+    if not (_sizes(labels, chosen, shape=(len(classes), len(asked)))).all():
+        distinct = [len(np.unique(places[labels == label])) for label in range(len(classes))]
+        raise _too_few(distinct, asked, classes)
+    return chosen
+
+
+def _cut_by_rank(
+    places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int], classes: Sequence[str]
+) -> np.ndarray:
+    """Return the number of each photo's split: the numbers of `asked`, or of a smaller class their proportion."""
+    sizes = np.bincount(labels, minlength=len(classes))
+    if sizes.min() < len(asked):
+        raise _too_few(sizes.tolist(), asked, classes)
+    wanted = np.array(list(asked.values()), np.int64)
+    chosen = np.zeros(len(labels), np.int64)
+    for label, size in enumerate(sizes.tolist()):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(places[members], kind="stable")]
+        counts = np.maximum(1, wanted * min(size, wanted.sum()) // wanted.sum())
+        while counts.sum() > size:  # the 1 at least of a small split comes out of the largest
+            counts[counts.argmax()] -= 1
+        counts[-1] += size - counts.sum()  # beyond the cap of the last split: unused
+        chosen[members] = np.repeat(np.arange(len(asked)), counts)
+    return chosen
+
+
+def _apply_caps(
+    splits: np.ndarray, members: np.ndarray, places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int]
+) -> None:
+    """Make UNUSED what a class has in a split beyond its number, the last places first."""
+    for split, most in asked.items():
+        inside = members[splits[members] == split]
+        inside = inside[np.lexsort((places[inside], labels[inside]))]
+        sizes = np.bincount(labels[inside])
+        rank = np.arange(len(inside)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within the class
+        if most != ALL:
+            splits[inside[rank >= most]] = UNUSED
+
+
+def _sizes(labels: np.ndarray, chosen: np.ndarray, *, shape: tuple[int, int]) -> np.ndarray:
+    """Return photos by (class, split)."""
+    return np.bincount(labels * shape[1] + chosen, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _too_few(sizes: Sequence[int], asked: Mapping[str, int], classes: Sequence[str]) -> UsageError:
+    found = ", ".join(f"{size} of {name}" for name, size in zip(classes, sizes, strict=True) if size < len(asked))
+    remedy = "add photos, or draw no test photos by --test-per-class 0" if "test" in asked else "add photos"
+    return UsageError(
+        f"expected {len(asked)} usable photos or more of every class for {' and '.join(asked)}, found {found}: {remedy}"
+    )

@@ -7,84 +7,126 @@ import numpy as np
 import pytest
 
 from catdog.errors import UsageError
-from catdog.photos.splits import split_photos
+from catdog.photos.splits import ALL, split_photos
+
+EVERYTHING = (ALL, ALL, ALL)
+
+
+def digest(name: object) -> str:
+    return hashlib.sha256(str(name).encode()).hexdigest()
 
 
 def split(
-    sizes: dict[str, int], asked: tuple[int, int, int], *, hints: list[str | None] | None = None, seed: int = 1
-) -> tuple[np.ndarray, dict[tuple[str, str], int]]:
+    sizes: dict[str, int],
+    asked: tuple[int, int, int] = EVERYTHING,
+    *,
+    hints: list[str | None] | None = None,
+    groups: list[str | None] | None = None,
+    seed: int = 1,
+) -> tuple[dict[tuple[str, int], str], dict[tuple[str, str], int]]:
     """Split classes of `sizes` photos; return each photo's split, and photos by (class, split)."""
-    labels = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+    photos = [(name, number) for name, size in sizes.items() for number in range(size)]
     splits = split_photos(
-        labels,
-        digests=[hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(labels))],
-        hints=hints or [None] * len(labels),
+        np.repeat(np.arange(len(sizes)), list(sizes.values())),
+        digests=[digest(photo) for photo in photos],
+        hints=hints or [None] * len(photos),
         classes=list(sizes),
         per_class=dict(zip(("train", "validation", "test"), asked, strict=True)),
         seed=seed,
-    )
-    names = np.array(list(sizes))[labels].tolist()
-    return splits, dict(collections.Counter(zip(names, splits.tolist(), strict=True)))
+        groups=groups,
+    ).tolist()
+    counts = collections.Counter((name, part) for (name, _), part in zip(photos, splits, strict=True))
+    return dict(zip(photos, splits, strict=True)), dict(counts)
+
+
+def test_all_photos_are_used_70_to_15_to_15_in_every_class() -> None:
+    counts = split({"cat": 20_000, "dog": 2_000})[1]
+    for name, size in {"cat": 20_000, "dog": 2_000}.items():
+        assert counts[name, "train"] / size == pytest.approx(0.70, abs=0.03)
+        assert counts[name, "validation"] / size == pytest.approx(0.15, abs=0.02)
+        assert counts[name, "test"] / size == pytest.approx(0.15, abs=0.02)
+        assert (name, "unused") not in counts
+
+
+def test_a_photo_keeps_its_split_when_others_come_and_go() -> None:
+    before = split({"cat": 300, "dog": 300})[0]
+    after = split({"ant": 100, "cat": 1_300, "dog": 250})[0]
+    kept = before.keys() & after.keys()
+    assert len(kept) == 550
+    assert {photo: before[photo] for photo in kept} == {photo: after[photo] for photo in kept}
+
+
+def test_a_cap_makes_photos_unused_and_moves_none_to_another_split() -> None:
+    free, (capped, counts) = split({"cat": 300, "dog": 300})[0], split({"cat": 300, "dog": 300}, (100, ALL, ALL))
+    assert counts["cat", "train"] == counts["dog", "train"] == 100
+    assert all(capped[photo] in (free[photo], "unused") for photo in free)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "asked", "train", "validation", "test", "unused"),
+    ("sizes", "asked", "cats", "dogs"),
     [
-        ({"cat": 12_500, "dog": 12_500}, (1000, 500, 0), 1000, 500, 0, {"cat": 11_000, "dog": 11_000}),
-        ({"cat": 12_500, "dog": 12_500}, (1000, 500, 500), 1000, 500, 500, {"cat": 10_500, "dog": 10_500}),
-        ({"cat": 120, "dog": 250}, (1000, 500, 500), 60, 30, 30, {"cat": 0, "dog": 130}),
-        ({"cat": 121, "dog": 250}, (1000, 500, 500), 60, 30, 30, {"cat": 1, "dog": 130}),
-        ({"cat": 3, "dog": 4, "eel": 5}, (1000, 10, 10), 1, 1, 1, {"cat": 0, "dog": 1, "eel": 2}),
-        ({"cat": 20, "dog": 20}, (1000, 10, 10), 18, 1, 1, {"cat": 0, "dog": 0}),
+        ({"cat": 12_500, "dog": 1_500}, (1000, 500, 0), (1000, 500, 0, 11_000), (1000, 500, 0, 0)),
+        ({"cat": 12_500, "dog": 2_000}, (1000, 500, 500), (1000, 500, 500, 10_500), (1000, 500, 500, 0)),
+        ({"cat": 120, "dog": 250}, (1000, 500, 500), (60, 30, 30, 0), (125, 62, 63, 0)),
+        ({"cat": 3, "dog": 20}, (1000, 10, 10), (1, 1, 1, 0), (18, 1, 1, 0)),
     ],
 )
-def test_every_class_gives_the_same_number(
-    sizes: dict[str, int], asked: tuple[int, int, int], train: int, validation: int, test: int, unused: dict[str, int]
+def test_numbers_for_every_split_are_met_exactly_or_in_proportion(
+    sizes: dict[str, int], asked: tuple[int, int, int], cats: tuple[int, ...], dogs: tuple[int, ...]
 ) -> None:
     counts = split(sizes, asked)[1]
-    wanted = {}
-    for name in sizes:
-        wanted |= {(name, "train"): train, (name, "validation"): validation, (name, "test"): test}
-        wanted[name, "unused"] = unused[name]
-    assert counts == {key: count for key, count in wanted.items() if count}
+    for name, wanted in (("cat", cats), ("dog", dogs)):
+        assert tuple(counts.get((name, part), 0) for part in ("train", "validation", "test", "unused")) == wanted
+
+
+def test_small_classes_have_a_photo_in_every_split() -> None:
+    for seed in range(50):
+        assert len(split({"cat": 3, "dog": 4, "eel": 5}, seed=seed)[1]) == 9
 
 
 def test_hinted_photos_stay_in_their_split_and_a_split_without_folder_is_drawn_from_train() -> None:
-    hints = (["train"] * 8 + ["validation"] * 4) * 2
-    splits, counts = split({"cat": 12, "dog": 12}, (100, 3, 100), hints=hints)
-    assert counts == {
-        (name, part): count
-        for name in ("cat", "dog")
-        for part, count in {"train": 4, "test": 4, "validation": 3, "unused": 1}.items()
-    }
-    assert {hint for hint, part in zip(hints, splits, strict=True) if part in ("train", "test")} == {"train"}
-    assert {hint for hint, part in zip(hints, splits, strict=True) if part == "validation"} == {"validation"}
+    hints: list[str | None] = ([*["train"] * 80, *["validation"] * 40]) * 2
+    found, counts = split({"cat": 120, "dog": 120}, hints=hints)
+    assert counts["cat", "validation"] == counts["dog", "validation"] == 40
+    assert counts["cat", "train"] + counts["cat", "test"] == 80
+    assert counts["cat", "train"] / 80 == pytest.approx(0.70 / 0.85, abs=0.1)
+    assert {hint for hint, part in zip(hints, found.values(), strict=True) if part == "validation"} == {"validation"}
 
 
-def test_a_split_depends_on_seed_and_content_alone() -> None:
-    sizes, asked = {"cat": 100, "dog": 100}, (40, 20, 20)
-    first, again, other = (split(sizes, asked, seed=seed)[0] for seed in (1, 1, 2))
-    assert first.tolist() == again.tolist()
-    assert (first != other).mean() > 0.3
+def test_another_seed_draws_another_split() -> None:
+    first, again, other = (split({"cat": 100, "dog": 100}, seed=seed)[0] for seed in (1, 1, 2))
+    assert first == again
+    assert sum(first[photo] != other[photo] for photo in first) > 40
 
 
-def test_a_few_more_photos_move_few() -> None:
-    before = split({"cat": 1000, "dog": 1000}, (600, 200, 200))[0][:1000]
-    after = split({"cat": 1010, "dog": 1010}, (600, 200, 200))[0][:1000]
-    assert (before != after).mean() < 0.03
+@pytest.mark.parametrize("asked", [EVERYTHING, (20, 10, 10)])
+def test_photos_of_a_group_are_in_one_split(asked: tuple[int, int, int]) -> None:
+    groups: list[str | None] = [f"shoot {number // 5}" for number in range(60)] * 2  # of cats and dogs alike
+    found, counts = split({"cat": 60, "dog": 60}, asked, groups=groups)
+    parts = collections.defaultdict(set)
+    for group, part in zip(groups, found.values(), strict=True):
+        parts[group].add(part)
+    assert all(len(part - {"unused"}) <= 1 for part in parts.values())
+    assert {part for _, part in counts} >= {"train", "validation", "test"}
 
 
-@pytest.mark.parametrize(
-    ("sizes", "hints", "message"),
-    [
-        ({"cat": 2, "dog": 9}, None, "3 usable photos or more of every class for train and validation and test, "),
-        ({"cat": 2, "dog": 2}, ["test"] * 4, "2 usable photos or more of every class for train and validation, "),
-    ],
-)
-def test_too_few_photos_are_the_users_mistake(
-    sizes: dict[str, int], hints: list[str | None] | None, message: str
-) -> None:
-    found = "found 2 of cat, 9 of dog" if hints is None else "found 0 of cat, 0 of dog"
+def test_photos_without_a_group_are_drawn_one_by_one() -> None:
+    free = split({"cat": 100, "dog": 100})[0]
+    assert split({"cat": 100, "dog": 100}, groups=[None] * 200)[0] == free
+
+
+@pytest.mark.parametrize("asked", [EVERYTHING, (1000, 500, 500)])
+def test_too_few_photos_are_the_users_mistake(asked: tuple[int, int, int]) -> None:
     with pytest.raises(UsageError) as raised:
-        split(sizes, (1000, 500, 500), hints=hints)
-    assert str(raised.value) == f"expected {message}{found}: add photos, or ask for fewer splits"
+        split({"cat": 2, "dog": 9}, asked)
+    assert str(raised.value) == (
+        "expected 3 usable photos or more of every class for train and validation and test, found 2 of cat: "
+        "add photos, or draw no test photos by --test-per-class 0"
+    )
+    with pytest.raises(UsageError, match="2 usable photos or more of every class for train and validation, found 0"):
+        split({"cat": 2, "dog": 2}, asked, hints=["test"] * 4)
+
+
+def test_too_few_groups_are_the_users_mistake() -> None:
+    with pytest.raises(UsageError, match="found 2 of cat, 2 of dog"):
+        split({"cat": 60, "dog": 60}, groups=["a" if number < 40 else "b" for number in range(60)] * 2)
