@@ -35,11 +35,12 @@ class Job:
 def _ingest(config: IngestConfig) -> None:
     from catdog.cluster.connection import connected, quiet_datasets
     from catdog.cluster.shared_paths import check_shared
-    from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
+    from catdog.photos.annotations.labelling import read_annotations
+    from catdog.photos.ingest import ingest, require_photos
     from catdog.storage import files
     from catdog.storage.run_directory import open_run
 
-    run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     require_photos(config, run_dir=run_dir)
     with connected(verbose=config.verbose, dashboard=False):
         quiet_datasets(verbose=config.verbose)

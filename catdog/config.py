@@ -17,6 +17,8 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "pooling": "max",
         "views": 0,
         "augment_validation": True,
+        "train_per_class": 1000,
+        "validation_per_class": 500,
         "test_per_class": 0,
         "frozen.epochs": 100,
         "frozen.learning_rate": 2e-5,
@@ -112,9 +114,20 @@ class IngestConfig(Settings):
     corrections: str = setting(
         "", "CSV of path,label that overrules the folders; label - leaves a photo out", group="photos"
     )
-    train_per_class: int = setting(1000, "at most so many training photos of each class", group="photos", low=1)
-    validation_per_class: int = setting(500, "at most so many validation photos of each class", group="photos", low=1)
-    test_per_class: int = setting(500, "at most so many test photos of each class", group="photos", low=0)
+    labels: str = setting(
+        "", "CSV or TSV of path,label[,split] that says what each photo shows, in place of folders", group="photos"
+    )
+    groups: str = setting("", "CSV of path,group: photos of one group are never in two splits", group="photos")
+    splits: str = setting(
+        "", "folders that are splits, such as train=training_set,test=held_out; none: there are none", group="photos"
+    )
+    train_per_class: int = setting(-1, "at most so many training photos of each class; -1: all", group="photos", low=-1)
+    validation_per_class: int = setting(
+        -1, "at most so many validation photos of each class; -1: all", group="photos", low=-1
+    )
+    test_per_class: int = setting(
+        -1, "at most so many test photos of each class; -1: all, 0: no test split", group="photos", low=-1
+    )
     seed: int = setting(
         0, "seed of the split, the augmentation and the training", group="photos", low=0, high=2**31 - 1
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.benchmark.process_monitor import ProcessRun, watch_program
-from catdog.config import BenchmarkConfig, TrainConfig
+from catdog.config import BenchmarkConfig
 from catdog.photos.sample import draw_sample
 
 
@@ -72,10 +72,12 @@ class Bench:
         return self.model_dir
 
 
+_MOST_PER_CLASS = 1000  # photos to train on, as the article has
+
+
 def recipe_flags(photos: str, *, per_class: int) -> list[str]:
     """Return the flags of a train or tune job on up to `per_class` photos of a class, a third of them to validate."""
-    defaults = TrainConfig()
-    train = max(1, min(2 * per_class // 3, defaults.train_per_class))
+    train = max(1, min(2 * per_class // 3, _MOST_PER_CLASS))
     return split_flags(photos, train=train, validation=max(1, train // 2))
 
 

@@ -32,7 +32,7 @@ from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.manifest import build_manifest
+from catdog.photos.ingest import build_manifest
 from catdog.photos.sources.files import list_photos, read_photo
 
 _LIMITS = DecodeLimits(max_pixels=10**8)
@@ -88,9 +88,7 @@ def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
     with connected() as resources:
         quiet_datasets(verbose=False)
         plan = make_plan(resources, ClusterConfig())
-        manifest = build_manifest(
-            photos, train_per_class=limit, validation_per_class=1, test_per_class=0, seed=0, limits=_LIMITS
-        )
+        manifest = build_manifest(photos, per_class={"train": limit, "validation": 1, "test": 0}, limits=_LIMITS)
         table = manifest.select("train").select(["path", "label", "digest"]).sort_by("digest")
         rows = PhotoSet(table=table, views=_VIEWS)
         seen: list[tuple[float, int]] = []

@@ -10,7 +10,7 @@ from catdog.command_line.settings import check_setting, convert_setting, fields_
 from catdog.errors import UsageError
 
 # What the config.json of a run records beside its settings.
-_RECORDED_BESIDE = ("corrections_fingerprint",)
+_RECORDED_BESIDE = ("corrections_fingerprint", "labels_fingerprint", "groups_fingerprint")
 
 
 def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:

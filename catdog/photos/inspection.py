@@ -9,17 +9,19 @@ import hashlib
 import math
 import time
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
 from ray.util.annotations import RayDeprecationWarning
 
-from catdog.errors import FailureError, ImageError
+from catdog.errors import FailureError, ImageError, UsageError
 from catdog.evaluation.near_duplicates import hash_pictures
 from catdog.photos.decoding.decode import inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
@@ -114,3 +116,42 @@ def _inspect_photo(path: str, *, limits: DecodeLimits) -> dict[str, Any]:
     except ImageError as error:
         return {"reason": str(error)}
     return {"digest": hashlib.sha256(content).hexdigest(), "width": width, "height": height, "gray": gray}
+
+
+def reject_copies(
+    paths: Sequence[str], *, labels: np.ndarray, digests: pa.ChunkedArray, classes: Sequence[str]
+) -> dict[int, str]:
+    """Return the reason to reject each photo whose bytes were seen before, by position in `paths` (sorted).
+
+    The first of equal photos in one class stays; equal photos in two classes contradict each other, and none stays.
+    """
+    indices = digests.combine_chunks().dictionary_encode().indices  # null for a photo already rejected
+    codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False)
+    repeated = np.bincount(codes[codes >= 0], minlength=1) > 1
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for position in np.flatnonzero((codes >= 0) & repeated[codes]).tolist():
+        groups[codes[position]].append(position)
+    reasons: dict[int, str] = {}
+    for first, *others in groups.values():
+        rival = next((position for position in others if labels[position] != labels[first]), None)
+        if rival is None:
+            reasons |= dict.fromkeys(others, f"duplicate: same bytes as {paths[first]}")
+            continue
+        for position in (first, *others):
+            against = rival if labels[position] == labels[first] else first
+            reasons[position] = f"conflict: same bytes as {paths[against]} of class {classes[labels[against]]}"
+    return reasons
+
+
+def require_every_class(
+    classes: Sequence[str], *, labels: np.ndarray, reasons: Sequence[str | None], source: str
+) -> None:
+    """Raise UsageError, with the reasons counted, when a class has no usable photo."""
+    missing = set(range(len(classes))) - set(labels[[reason is None for reason in reasons]].tolist())
+    for label in sorted(missing):
+        codes = Counter(str(reasons[row]).partition(":")[0] for row in np.flatnonzero(labels == label).tolist())
+        counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        raise UsageError(
+            f"expected usable photos of every class in {source}, found none of {classes[label]} "
+            f"({counted}): add photos of it or take its folder away"
+        )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from catdog.command_line.settings import flatten_config
 from catdog.config import IngestConfig
 from catdog.storage import artifacts, files
+
+_FILES = ("corrections", "labels", "groups")  # settings that name a file
 
 
 class Stopwatch:
@@ -53,33 +55,38 @@ def default_run_dir(config: IngestConfig) -> str:
     return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
 
 
-def open_run(config: IngestConfig, *, corrections: str = "") -> str:
+def open_run(config: IngestConfig, *, fingerprints: Mapping[str, str] | None = None) -> str:
     """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
 
-    `corrections` is the fingerprint of the corrections' content, empty without any.
+    `fingerprints` names the content of each file that a setting gives, by the setting.
 
     Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
     """
     run_dir = files.absolute(config.run_dir or default_run_dir(config))
     files.require_bucket(run_dir, flag="--run-dir")
-    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=_settings(config, corrections))
+    wanted = {key: value for key, value in _settings(config, fingerprints).items() if key not in _FILES}
+    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=wanted)
     return run_dir
 
 
-def record_config(config: IngestConfig, *, run_dir: str, corrections: str = "") -> None:
+def record_config(config: IngestConfig, *, run_dir: str, fingerprints: Mapping[str, str] | None = None) -> None:
     """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
-    files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config, corrections)})
+    files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config, fingerprints)})
 
 
 def _recorded(run_dir: str) -> dict[str, Any]:
     path = files.join(run_dir, "config.json")
-    # A run of an earlier version knew no corrections.
-    return {"corrections": "", **files.read_json(path)} if files.exists(path) else {}
+    if not files.exists(path):
+        return {}
+    found = files.read_json(path)
+    # A run of an earlier version knew no such files, or recorded the fingerprint of the corrections in their place.
+    before = {f"{name}_fingerprint": found.get(name, "") for name in _FILES}
+    return {"splits": "", **before, **found}
 
 
-def _settings(config: IngestConfig, corrections: str) -> dict[str, Any]:
-    photos = files.absolute(config.photos) if config.photos else ""
-    settings = {**flatten_config(config, identity_only=True), "photos": photos, "corrections": corrections}
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()
-    }  # as JSON has it
+def _settings(config: IngestConfig, fingerprints: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the settings that make the result, as JSON has them: of files that they name the content counts."""
+    given = flatten_config(config, identity_only=True)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    settings |= {key: files.absolute(str(settings[key])) for key in ("photos", *_FILES) if settings[key]}
+    return settings | {f"{name}_fingerprint": found for name, found in (fingerprints or {}).items()}

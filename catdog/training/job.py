@@ -22,8 +22,9 @@ from catdog.features.cache import (
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import load_weights
+from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
+from catdog.photos.ingest import ingest, require_photos
 from catdog.photos.manifest import Manifest
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.plots import draw_curves, stage_table
@@ -46,7 +47,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     Raises UsageError and FailureError as the steps do.
     """
     begin = started if started is not None else time.monotonic()
-    run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     require_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     report_path = files.join(run_dir, "report.json")

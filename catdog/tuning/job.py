@@ -28,7 +28,8 @@ from catdog.console import duration, say
 from catdog.errors import FailureError, UsageError
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
-from catdog.photos.ingest import corrections_fingerprint, ingest, require_photos
+from catdog.photos.annotations.labelling import read_annotations
+from catdog.photos.ingest import ingest, require_photos
 from catdog.photos.manifest import Manifest
 from catdog.report.page import write_page
 from catdog.report.plots import draw_sweep
@@ -71,7 +72,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     """
     begin = started if started is not None else time.monotonic()
     space = _read_space(config)
-    run_dir = open_run(config, corrections=corrections_fingerprint(config))
+    run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     require_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):

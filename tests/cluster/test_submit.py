@@ -66,7 +66,7 @@ def test_train_tune_and_predict_run_as_submitted_jobs(
     size = re.search(r"^Shipped to the cluster: \d+ files, ([\d.]+) MiB\.$", train.stdout, re.MULTILINE)
     assert size
     assert 0.5 < float(size[1]) < 2
-    assert "Found 16 images belonging to 2 classes." in train.stdout
+    assert "Found 32 images belonging to 2 classes." in train.stdout
     assert f"Model: {run_dir}/model" in train.stdout
 
     sweep = submit(

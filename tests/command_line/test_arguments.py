@@ -37,7 +37,7 @@ def test_the_command_line_of_a_config_builds_it_again() -> None:
         (["--dropout", "nan"], "--dropout: expected a number from 0 to 0.99, found nan"),
         (["--dropout", "much"], "--dropout: expected a number, found 'much'"),
         (["--dropout"], "--dropout: expected one argument"),
-        (["--train-per-class", "0"], "--train-per-class: expected a number at least 1, found 0"),
+        (["--train-per-class", "-2"], "--train-per-class: expected a number at least -1, found -2"),
         (["--pooling", "mx"], "--pooling: expected one of max, avg, found 'mx'; did you mean max?"),
         (["--cluster.use-gpu", "maybe"], "--cluster.use-gpu: expected one of auto, yes, no, found 'maybe'"),
         (["--recipe", "nonsense"], "--recipe: expected one of default, article, found 'nonsense'"),

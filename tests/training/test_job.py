@@ -118,8 +118,8 @@ def test_the_report_has_the_numbers_of_both_stages(finished: tuple[Path, dict, l
 
 def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path, dict, list]) -> None:
     run_dir, _, lines = finished
-    assert "Found 16 images belonging to 2 classes." in lines
-    assert "Of 35 files 0 are left over and 3 rejected." in lines
+    assert "Found 32 images belonging to 2 classes." in lines
+    assert "35 files: 32 used, 0 unused, 3 rejected." in lines
     plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
     assert f"{plan}stored in the folder {run_dir}." in lines
     assert sum(line.startswith("Epoch ") for line in lines) == 8
@@ -266,7 +266,7 @@ def test_the_whole_backbone_is_fine_tuned_on_the_manifest_of_an_earlier_ingest_j
         env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )  # fmt: skip
     assert job.returncode == 0, job.stderr
-    assert "Found 16 images belonging to 2 classes." in job.stdout
+    assert "Found 32 images belonging to 2 classes." in job.stdout
     manifest = tmp_path / "run" / "manifest" / "manifest.parquet"
     written = manifest.stat().st_mtime_ns
     report, _ = run(
@@ -343,7 +343,7 @@ def test_a_trunk_pass_that_fails_ends_the_workers_that_wait_for_it(
 
 
 def test_photos_of_every_mode_end_as_rgb(ray_session: None, tmp_path: Path) -> None:
-    from catdog.photos.manifest import build_manifest
+    from catdog.photos.ingest import build_manifest
 
     random = np.random.default_rng(0)
     for label in ("cat", "dog"):
@@ -354,10 +354,7 @@ def test_photos_of_every_mode_end_as_rgb(ray_session: None, tmp_path: Path) -> N
             pixels.convert(mode).save(tmp_path / label / f"{index}.{suffix}")
     manifest = build_manifest(
         str(tmp_path),
-        train_per_class=3,
-        validation_per_class=2,
-        test_per_class=1,
-        seed=0,
+        per_class={"train": 3, "validation": 2, "test": 1},
         limits=DecodeLimits(max_pixels=10_000),
     )
     assert manifest.rejected.num_rows == 0

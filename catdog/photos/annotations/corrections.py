@@ -6,19 +6,15 @@ key as in prediction rows and manifests; a label is a class name, or `-` or noth
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import io
-import unicodedata
 from collections.abc import Mapping, Sequence
 
-from catdog.errors import CatdogError, UsageError, one_line
+from catdog.errors import UsageError
+from catdog.photos.annotations.csv_table import read_csv_table
+from catdog.photos.annotations.label_table import fold_label
 from catdog.storage import files
 
 LEFT_OUT = "left-out: the corrections say so"
-_COLUMNS = ("path", "label")
-_GUARDED = tuple("'" + mark for mark in "'=+-@\t\r")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,35 +31,15 @@ def read_corrections(path: str) -> Corrections:
 
     Raises UsageError when it cannot be read, lacks a column, names no photo, or says two things of one photo.
     """
-    flag = f"--corrections {path}"
-    try:
-        content = files.read_bytes(files.absolute(path))
-        text = content.decode("utf-8-sig")
-        first = text.partition("\n")[0]
-        delimiter = ";" if first.count(";") > first.count(",") else ","
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{flag}: expected a CSV file in UTF-8, found other bytes: {error.reason}") from error
-    except (OSError, csv.Error, CatdogError) as error:
-        raise UsageError(f"{flag}: cannot be read: {one_line(error)}") from error
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    if any(name not in header for name in _COLUMNS):
-        raise UsageError(f"{flag}: expected a header with path,label, found {','.join(header)[:80] or 'nothing'}")
-    places = [header.index(name) for name in _COLUMNS]
+    table = read_csv_table(path, flag="--corrections", columns={"path": ("path",), "label": ("label",)})
     found: dict[str, str | None] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not any(row):
-            continue
-        if len(row) <= max(places):
-            raise UsageError(f"{flag}: row {number}: expected {len(header)} columns, found {len(row)}")
-        # A spreadsheet's guard against formulas, as our own CSV files have it, is no part of the text.
-        photo, name = (row[place].removeprefix("'") if row[place][:2] in _GUARDED else row[place] for place in places)
-        label = None if name.strip() in ("", "-") else unicodedata.normalize("NFC", name.strip()).lower()
-        if found.setdefault(photo, label) != label:
-            raise UsageError(f"{flag}: row {number}: {photo} has another label in a row before: keep one of them")
-    if not found:
-        raise UsageError(f"{flag}: expected a photo a row, found no row")
-    return Corrections(classes=found, fingerprint=hashlib.sha256(content).hexdigest()[:16], where=flag)
+    for number, row in table.rows:
+        label = None if row["label"].strip() in ("", "-") else fold_label(row["label"])
+        if found.setdefault(row["path"], label) != label:
+            raise UsageError(
+                f"{table.where}: row {number}: {row['path']} has another label in a row before: keep one of them"
+            )
+    return Corrections(classes=found, fingerprint=table.fingerprint, where=table.where)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +86,15 @@ def apply_corrections(
         before = assigned[place]
         moved += before is None or before[1] != label
         changed[place] = (before[0] if before else None, label)
-    line = f"Corrections: {moved} photos have another class, {len(left_out)} are left out"
+    line = f"Corrections: {_photos_have(moved)} another class, {len(left_out)} left out"
     if strange:
-        line += f"; {len(strange)} paths are not among the photos, such as {strange[0]}"
+        line += f"; {_paths_are(len(strange))} not among the photos, such as {strange[0]}"
     return Corrected(assigned=changed, left_out=frozenset(left_out), line=f"{line}.")
+
+
+def _photos_have(count: int) -> str:
+    return "1 photo has" if count == 1 else f"{count} photos have"
+
+
+def _paths_are(count: int) -> str:
+    return "1 path is" if count == 1 else f"{count} paths are"

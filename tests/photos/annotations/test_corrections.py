@@ -9,7 +9,8 @@ from catdog.command_line.settings import build_config
 from catdog.config import IngestConfig, TrainConfig
 from catdog.errors import UsageError
 from catdog.photos.annotations.corrections import apply_corrections, read_corrections
-from catdog.photos.ingest import corrections_fingerprint, ingest
+from catdog.photos.annotations.labelling import read_annotations
+from catdog.photos.ingest import ingest
 from catdog.storage.run_directory import open_run
 
 ASSIGNED = [(None, "cat"), ("train", "dog"), None]
@@ -70,7 +71,7 @@ def test_classes_are_replaced_photos_left_out_and_strange_paths_counted(tmp_path
     found = apply_corrections(read_corrections(written(tmp_path, text)), PATHS, ASSIGNED, classes=("cat", "dog"))
     assert found.assigned == [(None, "dog"), ("train", "dog"), (None, "cat")]
     assert found.line == (
-        "Corrections: 2 photos have another class, 0 are left out; 1 paths are not among the photos, such as /q/z.jpg."
+        "Corrections: 2 photos have another class, 0 left out; 1 path is not among the photos, such as /q/z.jpg."
     )
     left = read_corrections(written(tmp_path, "path,label\n/p/b.jpg,-\n"))
     assert apply_corrections(left, PATHS, ASSIGNED, classes=("cat", "dog")).left_out == {1}
@@ -96,27 +97,29 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
               "train_per_class": 4, "validation_per_class": 2, "test_per_class": 2}  # fmt: skip
     config = build_config(IngestConfig, values)
     lines: list[str] = []
-    manifest = heard(lines, ingest, config, run_dir=open_run(config, corrections=corrections_fingerprint(config)))
+    manifest = heard(
+        lines, ingest, config, run_dir=open_run(config, fingerprints=read_annotations(config).fingerprints())
+    )
     classes = dict(zip(manifest.table["path"].to_pylist(), manifest.table["class"].to_pylist(), strict=True))
     assert classes[cats[0]] == "dog"
     assert cats[1] not in classes
     assert classes[cats[2]] == "cat"
     rejected = dict(zip(manifest.rejected["path"].to_pylist(), manifest.rejected["reason"].to_pylist(), strict=True))
     assert rejected[cats[1]] == "left-out: the corrections say so"
-    assert lines[0] == "Corrections: 1 photos have another class, 1 are left out."
+    assert lines[0] == "Corrections: 1 photo has another class, 1 left out."
 
     def reopen(**changes: str) -> None:
         config = build_config(TrainConfig, {**values, **changes})
-        open_run(config, corrections=corrections_fingerprint(config))
+        open_run(config, fingerprints=read_annotations(config).fingerprints())
 
     # A train job on the same run takes the same file from anywhere, and no other.
     moved = tmp_path / "moved.csv"
     moved.write_text(text)
     reopen(corrections=str(moved))
     moved.write_text(f"{text}{cats[2]},dog\n")
-    with pytest.raises(UsageError, match=r"was made with other settings \(corrections was"):
+    with pytest.raises(UsageError, match=r"was made with other settings \(corrections_fingerprint was"):
         reopen(corrections=str(moved))
-    with pytest.raises(UsageError, match=r"was made with other settings \(corrections was"):
+    with pytest.raises(UsageError, match=r"was made with other settings \(corrections_fingerprint was"):
         reopen(corrections="")
 
 

@@ -1,0 +1,96 @@
+"""Tables that people write about photos: CSV or TSV files with a header and a photo a row."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+
+from catdog.errors import CatdogError, UsageError, one_line
+from catdog.storage import files
+
+_GUARDED = tuple("'" + mark for mark in "'=+-@\t\r")
+_DELIMITERS = ",;\t"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CsvTable:
+    """The rows of a file: for each its number, as an editor counts them, and its text by column."""
+
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    fingerprint: str  # of the content: the same in another file is the same
+    where: str  # flag and file, for messages
+
+
+def read_csv_table(
+    path: str, *, flag: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
+) -> CsvTable:
+    """Read the file at `path`, a local path or URI, which `flag` names; commas, semicolons or tabs between columns.
+
+    `columns` has the names that the header may use for each column; those in `optional` may be missing.
+    Raises UsageError when the file cannot be read, lacks a column, or has no row.
+    """
+    where = f"{flag} {path}"
+    try:
+        content = files.read_bytes(files.absolute(path))
+        text = content.decode("utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = max(_DELIMITERS, key=first.count)
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: expected a CSV file in UTF-8, found other bytes: {error.reason}") from error
+    except (OSError, csv.Error, CatdogError) as error:
+        raise UsageError(f"{where}: cannot be read: {one_line(error)}") from error
+    header = [name.strip().lower() for name in lines[0]] if lines else []
+    places = {
+        column: next((header.index(name) for name in names if name in header), None)
+        for column, names in columns.items()
+    }
+    if any(place is None and column not in optional for column, place in places.items()):
+        wanted = ",".join(column for column in columns if column not in optional)
+        raise UsageError(f"{where}: expected a header with {wanted}, found {','.join(header)[:80] or 'nothing'}")
+    known = {column: place for column, place in places.items() if place is not None}
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        if len(line) <= max(known.values()):
+            raise UsageError(f"{where}: row {number}: expected {len(header)} columns, found {len(line)}")
+        rows.append((number, {column: _unguarded(line[place]) for column, place in known.items()}))
+    if not rows:
+        raise UsageError(f"{where}: expected a photo a row, found no row")
+    return CsvTable(rows=tuple(rows), fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
+
+
+def _unguarded(text: str) -> str:
+    """Return `text` without a spreadsheet's guard against formulas, which our own CSV files have."""
+    return text.removeprefix("'") if text[:2] in _GUARDED else text
+
+
+def find_photos(names: Sequence[str], photos: Sequence[tuple[str, str]], *, folders: Sequence[str]) -> list[int | None]:
+    """Return the place in `photos`, pairs of key and relative path, of each of `names`; None where there is none.
+
+    A name is a key, a relative path of a photo or of one below `folders`, or the end of the one path that ends so, with
+    or without its suffix.
+    """
+    places = {key: place for place, (key, _) in enumerate(photos)}
+    for place, (_, relative) in enumerate(photos):
+        places.setdefault(relative, place)
+    ends: dict[str, int] = {}
+    twice: set[str] = set()  # of two photos none is meant
+    for place, (_, relative) in enumerate(photos):
+        name = relative.rpartition("/")[2]
+        for end in {name, name.rpartition(".")[0] or name}:
+            if ends.setdefault(end, place) != place:
+                twice.add(end)
+    found: list[int | None] = []
+    for name in names:
+        tidy = name.replace("\\", "/") if "/" not in name else name
+        candidates = [name, tidy, files.absolute(name), *(files.join(folder, tidy) for folder in folders)]
+        match = next((places[candidate] for candidate in candidates if candidate in places), None)
+        if match is None and "/" not in tidy and tidy not in twice:
+            match = ends.get(tidy)
+        found.append(match)
+    return found

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catdog.errors import UsageError
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.ingest import build_manifest
+from catdog.photos.manifest import (
+    Manifest,
+)
+from catdog.storage.schemas import MANIFEST, REJECTED
+
+
+def jpeg(seed: int, *, width: int = 12, height: int = 8) -> bytes:
+    """A photo of noise, its own for every seed."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "JPEG")
+    return content.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+COUNTS = {"train": 1000, "validation": 500, "test": 500}
+
+
+def build(source: Path, **options: Any) -> Manifest:
+    return build_manifest(
+        str(source), **{"seed": 1, "per_class": COUNTS, "limits": DecodeLimits(max_pixels=10_000), **options}
+    )
+
+
+def splits_of(manifest: Manifest, root: str) -> dict[str, str]:
+    paths = [path.removeprefix(root) for path in manifest.table["path"].to_pylist()]
+    return dict(zip(paths, manifest.table["split"].to_pylist(), strict=True))
+
+
+def rejected_of(manifest: Manifest, root: Path) -> dict[str, str]:
+    return {row["path"].removeprefix(f"{root}/"): row["reason"] for row in manifest.rejected.to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 cats and 25 dogs with every kind of trouble."""
+    files = {f"PetImages/Cat/{index}.jpg": jpeg(index) for index in range(12)}
+    files |= {f"PetImages/Dog/{index} #%é.jpg": jpeg(100 + index) for index in range(25)}
+    return write(
+        tmp_path_factory.mktemp("pets"),
+        {
+            **files,
+            "PetImages/Cat/666.jpg": b"",
+            "PetImages/Cat/again.jpg": files["PetImages/Cat/3.jpg"],
+            "PetImages/Cat/both.jpg": jpeg(999),
+            "PetImages/Cat/half.jpg": jpeg(998)[:-60],
+            "PetImages/Cat/huge.jpg": jpeg(997, width=101, height=100),
+            "PetImages/Dog/both.jpg": jpeg(999),
+            "PetImages/Dog/Thumbs.db": b"not a photo",
+            "readme.txt": b"hello",
+        },
+    )
+
+
+def test_every_file_ends_in_one_table_with_its_reason(ray_session: None, pets: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    manifest = build(pets, progress=lambda done, total: progress.append((done, total)))
+    assert manifest.table.schema == MANIFEST
+    assert manifest.rejected.schema == REJECTED
+    assert manifest.classes == ("cat", "dog")
+    assert manifest.counts() == {
+        "train": {"cat": 6, "dog": 12},
+        "validation": {"cat": 3, "dog": 6},
+        "test": {"cat": 3, "dog": 7},
+        "unused": {"cat": 0, "dog": 0},
+    }
+    reasons = rejected_of(manifest, pets)
+    assert reasons.pop("PetImages/Cat/half.jpg").startswith("truncated: ")
+    assert reasons.pop("PetImages/Dog/Thumbs.db").startswith("not-an-image: ")
+    assert reasons == {
+        "PetImages/Cat/666.jpg": "empty: the file has no bytes",
+        "PetImages/Cat/again.jpg": f"duplicate: same bytes as {pets}/PetImages/Cat/3.jpg",
+        "PetImages/Cat/both.jpg": f"conflict: same bytes as {pets}/PetImages/Dog/both.jpg of class dog",
+        "PetImages/Cat/huge.jpg": "too-large: 101 x 100 pixels, at most 10,000 are allowed",
+        "PetImages/Dog/both.jpg": f"conflict: same bytes as {pets}/PetImages/Cat/both.jpg of class cat",
+        "readme.txt": "no-class: the file is in no class folder",
+    }
+    paths = manifest.table["path"].to_pylist()
+    assert paths == sorted(paths)
+    assert len(paths) + manifest.rejected.num_rows == sum(path.is_file() for path in pets.rglob("*"))
+    assert progress[-1] == (44, 44)
+    row = manifest.table.to_pylist()[0]
+    content = Path(row["path"]).read_bytes()
+    assert (row["width"], row["height"], row["label"], row["class"]) == (12, 8, 0, "cat")
+    assert row["digest"] == hashlib.sha256(content).hexdigest()
+
+
+def test_an_archive_gives_the_split_of_its_folder(ray_session: None, pets: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "pets"), "zip", pets)
+    from_folder, from_archive = build(pets), build(Path(archive))
+    assert splits_of(from_archive, f"{archive}!") == splits_of(from_folder, f"{pets}/")
+    assert from_archive.rejected.num_rows == from_folder.rejected.num_rows
+    assert list(tmp_path.iterdir()) == [Path(archive)]
+
+
+def test_a_copy_is_in_one_split_only(ray_session: None, tmp_path: Path) -> None:
+    folders = ("train/cat", "train/dog", "val/cat", "val/dog")
+    files = {f"{folders[seed // 3]}/{seed % 3}.jpg": jpeg(seed) for seed in range(12)}
+    write(tmp_path, {**files, "val/cat/copy.jpg": files["train/cat/0.jpg"]})
+    manifest = build(tmp_path, per_class={**COUNTS, "test": 0})
+    assert manifest.counts() == {
+        "train": {"cat": 3, "dog": 3},
+        "validation": {"cat": 3, "dog": 3},
+        "test": {"cat": 0, "dog": 0},
+        "unused": {"cat": 0, "dog": 0},
+    }
+    assert rejected_of(manifest, tmp_path) == {
+        "val/cat/copy.jpg": f"duplicate: same bytes as {tmp_path}/train/cat/0.jpg"
+    }
+
+
+def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, tmp_path: Path) -> None:
+    write(tmp_path, {"cat/1.jpg": jpeg(1), "cat/2.jpg": jpeg(2), "dog/1.jpg": b"", "dog/2.jpg": b"", "dog/3.jpg": b"x"})
+    with pytest.raises(UsageError) as raised:
+        build(tmp_path)
+    assert str(raised.value) == (
+        f"expected usable photos of every class in {tmp_path}, found none of dog (2 empty, 1 not-an-image): "
+        "add photos of it or take its folder away"
+    )
