@@ -102,6 +102,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: `1 photo`, `1,200 photos`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table_text(rows: Sequence[Sequence[str]]) -> str:
     """Return `rows`, the first of them the header, as aligned columns; all but the first column to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -2,7 +2,7 @@ import io
 import subprocess
 import sys
 
-from catdog.console import ProgressLine, duration, epoch_text, progress_text, table_text
+from catdog.console import ProgressLine, counted, duration, epoch_text, progress_text, table_text
 
 
 def test_a_progress_line_has_done_total_rate_and_eta() -> None:
@@ -56,3 +56,12 @@ def test_native_chatter_is_dropped_from_stderr_and_all_else_passes() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stderr.splitlines() == ["mine", "after"]
+
+
+def test_a_number_has_its_noun_in_the_right_form() -> None:
+    assert [counted(number, "photo") for number in (0, 1, 2, 12_000)] == [
+        "0 photos",
+        "1 photo",
+        "2 photos",
+        "12,000 photos",
+    ]

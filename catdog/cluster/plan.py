@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from catdog.cluster.resources import Resources
 from catdog.config import ClusterConfig, PredictClusterConfig
+from catdog.console import counted
 from catdog.errors import UsageError
 from catdog.storage import files
 
@@ -40,14 +41,14 @@ class Plan:
         """
         device = "GPU" if self.worker_gpus else "CPU"
         return (
-            f"Plan: {_count(self.workers, 'train worker')} on {device}, {self.pool_text()}; "
+            f"Plan: {counted(self.workers, 'train worker')} on {device}, {self.pool_text()}; "
             f"{batches_text(batches)}; {storage_text(storage)}."
         )
 
     def pool_text(self) -> str:
         """Return what runs the trunk, and the GPUs of the job, in words."""
-        each = "GPU" if self.trunk_gpus else f"{_count(self.trunk_threads, 'thread')} each"
-        return f"{_count(self.trunk_actors, 'trunk actor')} ({each}), {_count(self.gpus, 'GPU')}"
+        each = "GPU" if self.trunk_gpus else f"{counted(self.trunk_threads, 'thread')} each"
+        return f"{counted(self.trunk_actors, 'trunk actor')} ({each}), {counted(self.gpus, 'GPU')}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,11 @@ class PredictPlan:
     def sentence(self, engine: str, *, precision: str = "float32", storage: str) -> str:
         """Return the plan in one line for the console; `storage` is the folder of the results."""
         runner = engine if precision == "float32" else f"{engine} in {precision}"
-        device = "a GPU each" if self.actor_gpus else f"{_count(self.threads, 'thread')} each"
+        device = "a GPU each" if self.actor_gpus else f"{counted(self.threads, 'thread')} each"
         # OpenVINO takes one photo a thread, whatever the batch size.
         batch = f"batch {self.batch_size}" if engine == "tensorflow" else "a photo a thread"
         return (
-            f"Plan: {_count(self.actors, 'model actor')} on {runner} ({device}), {_count(self.gpus, 'GPU')}; "
+            f"Plan: {counted(self.actors, 'model actor')} on {runner} ({device}), {counted(self.gpus, 'GPU')}; "
             f"{batch}; {storage_text(storage)}."
         )
 
@@ -176,7 +177,3 @@ def _task_cpus(resources: Resources) -> float:
 def _share(cpus: float) -> float:
     """Round a share of the CPUs to what Ray books: whole from 1 on, else in hundredths."""
     return float(int(cpus)) if cpus >= 1 else max(0.01, int(cpus * 100) / 100)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config import PredictConfig
-from catdog.console import duration, say, table_text
+from catdog.console import counted, duration, say, table_text
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import commit
@@ -197,7 +197,7 @@ def say_summary(summary: Mapping[str, Any], *, where: str) -> None:
     say(table_text(rows))
     again, rate = summary["io"]["recovered"], summary["photos_per_second"]
     say(
-        f"{summary['labelled_now']} photos in {duration(summary['seconds'])}: {rate:.1f} photos/s"
+        f"{counted(summary['labelled_now'], 'photo')} in {duration(summary['seconds'])}: {rate:.1f} photos/s"
         + (f", {again} of them read after a retry" if again else "")
     )
     say(f"Predictions: {where}")

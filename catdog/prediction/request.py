@@ -18,7 +18,7 @@ from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
-from catdog.console import say
+from catdog.console import counted, say
 from catdog.errors import UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.saved_model import ClassifierSpec
@@ -121,7 +121,7 @@ class Inputs:
         start = time.monotonic()
         table = list_inputs(self._source, exclude=[self._out, *self.exclude])
         self.seconds = time.monotonic() - start
-        say(f"Found {table.num_rows} files in {self._source}.")
+        say(f"Found {counted(table.num_rows, 'file')} in {self._source}.")
         return table
 
     @cached_property

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from catdog.console import ProgressLine, say
+from catdog.console import ProgressLine, counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.sources.files import read_photo
 from catdog.prediction.commit import read_rows
@@ -82,7 +82,7 @@ def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpu
         progress=ProgressLine("Sorting", "photos"),
     )
     verb = {"copy": "copied", "link": "linked", "move": "moved"}[mode]
-    say(f"{result.placed} photos {verb} into {directory}, {result.already} were there already.")
+    say(f"{counted(result.placed, 'photo')} {verb} into {directory}, {result.already} already there.")
     for line in result.failed[:10]:
         say(f"  not {verb}: {line}")
     if len(result.failed) > 10:

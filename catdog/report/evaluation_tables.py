@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from catdog.console import counted
 from catdog.evaluation.metrics import wilson_interval
 from catdog.report.markup import Child, Html, join, tag
-from catdog.report.page import count_text, figure, folded, table
+from catdog.report.page import figure, folded, table
 from catdog.storage.schemas import UNSURE
 
 _MATRIX = 24  # classes; nobody reads a larger matrix
@@ -84,8 +85,7 @@ def _confusion(evaluation: Evaluation, labels: Sequence[str]) -> Html:
                 f"{count:,}",
                 # Five steps of colour: a style by value would need a style attribute, which the policy forbids.
                 class_=f"{'right' if column == index else 'wrong'} level{_level(count / total)}" if count else "none",
-                data_tip=f"true {name}, predicted {label}\n"
-                f"{count_text(count, 'photo')}, {count / total:.1%} of its class",
+                data_tip=f"true {name}, predicted {label}\n{counted(count, 'photo')}, {count / total:.1%} of its class",
             )
             for column, (label, count) in enumerate(zip(labels, counts, strict=False))
         ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from catdog.console import duration, say
+from catdog.console import counted, duration, say
 from catdog.errors import one_line
 from catdog.report.charts import share_bar
 from catdog.report.markup import Child, Html, embed_json, join, tag
@@ -100,11 +100,6 @@ def write_page(directory: str, build: Callable[[], str]) -> None:
 # Pieces that pages share
 
 
-def count_text(count: int, noun: str) -> str:
-    """Return a count with its noun, in the plural where it is one."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def tiles(*entries: tuple[str, str, str] | None) -> Html:
     """Return headline numbers: (what, the number, what it means)."""
     return tag(
@@ -171,7 +166,7 @@ def details(title: str, *body: Child) -> Html:
 
 def folded(rows: int, noun: str, body: Html) -> Html:
     """Return `body`, a table of so many rows, folded where it is long."""
-    return details(count_text(rows, noun), body) if rows > _LONG else body
+    return details(counted(rows, noun), body) if rows > _LONG else body
 
 
 def settings_table(settings: Mapping[str, Any], *, head: tuple[str, str]) -> Html:

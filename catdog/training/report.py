@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.console import duration
+from catdog.console import counted, duration
 from catdog.model.saved_model import CARD_FILE
 from catdog.report.charts import History, curve, legend, reliability
 from catdog.report.evaluation_tables import (
@@ -22,7 +22,6 @@ from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import (
     Section,
     build_page,
-    count_text,
     details,
     figure,
     folded,
@@ -297,7 +296,7 @@ def _counts(counts: Mapping[str, Any]) -> Html:
     classes = list(next(iter(splits.values()), {}))
     rows: list[Sequence[Child]] = [(name, *(f"{splits[split].get(name, 0):,}" for split in splits)) for name in classes]
     rows.append(("total", *(f"{sum(found.values()):,}" for found in splits.values())))
-    text = f"{count_text(counts.get('rejected', 0), 'file')} rejected; the reasons are in manifest/rejected.parquet."
+    text = f"{counted(counts.get('rejected', 0), 'file')} rejected; the reasons are in manifest/rejected.parquet."
     return join([folded(len(rows), "row", table(("class", *splits), rows)), tag("p", text, class_="soft")])
 
 

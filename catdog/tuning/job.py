@@ -24,7 +24,7 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.arguments import as_flags
 from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig, TuneConfig
-from catdog.console import duration, say
+from catdog.console import counted, duration, say
 from catdog.errors import FailureError, UsageError
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
@@ -285,7 +285,7 @@ def _summary_lines(records: Mapping[int, Record], result: Mapping[str, Any], swe
     return (
         "",
         records_text(records, sweep.space),
-        f"{len(records)} trials ({states}) in {duration(result['seconds'])}.",
+        f"{counted(len(records), 'trial')} ({states}) in {duration(result['seconds'])}.",
         f"{text}.",
         f"Model: {files.join(sweep.run_dir, 'model')}",
         f"To train it again: {result['command']}",

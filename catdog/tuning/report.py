@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from catdog.console import duration
+from catdog.console import counted, duration
 from catdog.report.axes import number_text
 from catdog.report.charts import Point, legend, parallel, scatter, share_bar
 from catdog.report.markup import Child, Html, join, tag
-from catdog.report.page import Section, build_page, count_text, details, figure, folded, settings_table, table, tiles
+from catdog.report.page import Section, build_page, details, figure, folded, settings_table, table, tiles
 
 _DRAWN = 500  # trials in a chart; the table has four times as many
 
@@ -209,7 +209,7 @@ def _trials(records: Sequence[Record], settings: Sequence[str], rated: Sequence[
         )
     head = ("trial", "status", "val accuracy", "val loss", "epochs", "time", *settings)
     reasons = Counter(record["reason"] for record in records if record.get("reason"))
-    lines = [tag("p", f"{count_text(count, 'trial')} failed: {reason}") for reason, count in reasons.most_common(10)]
+    lines = [tag("p", f"{counted(count, 'trial')} failed: {reason}") for reason, count in reasons.most_common(10)]
     listing = table(
         head, rows, sortable=True, texts=2, caption="Scores are on validation photos; click a column to sort by it."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from catdog.console import duration
+from catdog.console import counted, duration
 from catdog.prediction.commit import read_rows
 from catdog.prediction.page.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
 from catdog.prediction.rows import LabelRule
@@ -18,7 +18,6 @@ from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import (
     Section,
     build_page,
-    count_text,
     details,
     figure,
     folded,
@@ -122,14 +121,12 @@ def _histograms(shown: Shown) -> Html:
             x_label="confidence",
             series=list(shown.labels).index(label) % 8,
         )
-        parts.append(
-            figure([tag("strong", label, class_="name"), f", {count_text(shown.labels[label], 'photo')}"], chart)
-        )
+        parts.append(figure([tag("strong", label, class_="name"), f", {counted(shown.labels[label], 'photo')}"], chart))
     more = len(labels) - _HISTOGRAMS
     return join(
         [
             tag("div", join(parts), class_="columns"),
-            tag("p", f"Not shown: {count_text(more, 'label')} with fewer photos.", class_="soft") if more > 0 else None,
+            tag("p", f"Not shown: {counted(more, 'label')} with fewer photos.", class_="soft") if more > 0 else None,
         ]
     )
 
@@ -142,7 +139,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
         *((str(index), f"{kind} ({count})") for index, (kind, count) in enumerate(kinds.items())),
     ]
     total = sum(shown.labels.values())
-    what = f"All {count_text(total, 'labelled photo')}."
+    what = f"All {counted(total, 'labelled photo')}."
     if len(shown.photos) < total:
         what = (
             f"A sample of {len(shown.photos):,} of {total:,} labelled photos: for each label the least confident and "
