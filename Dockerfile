@@ -1,9 +1,9 @@
-# The image of kuberay.yaml and cluster.yaml: catdog, with everything it needs at the versions of .ci/constraints.txt.
+# The image of kuberay.yaml and cluster.yaml: catdog with all its packages, at the versions of .ci/constraints.txt.
 #
 #   docker build -t registry.example.com/catdog:0.1.0-cpu .
 #   docker build -t registry.example.com/catdog:0.1.0-gpu --build-arg DEVICE=gpu .
 #
-# Put your registry in the place of registry.example.com, here and in both files, and `docker push` the two.
+# Replace registry.example.com by your registry, here and in both files, and `docker push` the two images.
 
 ARG DEVICE=cpu
 FROM rayproject/ray:2.60.0-py311-${DEVICE}
@@ -16,7 +16,7 @@ COPY --chown=ray:users .ci/constraints.txt .ci/constraints.txt
 COPY --chown=ray:users catdog catdog
 COPY --chown=ray:users jobs jobs
 
-# On GPUs TensorFlow brings its CUDA with it. boto3 is for the autoscaler of a cluster on AWS.
+# On GPUs TensorFlow installs its own CUDA. The autoscaler needs boto3 on AWS.
 RUN pip install --no-cache-dir -c .ci/constraints.txt -e '.[optuna]' boto3 \
       $(if [ "$DEVICE" = gpu ]; then echo 'tensorflow[and-cuda]'; fi) \
  && python -m catdog --version

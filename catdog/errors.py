@@ -2,9 +2,9 @@
 
 CatdogError
 ├── UsageError      the user's mistake: exit code 2
-├── FailureError    the world's fault (network, disk, a lost cluster): exit code 1
-├── BadPhotosError  done, but more photos had errors than --max-errors allows: exit code 3
-└── ImageError      one photo that cannot be used; carries a code, never stops a job
+├── FailureError    a cause outside the command (network, disk, a lost cluster): exit code 1
+├── BadPhotosError  the job is done, but more photos had errors than --max-errors allows: exit code 3
+└── ImageError      one photo that cannot be used; has a code, never stops a job
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ class CatdogError(Exception):
 
 
 class UsageError(CatdogError):
-    """Something the user can put right: a flag, a path, a setting."""
+    """The user's mistake: a flag, a path, a setting."""
 
     exit_code = 2
 
 
 class FailureError(CatdogError):
-    """Something outside the user's command went wrong: network, disk, cluster."""
+    """A cause outside the user's command: network, disk, cluster."""
 
     exit_code = 1
 
 
 class BadPhotosError(CatdogError):
-    """The job is done and its results stand, but too great a share of the photos had errors."""
+    """The job is done and its results are complete, but too large a fraction of the photos had errors."""
 
     exit_code = 3
 
@@ -45,7 +45,7 @@ class ImageError(CatdogError):
         self.code, self.message = code, message
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        # An exception is built again of its text alone, and this one comes back from other processes.
+        # Unpickling calls the class with the text only; this error comes back from other processes.
         return ImageError, (self.code, self.message)
 
 
@@ -56,9 +56,9 @@ IMAGE_ERROR_CODES = (
     "too-large",
     "missing",
     "permission",
-    "io",  # a fault of disk or network that outlasted the retries
+    "io",  # a disk or network error that remained after the retries
     "changed",  # its bytes are no longer those that ingest checked
-    "crash",  # decoding it killed its process, more than once
+    "crash",  # decoding it killed the process, more than once
 )
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from catdog.command_line.settings import check_setting, convert_setting, fields_of
 from catdog.errors import UsageError
 
-# What the config.json of a run records beside its settings.
-_RECORDED_BESIDE = ("corrections_fingerprint", "labels_fingerprint", "groups_fingerprint")
+_FINGERPRINT = "_fingerprint"  # in the config.json of a run: of the content of a file that a setting names
 
 
 def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
         raise UsageError(f"{source}: expected a table of settings such as `dropout: 0.3`, found no table")
     fields, values = fields_of(config_class), {}
     for key, value in _flatten(content, fields).items():
-        if key in _RECORDED_BESIDE:
+        if key.endswith(_FINGERPRINT) and key.removesuffix(_FINGERPRINT) in fields:
             continue
         check_setting(config_class, key, prefix="", source=f"{source}: ")
         values[key] = convert_setting(config_class, key, value, flag=f"{source}: {key}")

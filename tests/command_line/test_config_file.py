@@ -44,7 +44,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
 
 def test_what_a_run_records_builds_the_same_config_again(tmp_path: Path) -> None:
     config = parse_arguments(TuneConfig, ["--recipe", "article", "--space.dropout", "uniform:0,1"], description="")
-    recorded = {**flatten_config(config), "corrections_fingerprint": "ab12"}
+    recorded = {**flatten_config(config), "corrections_fingerprint": "ab12", "labels_fingerprint": ""}
     Path(tmp_path, "config.json").write_text(json.dumps(recorded))
     assert parse_arguments(TuneConfig, ["--config", f"{tmp_path}/config.json"], description="") == config
 
