@@ -54,14 +54,17 @@ class AugmentationConfig(Settings):
 class StageConfig(Settings):
     """How one stage is trained."""
 
-    epochs: int = setting(12, "at most so many epochs", low=0, high=100_000, also=("num_epochs", "n_epochs"))
+    epochs: int = setting(12, "maximum number of epochs", low=0, high=100_000, also=("num_epochs", "n_epochs"))
     learning_rate: float = setting(3e-3, "learning rate of the optimizer", low=1e-9, high=10, also=("lr", "eta"))
     optimizer: str = setting("adam", "optimizer", choices=("adam", "rmsprop", "sgd"), also=("optim", "solver"))
     global_batch_size: int = setting(
         32, "rows in a step, over all workers together", low=1, high=65_536, also=("batch_size", "batch", "bs")
     )
     patience: int = setting(
-        0, "stop after so many epochs without a better validation loss; 0: never", low=0, also=("early_stopping",)
+        0,
+        "epochs without a better validation loss before the stage stops; 0: never stop early",
+        low=0,
+        also=("early_stopping",),
     )
 
 
@@ -70,7 +73,7 @@ class UnfrozenStageConfig(StageConfig):
     """How the unfrozen stage is trained, and what of the backbone it trains."""
 
     epochs: int = setting(
-        8, "at most so many epochs; 0 leaves the stage out", low=0, high=100_000, also=("num_epochs", "n_epochs")
+        8, "maximum number of epochs; 0 leaves the stage out", low=0, high=100_000, also=("num_epochs", "n_epochs")
     )
     learning_rate: float = setting(1e-4, "learning rate of the optimizer", low=1e-9, high=10, also=("lr", "eta"))
     unfreeze_from: str = setting("block7a_project_conv", "first layer that is trained; `input`: the whole backbone")
@@ -98,7 +101,7 @@ class ClusterConfig(Settings):
         0, "processes that run the frozen trunk; 0: planned", low=0, high=100_000, identity=False
     )
     start_timeout_seconds: int = setting(
-        600, "give up when the workers have not started after so many seconds", low=10, identity=False
+        600, "seconds to wait for the workers to start before giving up", low=10, identity=False
     )
     max_failures: int = setting(3, "restarts after a lost worker or node", low=0, identity=False)
     max_preemptions: int = setting(20, "restarts after a preempted node", low=0, identity=False)
@@ -121,12 +124,14 @@ class IngestConfig(Settings):
     splits: str = setting(
         "", "folders that are splits, such as train=training_set,test=held_out; none: there are none", group="photos"
     )
-    train_per_class: int = setting(-1, "at most so many training photos of each class; -1: all", group="photos", low=-1)
+    train_per_class: int = setting(
+        -1, "maximum number of training photos in each class; -1: all", group="photos", low=-1
+    )
     validation_per_class: int = setting(
-        -1, "at most so many validation photos of each class; -1: all", group="photos", low=-1
+        -1, "maximum number of validation photos in each class; -1: all", group="photos", low=-1
     )
     test_per_class: int = setting(
-        -1, "at most so many test photos of each class; -1: all, 0: no test split", group="photos", low=-1
+        -1, "maximum number of test photos in each class; -1: all, 0: no test split", group="photos", low=-1
     )
     seed: int = setting(
         0, "seed of the split, the augmentation and the training", group="photos", low=0, high=2**31 - 1
@@ -242,7 +247,7 @@ class PredictClusterConfig(Settings):
         0, "processes that run the model; 0: planned", low=0, high=100_000, identity=False, also=("workers",)
     )
     batch_size: int = setting(
-        0, "photos in one call of the model; 0: 32, on GPUs 256", low=0, high=4096, identity=False, also=("batch",)
+        0, "photos in a batch; 0: 32, on GPUs 256", low=0, high=4096, identity=False, also=("batch",)
     )
     use_gpu: str = setting(
         "auto", "use GPUs; auto: where there are any", choices=("auto", "yes", "no"), identity=False, also=_GPU_WORDS
@@ -277,7 +282,7 @@ class PredictConfig(Settings):
         also=("weights", "checkpoint", "model_dir"),
     )
     engine: str = setting(
-        "auto", "what runs the model", group="model", choices=("auto", "tensorflow", "openvino"), identity=False
+        "auto", "library that runs the model", group="model", choices=("auto", "tensorflow", "openvino"), identity=False
     )
     precision: str = setting(
         "float32",
@@ -290,7 +295,7 @@ class PredictConfig(Settings):
         0.0, "below this probability the label is `unsure`", group="labels", low=0, high=1, also=("confidence", "conf")
     )
     top_k: int = setting(
-        1, "so many of the most probable classes get columns of their own", group="labels", low=1, high=1000
+        1, "number of most probable classes that get their own columns", group="labels", low=1, high=1000
     )
     evaluate: bool = setting(
         False, "the class folders are the truth: add accuracy and confusion matrix", group="labels", identity=False
@@ -309,7 +314,9 @@ class PredictConfig(Settings):
     sort_into: str = setting(
         "", "folder in which the photos are laid out by label afterwards", group="output", identity=False
     )
-    sort: str = setting("copy", "how they get there", group="output", choices=("copy", "link", "move"), identity=False)
+    sort: str = setting(
+        "copy", "how --sort-into puts them there", group="output", choices=("copy", "link", "move"), identity=False
+    )
     overwrite: bool = setting(
         False, "replace results that were made with other settings", group="output", identity=False, also=("force",)
     )
