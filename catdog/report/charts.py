@@ -159,15 +159,15 @@ def scatter(
     names: Sequence[str] | None = None,
     steps: Sequence[tuple[float, float]] = (),
 ) -> Html:
-    """Return a mark for each of `points`; axes are logarithmic where values are far apart.
+    """Return a mark for each of `points`; an axis is logarithmic where its values are far apart.
 
-    With `names`, x counts through them. `steps` is a line that holds its value until the next of its points.
+    With `names`, x counts through them. `steps` is a line over time that holds each value until the next.
     """
     across = [point.x for point in points]
     if names:
         x = horizontal_axis(-0.5, len(names) - 0.5)
     else:
-        x = axis_of(across, start=LEFT, end=RIGHT, log=is_wide(across))
+        x = axis_of(across, start=LEFT, end=RIGHT, log=is_wide(across) and not steps)
     heights = [point.y for point in points]
     y = axis_of(heights, start=BOTTOM, end=TOP, log=is_wide(heights))
     marks = [tag("path", d=line_path(_stairs(steps, x, y)), class_="line s0")] if steps else []

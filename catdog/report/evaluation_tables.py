@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.console import counted
 from catdog.evaluation.metrics import wilson_interval
 from catdog.report.markup import Child, Html, join, tag
-from catdog.report.page import figure, folded, table
+from catdog.report.page import details, figure, table
 from catdog.storage.schemas import UNSURE
 
 _MATRIX = 24  # classes; nobody reads a larger matrix
-_PAIRS = 30
+_PAIRS = 12
+_WORST = 12  # classes shown of many; all of them are folded
 
 Evaluation = Mapping[str, Any]  # as Evaluation.to_json has it
 
@@ -100,17 +102,22 @@ def _level(share: float) -> int:
 
 
 def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
+    # Nothing is known of a class that no photo is of and that none was predicted as.
+    known = [one for one in scores if one["photos"] or one["precision"] is not None]
     rows: list[Sequence[Child]] = [
         (
             one["name"],
             f"{one['photos']:,}",
             *("-" if one[key] is None else f"{one[key]:.4f}" for key in ("precision", "recall", "f1")),
         )
-        for one in scores
-        if one["photos"] or one["precision"] is not None  # nothing is known of a class that is nowhere to be found
+        for one in known
     ]
-    listing = table(("class", "photos", "precision", "recall", "F1"), rows, sortable=len(rows) > 2)
-    return folded(len(rows), "row", listing)
+    head = ("class", "photos", "precision", "recall", "F1")
+    if len(rows) <= _MATRIX:
+        return table(head, rows, sortable=len(rows) > 2)
+    ranked = sorted(range(len(known)), key=lambda place: math.inf if known[place]["f1"] is None else known[place]["f1"])
+    worst = table(head, [rows[place] for place in ranked[:_WORST]], caption=f"The {_WORST} classes with the lowest F1")
+    return join([worst, details(f"All {len(rows)} classes", table(head, rows, sortable=True))])
 
 
 def comparison_sentence(comparison: Mapping[str, Any], *, first: str, second: str, where: str = "photos") -> str:

@@ -36,7 +36,7 @@ from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE
-from catdog.training.report import build_train_page
+from catdog.training.page.report import build_train_page
 from catdog.training.stages import StageLayout, TrainJob, best_stage, check_cut, model_card, stage_batches, stage_mark
 
 

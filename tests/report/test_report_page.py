@@ -28,7 +28,7 @@ from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.rows import LabelRule, build_rows, encode
 from catdog.report.page import write_page
 from catdog.storage import files
-from catdog.training.report import build_train_page
+from catdog.training.page.report import build_train_page
 from catdog.tuning.report import build_tune_page
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
