@@ -16,6 +16,21 @@ from catdog.cluster.environment import prepare_environment
 prepare_environment(verbose=False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make one group of all files that start a Ray, and one of each other file.
+
+    `pytest -n 2 --dist loadgroup` runs the first in one process, one after the other, and the others beside it: two
+    Rays on one machine would take each other's CPUs and ports.
+    """
+    with_ray = {
+        item.path
+        for item in items
+        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "cluster"
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A real local Ray of two CPUs, started once."""
