@@ -20,6 +20,7 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "train_per_class": 1000,
         "validation_per_class": 500,
         "test_per_class": 0,
+        "frozen.head": "epochs",
         "frozen.epochs": 100,
         "frozen.learning_rate": 2e-5,
         "frozen.optimizer": "rmsprop",
@@ -48,6 +49,7 @@ class AugmentationConfig(Settings):
     shear_degrees: float = setting(0.2, "shear by at most this angle", low=0, high=89)
     zoom_fraction: float = setting(0.2, "zoom each axis by a factor between 1 - this and 1 + this", low=0, high=0.99)
     horizontal_flip: bool = setting(True, "mirror each photo with probability 0.5")
+    mirror_pairs: bool = setting(False, "every second view is the mirror image of the one before it")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,36 @@ class StageConfig(Settings):
         "epochs without a better validation loss before the stage stops; 0: never stop early",
         low=0,
         also=("early_stopping",),
+    )
+    schedule: str = setting(
+        "constant",
+        "learning rate over the epochs; cosine: falls to 0",
+        choices=("constant", "cosine"),
+        also=("lr_schedule", "scheduler", "lr_scheduler"),
+    )
+    weight_decay: float = setting(
+        0.0, "each step takes this fraction, times the learning rate, off each kernel", low=0, high=1
+    )
+    label_smoothing: float = setting(
+        0.0, "fraction of each label that is spread over all classes", low=0, high=0.5, also=("smoothing",)
+    )
+    average_decay: float = setting(
+        0.0,
+        "keep a moving average of the weights with this decay a step, and measure and save it; 0: none",
+        low=0,
+        high=0.9999,
+        also=("ema", "ema_decay", "ema_momentum"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenStageConfig(StageConfig):
+    """How the frozen stage finds the head."""
+
+    head: str = setting(
+        "logistic",
+        "logistic: regularized logistic regression on the features, solved; epochs: trained in epochs",
+        choices=("logistic", "epochs"),
     )
 
 
@@ -186,6 +218,12 @@ class TrainConfig(IngestConfig):
         group="features",
         low=0,
     )
+    class_weights: str = setting(
+        "auto",
+        "balanced: photos of rare classes count more in training; auto: where one class has 1.5 times another's photos",
+        group="model",
+        choices=("auto", "balanced", "none"),
+    )
     augment_validation: bool = setting(
         False, "augment the validation photos too, as the article does", group="features"
     )
@@ -207,7 +245,7 @@ class TrainConfig(IngestConfig):
         identity=False,
     )
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
-    frozen: StageConfig = dataclasses.field(default_factory=StageConfig)
+    frozen: FrozenStageConfig = dataclasses.field(default_factory=FrozenStageConfig)
     unfrozen: UnfrozenStageConfig = dataclasses.field(default_factory=UnfrozenStageConfig)
     cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
 

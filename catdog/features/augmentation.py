@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from catdog.config import AugmentationConfig
-from catdog.features.spec import MIRRORED_VIEW, PLAIN_VIEW
+from catdog.features.spec import PLAIN_VIEW
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,11 @@ def apply_transform(image: np.ndarray, transform: Transform) -> np.ndarray:
 
 
 def augment(image: np.ndarray, *, seed: int, digest: str, view: int, ranges: AugmentationConfig) -> np.ndarray:
-    """Return a view of uint8 (H, W, 3) `image`: 0 is itself, -1 its mirror image, from 1 on augmented copies."""
+    """Return view number `view` of uint8 (H, W, 3) `image`: 0 is the image itself, others are augmented copies."""
     if view == PLAIN_VIEW:
         return image
-    if view == MIRRORED_VIEW:
-        return image[:, ::-1]
+    if ranges.mirror_pairs and view % 2 == 0:
+        return augment(image, seed=seed, digest=digest, view=view - 1, ranges=ranges)[:, ::-1]
     height, width = image.shape[:2]
     rng = view_generator(seed=seed, digest=digest, view=view)
     return apply_transform(image, draw_transform(rng, ranges=ranges, height=height, width=width))

@@ -25,6 +25,16 @@ class RowSource(Protocol):
 
     rows: int
 
+    @property
+    def every_view_rows(self) -> int:
+        """Rows of the share in all its views together."""
+
+    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the share in all its views, at most `limit` rows or a block more.
+
+        (N, …) features, (N,) int32 labels, and (N,) the place of each row's photo among those of all shares.
+        """
+
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield chunks of ((N, …) features, (N,) int32 labels) for epoch `number`, from 0 on."""
 
@@ -77,6 +87,26 @@ class CachedRows:
                     row += len(piece)
                 yield features, labels[order]
 
+    @property
+    def every_view_rows(self) -> int:
+        """Rows of the share in all its views together."""
+        return self.rows * len(self._cache.views)
+
+    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the share in all its views, at most `limit` rows or a block more; as RowSource has it."""
+        wanted, rows = [], 0
+        for piece in self._slices:
+            if rows >= limit:
+                break
+            wanted += [(view, *piece) for view in self._cache.views]
+            rows += (piece[2] - piece[1]) * len(self._cache.views)
+        starts = np.cumsum(self._cache.content.row_counts) - self._cache.content.row_counts
+        with ThreadPoolExecutor(8) as pool:
+            arrays = list(pool.map(lambda piece: self._read(*piece), wanted))
+        features, labels = (np.concatenate([pair[column] for pair in arrays]) for column in (0, 1))
+        photos = [starts[block] + np.arange(start, stop) for _, block, start, stop in wanted]
+        return features, labels, np.concatenate(photos)
+
     def _read(self, view: int, block: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         held = self._memory.get((view, block))
         if held is None:
@@ -113,18 +143,41 @@ class StreamedRows:
         self, source: StreamSource, *, rank: int, workers: int, seed: int, pretrained: Any, plan: Plan
     ) -> None:
         self.rows = source.photos.num_rows // workers
-        self._photos = source.photos.slice(rank * self.rows, self.rows)
+        self._first = rank * self.rows
+        self._photos = source.photos.slice(self._first, self.rows)
         self._source, self._seed = source, seed
         self._pretrained, self._plan, self._workers = pretrained, plan, workers
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield blocks of epoch `number`, from 0 on."""
-        order = np.random.default_rng([self._seed, number]).permutation(self.rows)
         return stream_features(
-            self._photos.take(pa.array(order)),
+            self._photos.take(pa.array(self._order(number))),
             view=self._source.views[number % len(self._source.views)],
             extraction=self._source.extraction,
             pretrained=self._pretrained,
             plan=self._plan,
             workers=self._workers,
         )
+
+    @property
+    def every_view_rows(self) -> int:
+        """Rows of the share in all its views together."""
+        return int(self.rows) * len(self._source.views)
+
+    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the share in all its views, at most `limit` rows or a block more; as RowSource has it."""
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        rows = 0
+        for number in range(len(self._source.views)):
+            order, place = self._order(number), 0
+            for features, labels in self.epoch(number):
+                if rows < limit:  # the rest of a started epoch runs to its end, which frees its actors
+                    found.append((features, labels, self._first + order[place : place + len(labels)]))
+                place, rows = place + len(labels), rows + len(labels)
+            if rows >= limit:
+                break
+        features, labels, photos = (np.concatenate([part[column] for part in found]) for column in range(3))
+        return features, labels, photos
+
+    def _order(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, number]).permutation(self.rows)

@@ -15,7 +15,6 @@ from catdog.photos.decoding.limits import DecodeLimits
 from catdog.storage import artifacts
 
 PLAIN_VIEW = 0
-MIRRORED_VIEW = -1
 PHOTOS_PER_PART = 64
 VIEWS_PER_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block of Ray Data
 
@@ -45,6 +44,8 @@ class Extraction:
         # The names that caches have had from the start.
         fields |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
         fields |= {"max_pixels": self.limits.max_pixels}
+        if not self.augmentation.mirror_pairs:  # a setting that earlier versions did not have
+            del fields["augmentation"]["mirror_pairs"]
         return artifacts.fingerprint({**fields, "photos": photos.fingerprint, "format": 1})
 
 

@@ -152,7 +152,7 @@ class EpochFollower:
                 self._named = stage.name
                 say(f"{stage.name.capitalize()} stage:")
             for row in history[self._shown[stage.name] :]:
-                say(epoch_text(int(row["epoch"]), stage.settings.epochs, row))
+                say(epoch_text(int(row["epoch"]), stage.epochs, row))
             self._shown[stage.name] = len(history)
             self._note(stage.name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,46 +13,39 @@ from catdog.evaluation.held_out import read_outcomes, worst_outcomes
 from catdog.photos.decoding.decode import decode_image, make_thumbnail, overlay_heat
 from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
-from catdog.storage import artifacts, files
+from catdog.storage import files
 from catdog.storage.schemas import PICTURES
-from catdog.training.stages import TrainJob, best_stage
+from catdog.training.fit.train_step import Networks
+from catdog.training.stages import TrainJob, best_stage, stage_mark
 
 WORST = 24  # errors that are shown
-HEAT_FILE, HEAT_FAILURE = "heat.parquet", "heat.json"
+HEATMAP_FILE, HEATMAP_FAILURE = "heat.parquet", "heat.json"
 
 
-def write_heatmaps(job: TrainJob, classifier: Any, *, distributed: bool) -> None:
+def write_heatmaps(job: TrainJob, networks: Networks) -> None:
     """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
 
     The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
     run goes on without the pictures, and heat.json says why.
     """
-    path = files.join(job.run_dir, HEAT_FILE)
+    path = files.join(job.run_dir, HEATMAP_FILE)
     if files.exists(path):
         return
     try:
-        directories = {stage.name: files.join(job.run_dir, stage.name) for stage in job.stages}
-        marks = {name: artifacts.completed(directory, inputs={}) or {} for name, directory in directories.items()}
-        best = best_stage(marks)
-        rows = read_outcomes(directories[best], classes=job.spec.classes)
+        best = best_stage({stage.name: stage_mark(job.run_dir, stage.name) for stage in job.stages})
+        rows = read_outcomes(files.join(job.run_dir, best), classes=job.spec.classes)
         worst = worst_outcomes(rows, limit=WORST) if rows is not None else []
-        pictures = _make_heatmaps(job, classifier, directories, best, worst, distributed) if worst else []
+        pictures = _make_heatmaps(job, _load_best(job, networks, best), worst) if worst else []
         write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
-    except Exception as error:
-        files.write_json(files.join(job.run_dir, HEAT_FAILURE), {"message": one_line(error)})
+    except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
+        files.write_json(files.join(job.run_dir, HEATMAP_FAILURE), {"message": one_line(error)})
 
 
-def _make_heatmaps(
-    job: TrainJob,
-    classifier: Any,
-    directories: Mapping[str, str],
-    best: str,
-    worst: list[dict[str, Any]],
-    distributed: bool,
-) -> list[dict[str, Any]]:
-    """Return rows of the schema rows.PICTURES for the photos of `worst` that can be read."""
+def _load_best(job: TrainJob, networks: Networks, best: str) -> Any:
+    """Return a classifier of this process alone with the weights of the stage `best`."""
     from catdog.model import classifier as model
 
+    classifier, distributed = networks.float32, networks.strategy.num_replicas_in_sync > 1
     if distributed:
         import tensorflow as tf
 
@@ -60,7 +53,14 @@ def _make_heatmaps(
         with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
             classifier = model.build_classifier(job.spec)
     if distributed or best != job.stages[-1].name:
-        model.load_weights_into(classifier, files.join(directories[best], "model"))
+        model.load_weights_into(classifier, files.join(job.run_dir, best, "model"))
+    return classifier
+
+
+def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of the schema PICTURES for the photos of `worst` that can be read."""
+    from catdog.model import classifier as model
+
     names, images, thumbnails, labels = [], [], [], []
     for row in worst:
         try:
@@ -74,8 +74,8 @@ def _make_heatmaps(
         labels.append(job.spec.classes.index(row["label"]))
     if not names:
         return []
-    heat = model.class_maps(classifier, np.stack(images), np.array(labels))
+    heatmaps = model.class_maps(classifier, np.stack(images), np.array(labels))
     return [
-        {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, one)}
-        for name, thumbnail, one in zip(names, thumbnails, heat, strict=True)
+        {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, heatmap)}
+        for name, thumbnail, heatmap in zip(names, thumbnails, heatmaps, strict=True)
     ]

@@ -35,9 +35,19 @@ from catdog.storage.run_directory import Stopwatch, open_run
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
-from catdog.training.heatmaps import HEAT_FAILURE, HEAT_FILE
+from catdog.training.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
-from catdog.training.stages import StageLayout, TrainJob, best_stage, check_cut, model_card, stage_batches, stage_mark
+from catdog.training.stages import (
+    StageLayout,
+    TrainJob,
+    best_stage,
+    check_cut,
+    choice_text,
+    class_weights,
+    model_card,
+    stage_batches,
+    stage_mark,
+)
 
 
 def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:
@@ -79,6 +89,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
             stages=layout.stages(),
             card=model_card(config, manifest, pretrained),
             plan=plan,
+            class_weights=class_weights(config, manifest),
             precision=config.precision,
             explain=True,
             limits=DecodeLimits(max_pixels=config.max_pixels),
@@ -115,7 +126,7 @@ def _finish(
     copy_model(files.join(run_dir, best, "model"), files.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature)
     draw_curves({name: read_history(files.join(run_dir, name)) for name in marks}, run_dir=run_dir)
-    leftovers = ("checkpoints", LOSSES_FILE, HEAT_FILE, HEAT_FAILURE)
+    leftovers = ("checkpoints", LOSSES_FILE, HEATMAP_FILE, HEATMAP_FAILURE)
     for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
         files.delete(files.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
@@ -131,11 +142,12 @@ def _finish(
                 "best_epoch": mark["best_epoch"],
                 "seconds": mark["train_seconds"],
                 "trunk_images_per_second": rate,
-                **{split: mark[split] for split in ("validation", "test") if split in mark},
+                **{key: mark[key] for key in ("head", "validation", "test", "against") if key in mark},
             }
             for name, mark in marks.items()
         },
         "model": best,
+        "choice": choice_text(marks),
         "seconds": {"total": round(math.fsum(steps.values()), 3), **steps},
         "versions": versions(),
     }
@@ -167,11 +179,11 @@ def _diagnose(
             best=best,
             temperature=temperature,
             train_features=cached[0] if cached else None,
-            heat=files.join(run_dir, HEAT_FILE),
+            heat=files.join(run_dir, HEATMAP_FILE),
             limits=DecodeLimits(max_pixels=config.max_pixels),
             task_cpus=job.plan.task_cpus,
         )
-        failure = files.join(run_dir, HEAT_FAILURE)
+        failure = files.join(run_dir, HEATMAP_FAILURE)
         if files.exists(failure):
             lines.append(f"Warning: no pictures of where the model looked: {files.read_json(failure)['message']}")
     except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
@@ -186,7 +198,8 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str) -> None:
     seconds = report["seconds"]
     parts = ", ".join(f"{name} {duration(seconds[name])}" for name in seconds if name != "total")
     say(f"Time: {duration(seconds['total'])} ({parts})")
-    say(f"Model: {files.join(run_dir, 'model')} (the {report['model']} stage's, better on validation)")
+    chosen = report.get("choice", f"the {report['model']} stage's, better on validation")  # as earlier versions had it
+    say(f"Model: {files.join(run_dir, 'model')} ({chosen})")
 
 
 def _write_page(report: Mapping[str, Any], *, run_dir: str) -> None:

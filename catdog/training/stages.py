@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from catdog.cluster.plan import Plan
 from catdog.command_line.settings import flatten_config
-from catdog.config import StageConfig, TrainConfig
+from catdog.config import FrozenStageConfig, StageConfig, TrainConfig
 from catdog.console import ProgressLine, say
 from catdog.errors import FailureError
 from catdog.features.cache import FeatureCache, locate_cache
@@ -23,9 +23,12 @@ from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, UNIT_SCALING, Scali
 from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
-from catdog.photos.manifest import Manifest
+from catdog.photos.manifest import UNEVEN_RATIO, Manifest
 from catdog.storage import artifacts, files
 from catdog.storage.artifacts import versions
+
+_VIEWS_OF_HEAD = 2  # of each photo, where every epoch would take a fresh one and a solved head has no epochs
+_SIGNIFICANT = 0.05  # of the paired test between stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,16 @@ class StageJob:
     train: FeatureCache | StreamSource
     validation: FeatureCache
     test: FeatureCache | None
+
+    @property
+    def is_logistic(self) -> bool:
+        """Tell whether the stage solves its head instead of training in epochs."""
+        return isinstance(self.settings, FrozenStageConfig) and self.settings.head == "logistic"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs at most, as a person is told: a head that is solved takes one."""
+        return 1 if self.is_logistic else self.settings.epochs
 
     def is_ready(self) -> bool:
         """Tell whether the trunk pass has finished every cache of the stage."""
@@ -55,6 +68,7 @@ class TrainJob:
     stages: tuple[StageJob, ...]
     card: Mapping[str, Any]
     plan: Plan
+    class_weights: tuple[float, ...] = ()  # of each class in the loss; empty: all count the same
     precision: str = "auto"
     explain: bool = False  # leave pictures of where the best model looked, for its worst errors
     limits: DecodeLimits = DEFAULT_LIMITS
@@ -133,12 +147,17 @@ class StageLayout:
     def _photos(self, split: str, settings: StageConfig) -> PhotoSet:
         views: tuple[int, ...] = (PLAIN_VIEW,)
         if split == "train":
-            views = tuple(range(1, 1 + min(self._config.views or settings.epochs, max(1, settings.epochs))))
+            views = tuple(range(1, 1 + self._view_count(settings)))
         elif split == "validation" and self._config.augment_validation:
             views = (1,)
         if (split, views) not in self._photo_sets:
             self._photo_sets[split, views] = PhotoSet(table=self._splits[split], views=views)
         return self._photo_sets[split, views]
+
+    def _view_count(self, settings: StageConfig) -> int:
+        if isinstance(settings, FrozenStageConfig) and settings.head == "logistic":
+            return self._config.views or _VIEWS_OF_HEAD
+        return min(self._config.views or settings.epochs, max(1, settings.epochs))
 
     def _is_streamed(self, settings: StageConfig, cut: str) -> bool:
         return self._train_bytes(settings, cut) > self._config.cache_budget_gib * 2**30
@@ -164,6 +183,15 @@ class StageLayout:
             limits=DecodeLimits(max_pixels=config.max_pixels),
             augmentation=config.augmentation,
         )
+
+
+def class_weights(config: TrainConfig, manifest: Manifest) -> tuple[float, ...]:
+    """Return the weight of each class in the training loss, N / (K * photos of it); empty where all count the same."""
+    counts = [manifest.counts()["train"][name] for name in manifest.classes]
+    balanced = config.class_weights == "balanced"
+    if config.class_weights == "auto":
+        balanced = max(counts) > UNEVEN_RATIO * min(counts)
+    return tuple(sum(counts) / (len(counts) * count) for count in counts) if balanced else ()
 
 
 def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
@@ -237,6 +265,53 @@ def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
     return summary
 
 
+def finished_marks(run_dir: str, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the marks of those of `stages` that are finished, in their order."""
+    found = {name: artifacts.completed(files.join(run_dir, name), inputs={}) for name in stages}
+    return {name: mark for name, mark in found.items() if mark is not None}
+
+
+def rank_key(scores: Mapping[str, float]) -> tuple[float, float]:
+    """Return what models are ranked by, the greatest first: validation loss, and of equal losses the accuracy.
+
+    The loss tells more than the accuracy: one photo of a thousand changes the accuracy by chance.
+    """
+    return -scores["loss"], scores["accuracy"]
+
+
 def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the stage whose model is the run's: the better one by validation accuracy, then by loss."""
-    return max(marks, key=lambda name: (marks[name]["validation"]["accuracy"], -marks[name]["validation"]["loss"]))
+    """Return the stage whose model is the run's.
+
+    A later stage replaces an earlier one by `rank_key` on validation, unless the paired test in its mark says that it
+    gets fewer photos right. Of equals the earlier stage stays.
+    """
+    best, *later = marks
+    for name in later:
+        if rank_key(marks[name]["validation"]) > rank_key(marks[best]["validation"]) and not _is_worse(marks[name]):
+            best = name
+    return best
+
+
+def choice_text(marks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in a sentence why the model of `best_stage` is the run's."""
+    best = best_stage(marks)
+    others = [name for name in marks if name != best]
+    if not others:
+        return f"the {best} stage is the only one"
+    loss, other = (marks[name]["validation"]["loss"] for name in (best, others[-1]))
+    text = f"the {best} stage's model has the lower validation loss: {loss:.4f} against {other:.4f}"
+    if loss > other:
+        against = marks[others[-1]]["against"]
+        text = (
+            f"the {others[-1]} stage lowers the validation loss from {loss:.4f} to {other:.4f}, but gets fewer "
+            f"validation photos right (McNemar p = {against['p_value']:.3g})"
+        )
+    return text
+
+
+def _is_worse(mark: Mapping[str, Any]) -> bool:
+    """Tell whether the paired test in the mark of a stage finds it less accurate than the earlier one."""
+    against = mark.get("against")  # earlier versions made no test
+    if not against:
+        return False
+    return bool(against["p_value"] < _SIGNIFICANT and against["only_first_correct"] > against["only_second_correct"])

@@ -37,7 +37,7 @@ from catdog.report.tracking import require_tracker, track_runs
 from catdog.storage import files
 from catdog.storage.artifacts import versions
 from catdog.storage.run_directory import open_run
-from catdog.training.stages import StageJob, StageLayout, check_cut, model_card, stage_batches
+from catdog.training.stages import StageJob, StageLayout, check_cut, class_weights, model_card, stage_batches
 from catdog.tuning.records import (
     Record,
     best_record,
@@ -101,6 +101,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
             base=base,
             space=space,
             card=model_card(base, manifest, pretrained),
+            class_weights=class_weights(base, manifest),
             layouts=layouts,
             run_dir=run_dir,
             memory_bytes=_memory_bytes(parallel),

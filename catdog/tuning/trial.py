@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,11 +22,13 @@ from catdog.config import TrainConfig
 from catdog.errors import FailureError
 from catdog.features.cache import FeatureCache
 from catdog.features.rows import CachedRows
-from catdog.model.saved_model import ClassifierSpec, copy_model, spec_to_card
+from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.storage import files
 from catdog.training.driver import LOSSES_FILE, Training
 from catdog.training.fit.checkpoint import StageState, read_history
-from catdog.training.fit.train_loop import DivergedError, evaluate, fit_stage
+from catdog.training.fit.stage_runner import Place, train_stages
+from catdog.training.fit.train_loop import DivergedError, StageRows
+from catdog.training.fit.train_step import Networks
 from catdog.training.stages import StageJob, TrainJob, best_stage, stage_mark
 from catdog.tuning.records import trial_directory, write_record
 from catdog.tuning.space import Space, layout_settings
@@ -45,18 +47,25 @@ class Sweep:
     run_dir: str
     memory_bytes: int
     plan: Plan  # of one distributed trial
+    class_weights: tuple[float, ...] = ()
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
         """Return the settings of the trial of these `values`."""
         return build_config(TrainConfig, {**flatten_config(self.base), **values})
 
-    def layout(self, values: Mapping[str, Any]) -> tuple[ClassifierSpec, list[StageJob]]:
-        """Return model and stages of the trial of these `values`."""
+    def train_job(self, values: Mapping[str, Any], *, number: int) -> TrainJob:
+        """Return what trial `number` of these `values` trains."""
         config = self.config(values)
         spec, stages = self.layouts[tuple(values[key] for key in layout_settings(self.space))]
-        return (
-            dataclasses.replace(spec, dropout=config.dropout),
-            [dataclasses.replace(stage, settings=getattr(config, stage.name)) for stage in stages],
+        return TrainJob(
+            run_dir=trial_directory(self.run_dir, number),
+            spec=dataclasses.replace(spec, dropout=config.dropout),
+            seed=config.seed,
+            stages=tuple(dataclasses.replace(stage, settings=getattr(config, stage.name)) for stage in stages),
+            card=self.card,
+            plan=self.plan,
+            class_weights=self.class_weights,
+            precision=self.base.precision,
         )
 
 
@@ -86,85 +95,71 @@ class QuickTrial:
         from catdog.model import classifier as model
 
         model.configure_tensorflow(threads=TRIAL_CPUS)
-        config = sweep.config(values)
-        self._sweep, self._directory = sweep, trial_directory(sweep.run_dir, number)
-        self._spec, self._stages = sweep.layout(values)
+        self._sweep, self._job = sweep, sweep.train_job(values, number=number)
         # One classifier with dropout serves all trials: only its rate is set for each, even to 0.
-        precision = model.choose_precision(config.precision, model.gpu_capabilities())
-        rebuilt = dataclasses.replace(self._spec, dropout=0.5)
-        self._classifier, weights = _fresh_classifier(rebuilt, pretrained, precision)
-        self._float32_model = self._classifier
-        if precision != "float32":
-            self._float32_model, _ = _fresh_classifier(rebuilt, pretrained, "float32")
-        self._classifier.set_weights(weights)
-        self._classifier.get_layer(model.DROPOUT).rate = config.dropout
-        self._strategy = tf.distribute.get_strategy()
-        tf_keras.utils.set_random_seed(config.seed)
-        self._seed = config.seed
-        self._best = {"val_acc": 0.0, "val_loss": float("inf")}
-        self._epochs = 0
+        precision = model.choose_precision(self._job.precision, model.gpu_capabilities())
+        rebuilt = dataclasses.replace(self._job.spec, dropout=0.5)
+        trained, weights = _fresh_classifier(rebuilt, pretrained, precision)
+        float32 = trained if precision == "float32" else _fresh_classifier(rebuilt, pretrained, "float32")[0]
+        self._networks = Networks(trained=trained, float32=float32, strategy=tf.distribute.get_strategy())
+        self._networks.set_weights(weights)
+        trained.get_layer(model.DROPOUT).rate = self._job.spec.dropout
+        tf_keras.utils.set_random_seed(self._job.seed)
 
     def fit(self) -> dict[str, Any]:
-        """Train all stages, write the best one's model, and return its scores."""
-        found: list[tuple[tuple[float, float], dict[str, Any]]] = []
-        for place, stage in enumerate(self._stages):
-            path, last = self._state_path(stage), place + 1 == len(self._stages)
-            state = StageState.from_bytes(files.read_bytes(path)) if files.exists(path) else None
-            if state is not None:
-                self._report(state, stage, last)
-            state = fit_stage(
-                self._classifier,
-                stage.settings,
-                cut=stage.cut,
-                train=_rows(_cached(stage.train), self._seed, self._sweep.memory_bytes),
-                validation=_rows(stage.validation, None, self._sweep.memory_bytes),
-                strategy=self._strategy,
-                seed=self._seed,
-                state=state,
-                on_epoch=lambda state, _, stage=stage, last=last: self._report(state, stage, last),  # type: ignore[misc]
-            )
-            self._best, self._epochs = self._best_scores(state), self._epochs + state.epoch
-            if self._float32_model is not self._classifier:
-                self._float32_model.set_weights(self._classifier.get_weights())
-            scores = {"validation": self._evaluate(stage, stage.validation)}
-            if stage.test is not None:
-                scores["test"] = self._evaluate(stage, stage.test)
-            key = (scores["validation"]["accuracy"], -scores["validation"]["loss"])
-            if not found or key > max(best for best, _ in found):
-                self._write_model(stage, state, scores)
-            found.append((key, {"stage": stage.name, **scores}))
-        best = max(found, key=lambda pair: pair[0])[1]
-        return {"status": "finished", "epochs": self._epochs, **best}
+        """Train all stages, keep the best one's model, and return its scores."""
+        epochs: list[dict[str, float]] = []
+        train_stages(
+            self._job,
+            self._networks,
+            place=Place(),
+            open_rows=self._open_rows,
+            observe=lambda stage: _TuneObserver(self._job, stage, epochs),
+        )
+        return _keep_best(self._job)
 
-    def _evaluate(self, stage: StageJob, cache: FeatureCache) -> dict[str, float]:
-        rows = _rows(cache, None, self._sweep.memory_bytes)
-        return evaluate(self._float32_model, cut=stage.cut, rows=rows, strategy=self._strategy)
+    def _open_rows(self, stage: StageJob) -> StageRows:
+        memory_bytes = self._sweep.memory_bytes
+        return StageRows(
+            train=_rows(_cached(stage.train), self._job.seed, memory_bytes),
+            validation=_rows(stage.validation, None, memory_bytes),
+            test=_rows(stage.test, None, memory_bytes) if stage.test else None,
+        )
 
-    def _report(self, state: StageState, stage: StageJob, last: bool) -> None:
-        """Report an epoch to Ray Tune, which may pause the trial here: another process then starts the next stage."""
-        ended = state.epoch >= stage.settings.epochs
-        if ended and not last:
-            files.write_bytes(self._state_path(stage), state.to_bytes())
-        budget, epochs = _budget(state.epoch, last=last, ended=ended), self._epochs + state.epoch
-        tune.report({**self._best_scores(state), "budget": budget, "epochs": epochs})
 
-    def _best_scores(self, state: StageState) -> dict[str, float]:
-        """Return the best scores of the earlier stages and of `state`."""
-        return {
-            "val_acc": max([self._best["val_acc"], *(row["val_acc"] for row in state.history)]),
-            "val_loss": min([self._best["val_loss"], *(row["val_loss"] for row in state.history)]),
-        }
+class _TuneObserver:
+    """Reports the epochs of a stage to Ray Tune; `epochs` has those of the earlier stages and gets its own."""
 
-    def _state_path(self, stage: StageJob) -> str:
-        return files.join(self._directory, f"{stage.name}.npz")
+    def __init__(self, job: TrainJob, stage: StageJob, epochs: list[dict[str, float]]) -> None:
+        self._stage, self._epochs, self._before = stage, epochs, len(epochs)
+        self._last = stage is job.stages[-1]
+        self._path = files.join(job.run_dir, f"{stage.name}.npz")
 
-    def _write_model(self, stage: StageJob, state: StageState, scores: Mapping[str, Any]) -> None:
-        from catdog.model import classifier as model
+    def resume(self) -> StageState | None:
+        """Return the state of a stage that had ended when the trial was paused; it is reported again."""
+        if not files.exists(self._path):
+            return None
+        state = StageState.from_bytes(files.read_bytes(self._path))
+        self._report(state)
+        return state
 
-        mark = {"name": stage.name, "epochs": state.epoch, "best_epoch": state.best_epoch, **scores}
-        card = {**spec_to_card(self._spec), **self._sweep.card, "stage": mark}
-        with files.staged_directory(files.join(self._directory, "model")) as folder:
-            model.save_model(folder, self._float32_model, card)
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        """A step is not reported."""
+
+    def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
+        """Report an epoch. Ray Tune may pause the trial here: another process then starts the next stage."""
+        if state.epoch >= self._stage.epochs and not self._last:
+            files.write_bytes(self._path, state.to_bytes())
+        self._report(state)
+
+    def on_end(self) -> None:
+        """The files of the stage tell."""
+
+    def _report(self, state: StageState) -> None:
+        self._epochs[self._before :] = state.history
+        ended = state.epoch >= self._stage.epochs
+        budget = _budget(state.epoch, last=self._last, ended=ended)
+        tune.report({**_best_scores(self._epochs), "budget": budget, "epochs": len(self._epochs)})
 
 
 class DistributedTrial:
@@ -172,17 +167,7 @@ class DistributedTrial:
 
     def __init__(self, sweep: Sweep, values: Mapping[str, Any], *, pretrained: Shared, number: int) -> None:
         self._sweep, self._pretrained = sweep, pretrained
-        self._directory = trial_directory(sweep.run_dir, number)
-        spec, stages = sweep.layout(values)
-        self._job = TrainJob(
-            run_dir=self._directory,
-            spec=spec,
-            seed=sweep.config(values).seed,
-            stages=tuple(stages),
-            card=sweep.card,
-            plan=sweep.plan,
-            precision=sweep.base.precision,
-        )
+        self._job = sweep.train_job(values, number=number)
         self._reported = 0
 
     def fit(self) -> dict[str, Any]:
@@ -190,34 +175,45 @@ class DistributedTrial:
         training = Training(self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster)
         training.finish(self._follow)
         self._follow()
-        marks = {stage.name: stage_mark(self._directory, stage.name) for stage in self._job.stages}
-        best = best_stage(marks)
-        copy_model(files.join(self._directory, best, "model"), files.join(self._directory, "model"))
-        for leftover in ("checkpoints", LOSSES_FILE, *marks):
-            files.delete(files.join(self._directory, leftover))
-        scores: dict[str, Any] = {name: marks[best][name] for name in ("validation", "test") if name in marks[best]}
-        return {"status": "finished", "stage": best, "epochs": sum(mark["epochs"] for mark in marks.values()), **scores}
+        return _keep_best(self._job)
 
     def _follow(self) -> None:
         """Report to Ray Tune the epochs that the workers have finished since the last call."""
         rows = [
             (place, row)
             for place, stage in enumerate(self._job.stages)
-            for row in read_history(files.join(self._directory, stage.name))
+            for row in read_history(files.join(self._job.run_dir, stage.name))
         ]
         for index in range(self._reported, len(rows)):
             place, row = rows[index]
             stages = self._job.stages
-            ended = row["epoch"] >= stages[place].settings.epochs
+            ended = row["epoch"] >= stages[place].epochs
             tune.report(
                 {
-                    "val_acc": max(past["val_acc"] for _, past in rows[: index + 1]),
-                    "val_loss": min(past["val_loss"] for _, past in rows[: index + 1]),
+                    **_best_scores([past for _, past in rows[: index + 1]]),
                     "budget": _budget(int(row["epoch"]), last=place + 1 == len(stages), ended=ended),
                     "epochs": index + 1,
                 }
             )
         self._reported = len(rows)
+
+
+def _keep_best(job: TrainJob) -> dict[str, Any]:
+    """Leave the model of the best stage as the trial's, and nothing else of the stages; return its scores."""
+    marks = {stage.name: stage_mark(job.run_dir, stage.name) for stage in job.stages}
+    best = best_stage(marks)
+    copy_model(files.join(job.run_dir, best, "model"), files.join(job.run_dir, "model"))
+    for leftover in ("checkpoints", LOSSES_FILE, *marks):
+        files.delete(files.join(job.run_dir, leftover))
+    scores: dict[str, Any] = {name: marks[best][name] for name in ("validation", "test") if name in marks[best]}
+    return {"status": "finished", "stage": best, "epochs": sum(mark["epochs"] for mark in marks.values()), **scores}
+
+
+def _best_scores(epochs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        "val_acc": max(row["val_acc"] for row in epochs),
+        "val_loss": min(row["val_loss"] for row in epochs),
+    }
 
 
 def _budget(epoch: int, *, last: bool, ended: bool) -> int:

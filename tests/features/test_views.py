@@ -7,7 +7,8 @@ import pyarrow as pa
 from made_features import EXTRACTION
 from made_photos import draw_photo
 
-from catdog.features.spec import MIRRORED_VIEW, PLAIN_VIEW
+from catdog.config import AugmentationConfig
+from catdog.features.spec import PLAIN_VIEW
 from catdog.features.views import make_views, photo_block
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
@@ -32,8 +33,21 @@ def test_a_photo_that_changed_since_ingest_is_left_out_with_its_reason(tmp_path:
     assert [text for text in found["unreadable"] if text] == [reason]
 
 
-def test_a_photo_comes_plain_and_mirrored(tmp_path: Path) -> None:
-    found = make_views(photo_block(photos(tmp_path, 1), (PLAIN_VIEW, MIRRORED_VIEW), block=0), SMALL)
+def test_views_come_in_pairs_of_an_image_and_its_mirror_image(tmp_path: Path) -> None:
+    ranges = AugmentationConfig(mirror_pairs=True, horizontal_flip=False)
+    extraction = dataclasses.replace(SMALL, augmentation=ranges)
+    views = make_views(photo_block(photos(tmp_path, 1), (1, 2, 3, 4), block=0), extraction)["feature"]
+    np.testing.assert_array_equal(views[1], views[0][:, ::-1])
+    np.testing.assert_array_equal(views[3], views[2][:, ::-1])
+    assert not np.array_equal(views[0], views[2])
+
+
+def test_pairs_without_any_transform_are_the_photo_and_its_mirror_image(tmp_path: Path) -> None:
+    none = AugmentationConfig(
+        rotation_degrees=0, width_shift_fraction=0, height_shift_fraction=0, shear_degrees=0, zoom_fraction=0,
+        horizontal_flip=False, mirror_pairs=True,
+    )  # fmt: skip
+    extraction = dataclasses.replace(SMALL, augmentation=none)
+    views = make_views(photo_block(photos(tmp_path, 1), (1, 2), block=0), extraction)["feature"]
     plain = decode_image((tmp_path / "0.jpg").read_bytes(), size=32)
-    np.testing.assert_array_equal(found["feature"], [plain, plain[:, ::-1]])
-    assert found["view"].tolist() == [0, -1]
+    np.testing.assert_array_equal(views, [plain, plain[:, ::-1]])

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class StageState:
     optimizer: list[np.ndarray] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+    note: dict[str, Any] = dataclasses.field(default_factory=dict)  # how the weights were found, for the report
 
     def to_bytes(self) -> bytes:
         """Return the state as the content of an npz file; nothing in it is pickled."""
@@ -33,7 +35,9 @@ class StageState:
             for kind in ("weights", "optimizer", "best_weights")
             for index, array in enumerate(getattr(self, kind))
         }
-        header = json.dumps({"epoch": self.epoch, "history": self.history, "best_epoch": self.best_epoch})
+        header = json.dumps(
+            {"epoch": self.epoch, "history": self.history, "best_epoch": self.best_epoch, "note": self.note}
+        )
         content = io.BytesIO()
         np.savez(content, header=np.frombuffer(header.encode(), np.uint8), **arrays)
         return content.getvalue()
@@ -47,7 +51,13 @@ class StageState:
                 kind: [stored[name] for name in sorted(stored.files) if name.startswith(f"{kind}_")]
                 for kind in ("weights", "optimizer", "best_weights")
             }
-        return cls(epoch=header["epoch"], history=header["history"], best_epoch=header["best_epoch"], **lists)
+        return cls(
+            epoch=header["epoch"],
+            history=header["history"],
+            best_epoch=header["best_epoch"],
+            note=header.get("note", {}),  # states of earlier versions have none
+            **lists,
+        )
 
 
 def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> None:

@@ -1,15 +1,12 @@
-"""The train loop of both stages: epochs, the best of them, the end.
-
-`fit_stage` trains a tail on rows: in the workers of a train job, and in the process of a sweep's trial.
-"""
+"""The train loop of a stage: epochs, the best of them, the end. Runs in train workers and in a sweep's trials."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,9 +14,9 @@ from catdog.config import StageConfig
 from catdog.errors import FailureError
 from catdog.features.rows import CachedRows, RowSource
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.train_step import Tail, optimizer_variables
+from catdog.training.fit.train_step import Networks, StepPlan, Tail
 
-# A report costs 0.2 s and more; epochs of cached rows may be shorter. So much work a killed job repeats.
+# A report costs 0.2 s and more; epochs of cached rows may be shorter. A killed job repeats at most so much work.
 _CHECKPOINT_EVERY_SECONDS = 2.0
 
 
@@ -27,69 +24,86 @@ class DivergedError(FailureError):
     """The loss is no longer a number: the same training would end so again."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageRows:
+    """One worker's share of what a stage reads; of `train` all workers have equally many rows."""
+
+    train: RowSource
+    validation: CachedRows
+    test: CachedRows | None = None
+
+    def held_out(self) -> dict[str, CachedRows]:
+        """Return the splits that a stage is measured on."""
+        return {"validation": self.validation, **({"test": self.test} if self.test else {})}
+
+
+class Observer(Protocol):
+    """Who follows a stage while it trains."""
+
+    def resume(self) -> StageState | None:
+        """Return where the stage was stopped, None where it begins."""
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        """Take note of a step: `epoch` from 0 on, `step` of `steps` done."""
+
+    def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
+        """Take note of an epoch; `checkpoint` tells, the same on every worker, that `state` is to be kept."""
+
+    def on_end(self) -> None:
+        """Take note that the stage has ended and left its files; a worker may wait for the others here."""
+
+
 def fit_stage(
-    classifier: Any,
+    networks: Networks,
     settings: StageConfig,
+    rows: StageRows,
+    observer: Observer,
     *,
     cut: str,
-    train: RowSource,
-    validation: RowSource,
-    strategy: Any,
-    seed: int,
-    state: StageState | None = None,
-    on_epoch: Callable[[StageState, bool], None] | None = None,
-    on_step: Callable[[int, int, int], None] | None = None,
+    class_weights: tuple[float, ...] = (),
 ) -> StageState:
-    """Train the tail of `classifier` from `cut` on; leave it with the weights of its best epoch.
+    """Train the tail of the classifier from `cut` on; leave it with the weights of its best epoch.
 
-    The best epoch is the one of the lowest validation loss. `classifier` was built in the scope of `strategy`,
-    a tf.distribute strategy; every worker of it calls this with its own share of the rows, of equal length.
-    `on_epoch` gets the state and whether it is time for a checkpoint, the same on every worker;
-    `on_step` gets (epoch, steps done, steps).
+    The best epoch is the one of the lowest validation loss. Every worker calls this with its own share of the rows.
+    `class_weights` has the weight of each class in the loss; empty: all count the same.
     Raises DivergedError when the loss is no longer a number.
     """
-    workers = strategy.num_replicas_in_sync
-    batch = _batch_per_worker(settings.global_batch_size, workers=workers, rows=train.rows)
-    steps = train.rows // batch
-    tail = Tail(classifier, settings, cut=cut, strategy=strategy, batch=batch * workers)
-    state = state or StageState()
+    workers = networks.strategy.num_replicas_in_sync
+    batch = _batch_per_worker(settings.global_batch_size, workers=workers, rows=rows.train.rows)
+    steps = rows.train.rows // batch
+    plan = StepPlan(batch=batch * workers, steps=steps * settings.epochs, class_weights=class_weights)
+    tail = Tail(networks.trained, networks.strategy, cut=cut, settings=settings, plan=plan)
+    state = observer.resume() or StageState()
     if state.weights:
         tail.restore(state)
     last_checkpoint = time.monotonic()
     while state.epoch < settings.epochs and not _is_stale(state, settings):
         start = time.monotonic()
         trained = np.zeros(3)
-        for step, (features, labels) in enumerate(_batches(train.epoch(state.epoch), batch, steps)):
+        for step, (features, labels) in enumerate(_batches(rows.train.epoch(state.epoch), batch, steps)):
             trained += tail.train(features, labels)
-            if on_step:
-                on_step(state.epoch, step + 1, steps)
+            observer.on_step(state.epoch, step + 1, steps)
         due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
-        sums = tail.total(np.concatenate([trained, tail.evaluate(validation), [float(due)]]))
+        with tail.averaged():
+            sums = tail.total(np.concatenate([trained, tail.evaluate(rows.validation), [float(due)]]))
+            candidate = tail.model.get_weights()
         row = {
             "epoch": state.epoch + 1,
             "steps": steps,
             "seconds": round(time.monotonic() - start, 3),
-            "learning_rate": settings.learning_rate,
-            **_scores(sums[:3], prefix=""),
-            **_scores(sums[3:6], prefix="val_"),
+            "learning_rate": _learning_rate(settings, state.epoch),
+            **mean_scores(sums[:3], prefix=""),
+            **mean_scores(sums[3:6], prefix="val_"),
         }
-        record_epoch(state, row, tail)
+        record_epoch(state, row, tail, candidate)
         finished = state.epoch >= settings.epochs or _is_stale(state, settings)
         checkpoint = bool(sums[6]) or finished
-        if on_epoch:
-            on_epoch(state, checkpoint)
+        observer.on_epoch(state, checkpoint=checkpoint)
         if checkpoint:
             last_checkpoint = time.monotonic()
     if state.best_weights:
         tail.model.set_weights(state.best_weights)
     return state
-
-
-def evaluate(classifier: Any, *, cut: str, rows: RowSource, strategy: Any) -> dict[str, float]:
-    """Return {"accuracy", "loss"} of `classifier` on all rows of all workers."""
-    tail = Tail(classifier, StageConfig(), cut=cut, strategy=strategy, batch=1)
-    scores = _scores(tail.total(tail.evaluate(rows)), prefix="")
-    return {"accuracy": scores["acc"], "loss": scores["loss"]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +118,9 @@ class Scored:
     probabilities: np.ndarray
 
 
-def score_splits(classifier: Any, *, cut: str, splits: Mapping[str, CachedRows], strategy: Any) -> dict[str, Scored]:
-    """Run `classifier` over each split once; every worker calls this with its shares and gets the whole."""
-    tail = Tail(classifier, StageConfig(), cut=cut, strategy=strategy, batch=1)
+def score_splits(networks: Networks, *, cut: str, splits: Mapping[str, CachedRows]) -> dict[str, Scored]:
+    """Run the float32 classifier over each split once; every worker calls this with its shares and gets the whole."""
+    tail = Tail(networks.float32, networks.strategy, cut=cut)
     found = {}
     for split, rows in splits.items():
         kept: list[np.ndarray] = []
@@ -116,18 +130,35 @@ def score_splits(classifier: Any, *, cut: str, splits: Mapping[str, CachedRows],
         if kept:
             whole[rows.first : rows.first + rows.rows] = np.concatenate(kept)
         columns = tail.total(np.concatenate([sums, whole.ravel()]))
-        scores = _scores(columns[:3], prefix="")
-        probabilities = columns[3:].reshape(whole.shape)
+        scores = mean_scores(columns[:3], prefix="")
+        labelled = columns[3:].reshape(whole.shape)
+        labels, probabilities = labelled[:, 0].astype(np.int32), labelled[:, 1:].astype(np.float32)
         found[split] = Scored(
-            scores={"accuracy": scores["acc"], "loss": scores["loss"]},
-            labels=probabilities[:, 0].astype(np.int32),
-            probabilities=probabilities[:, 1:].astype(np.float32),
+            scores={
+                "accuracy": scores["acc"],
+                "balanced_accuracy": _balanced_accuracy(labels, probabilities),
+                "loss": scores["loss"],
+            },
+            labels=labels,
+            probabilities=probabilities,
         )
     return found
 
 
-def record_epoch(state: StageState, row: dict[str, float], tail: Tail) -> None:
-    """Enter a finished epoch into `state`; every worker does, because reading weights may ask all of them."""
+def _balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean over the classes that occur of the fraction of their photos that is right."""
+    right = probabilities.argmax(axis=1) == labels
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def mean_scores(sums: np.ndarray, *, prefix: str) -> dict[str, float]:
+    """Return mean loss and accuracy of [sum of losses, right answers, rows] over all workers."""
+    count = max(1.0, float(sums[2]))
+    return {f"{prefix}loss": float(sums[0]) / count, f"{prefix}acc": float(sums[1]) / count}
+
+
+def record_epoch(state: StageState, row: dict[str, float], tail: Tail, candidate: list[Any]) -> None:
+    """Enter a finished epoch into `state`; `candidate` are the weights that its validation scores belong to."""
     if not all(math.isfinite(row[name]) for name in ("loss", "val_loss")):
         raise DivergedError(
             f"the loss is not a number after epoch {state.epoch + 1} (learning rate {row['learning_rate']:g}); "
@@ -135,20 +166,20 @@ def record_epoch(state: StageState, row: dict[str, float], tail: Tail) -> None:
         )
     state.epoch += 1
     state.history.append(row)
-    state.weights = tail.model.get_weights()
-    state.optimizer = [np.asarray(value) for value in optimizer_variables(tail.optimizer)]
-    losses = [past["val_loss"] for past in state.history]
-    if row["val_loss"] <= min(losses):
-        state.best_epoch, state.best_weights = state.epoch, state.weights
+    state.weights, state.optimizer = tail.state()
+    if row["val_loss"] <= min(past["val_loss"] for past in state.history):
+        state.best_epoch, state.best_weights = state.epoch, candidate
+
+
+def _learning_rate(settings: StageConfig, epoch: int) -> float:
+    """Return the learning rate at the start of `epoch`, from 0 on."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
 
 
 def _is_stale(state: StageState, settings: StageConfig) -> bool:
     return settings.patience > 0 and state.epoch - state.best_epoch >= settings.patience
-
-
-def _scores(sums: np.ndarray, *, prefix: str) -> dict[str, float]:
-    count = max(1.0, float(sums[2]))
-    return {f"{prefix}loss": float(sums[0]) / count, f"{prefix}acc": float(sums[1]) / count}
 
 
 def _batch_per_worker(global_batch_size: int, *, workers: int, rows: int) -> int:
@@ -159,7 +190,7 @@ def _batch_per_worker(global_batch_size: int, *, workers: int, rows: int) -> int
 def _batches(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], batch: int, steps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut `chunks` into exactly `steps` batches of `batch` rows, across the borders of chunks."""
+    """Cut `chunks` into exactly `steps` batches of `batch` rows, across the borders of chunks; read them to the end."""
     features, labels = next(chunks)
     for _ in range(steps):
         while len(labels) < batch:
@@ -167,3 +198,5 @@ def _batches(
             features, labels = np.concatenate([features, more[0]]), np.concatenate([labels, more[1]])
         yield features[:batch], labels[:batch]
         features, labels = features[batch:], labels[batch:]
+    for _ in chunks:  # a stream that is left open would hold the actors that the next epoch needs
+        pass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,58 +14,95 @@ from catdog.features.rows import RowSource
 from catdog.training.fit.checkpoint import StageState
 
 _EVALUATION_BATCH = 256
+_OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks:
+    """A classifier as it trains, and the tf.distribute strategy in whose scope it was built.
+
+    `float32` is what is measured and saved: `trained` itself, or its twin where that computes in less.
+    """
+
+    trained: Any
+    float32: Any
+    strategy: Any
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Set the weights of both; every worker calls it."""
+        for network in {id(self.trained): self.trained, id(self.float32): self.float32}.values():
+            network.set_weights(weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """How a stage steps: rows in a batch over all workers, steps in all, weight of each class in the loss (or none)."""
+
+    batch: int = 1
+    steps: int = 1
+    class_weights: tuple[float, ...] = ()
 
 
 class Tail:
     """The trained part of a classifier with its optimizer: steps on batches, sums over workers."""
 
-    def __init__(self, classifier: Any, settings: StageConfig, *, cut: str, strategy: Any, batch: int) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        strategy: Any,
+        *,
+        cut: str,
+        settings: StageConfig | None = None,
+        plan: StepPlan | None = None,
+    ) -> None:
         import tf_keras
 
         from catdog.model import classifier as model
 
-        self._strategy = strategy
+        settings, self._plan = settings or StageConfig(), plan or StepPlan()
+        self._strategy, self._settings = strategy, settings
         with strategy.scope():
             _, self.model = model.split_at(classifier, cut)
             keep_batch_norm = isinstance(settings, UnfrozenStageConfig) and not settings.train_batch_norm
             for layer in self.model.layers:
                 layer.trainable = not (keep_batch_norm and isinstance(layer, tf_keras.layers.BatchNormalization))
-            kind = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}[settings.optimizer]
-            self.optimizer = getattr(tf_keras.optimizers, kind)(settings.learning_rate)
+            self.optimizer = _make_optimizer(settings, steps=self._plan.steps)
             self.optimizer.build(self.model.trainable_variables)
         self.classes = int(self.model.output.shape[-1])
-        self._train, self._evaluate = self._compile(batch)
+        self._train, self._evaluate = self._compile()
 
-    def _compile(self, batch: int) -> tuple[Any, Any]:
+    def _compile(self) -> tuple[Any, Any]:
         import tensorflow as tf
-        import tf_keras
 
         network, optimizer, strategy = self.model, self.optimizer, self._strategy
         variables = network.trainable_variables
         image_like = network.input.dtype == tf.uint8
+        batch, smoothing = self._plan.batch, self._settings.label_smoothing
+        class_weights = tf.constant(self._plan.class_weights or (1.0,) * self.classes, tf.float32)
 
-        def scores(labels: Any, probabilities: Any) -> tuple[Any, Any]:
-            labels = tf.cast(labels, tf.int32)
-            losses = tf_keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-            right = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), labels)
-            count = tf.cast(tf.size(labels), tf.float32)
-            return losses, tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(right, tf.float32)), count])
+        def prepare(features: Any) -> Any:
+            return features if image_like else tf.cast(features, network.input.dtype)
 
         def step(features: Any, labels: Any) -> Any:
-            inputs = features if image_like else tf.cast(features, network.input.dtype)
+            labels = tf.cast(labels, tf.int32)
             with tf.GradientTape() as tape:
-                losses, sums = scores(labels, network(inputs, training=True))
+                probabilities = network(prepare(features), training=True)
+                losses = _cross_entropy(labels, probabilities)
+                target = losses
+                if smoothing:
+                    log_probabilities = tf.math.log(tf.clip_by_value(probabilities, 1e-7, 1.0))
+                    target = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=1)
                 # Summed over workers by the optimizer, so each divides by the batch of all of them.
-                loss = tf.reduce_sum(losses) / batch
+                loss = tf.reduce_sum(tf.gather(class_weights, labels) * target) / batch
             optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-            return sums
+            return _sums(labels, probabilities, losses)
 
         def measure(features: Any, labels: Any) -> Any:
-            inputs = features if image_like else tf.cast(features, network.input.dtype)
-            probabilities = network(inputs, training=False)
+            labels = tf.cast(labels, tf.int32)
+            probabilities = network(prepare(features), training=False)
             # The label is a column of it: what comes back of all workers is one matrix.
             labelled = tf.concat([tf.cast(labels, tf.float32)[:, tf.newaxis], probabilities], axis=1)
-            return scores(labels, probabilities)[1], labelled
+            return _sums(labels, probabilities, _cross_entropy(labels, probabilities)), labelled
 
         return (
             tf.function(lambda x, y: strategy.run(step, args=(x, y)), reduce_retracing=True),
@@ -89,23 +129,72 @@ class Tail:
         return sums
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Return `values` summed over the workers; each must call it."""
+        """Return float64 `values` summed over the workers, the same on each; every worker must call it."""
         import tensorflow as tf
 
         if self._strategy.num_replicas_in_sync == 1:
             return values
-        own = tf.constant(values, tf.float32)
+        own = tf.constant(values, tf.float64)
         spread = self._strategy.run(tf.function(lambda: tf.identity(own)))
         return np.asarray(self._strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None), np.float64)
+
+    def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return (weights, optimizer); every worker calls it, because reading some variables asks all of them."""
+        return self.model.get_weights(), [np.asarray(value) for value in _optimizer_variables(self.optimizer)]
 
     def restore(self, state: StageState) -> None:
         """Take weights and optimizer from a checkpoint."""
         self.model.set_weights(state.weights)
-        for variable, value in zip(optimizer_variables(self.optimizer), state.optimizer, strict=True):
+        for variable, value in zip(_optimizer_variables(self.optimizer), state.optimizer, strict=True):
             variable.assign(value)
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the moving average of its weights for the length of the block, where the stage keeps one."""
+        if not self._settings.average_decay:
+            yield
+            return
+        weights = self.model.get_weights()
+        self.optimizer.finalize_variable_values(self.model.trainable_variables)
+        try:
+            yield
+        finally:
+            self.model.set_weights(weights)
 
-def optimizer_variables(optimizer: Any) -> list[Any]:
-    """Return the variables of a Keras optimizer, the same in every version."""
+
+def _make_optimizer(settings: StageConfig, *, steps: int) -> Any:
+    import tf_keras
+
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rate = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, decay_steps=max(1, steps))
+    optimizer = getattr(tf_keras.optimizers, _OPTIMIZERS[settings.optimizer])(
+        rate,
+        weight_decay=settings.weight_decay or None,
+        use_ema=settings.average_decay > 0,
+        ema_momentum=settings.average_decay or 0.99,
+    )
+    if settings.weight_decay:
+        # Kernels alone: what shifts and scales is not regularized.
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _cross_entropy(labels: Any, probabilities: Any) -> Any:
+    import tf_keras
+
+    return tf_keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+
+
+def _sums(labels: Any, probabilities: Any, losses: Any) -> Any:
+    """Return [sum of losses, right answers, rows] of a batch."""
+    import tensorflow as tf
+
+    right = tf.equal(tf.argmax(probabilities, axis=1, output_type=tf.int32), labels)
+    count = tf.cast(tf.size(labels), tf.float32)
+    return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(tf.cast(right, tf.float32)), count])
+
+
+def _optimizer_variables(optimizer: Any) -> list[Any]:
     variables = optimizer.variables
     return list(variables() if callable(variables) else variables)

@@ -8,9 +8,9 @@ from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.model import classifier as model
 from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec
-from catdog.training.fit import train_loop as stages
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.train_loop import DivergedError, fit_stage
+from catdog.training.fit.train_loop import DivergedError, StageRows, fit_stage, mean_scores, score_splits
+from catdog.training.fit.train_step import Networks, Tail
 
 
 class ArrayRows:
@@ -48,12 +48,6 @@ def fresh(classifier):  # type: ignore[no-untyped-def]
     return classifier
 
 
-def strategy():  # type: ignore[no-untyped-def]
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy()
-
-
 def rows(count: int, *, seed: int = 0, shape: tuple[int, ...] = (1280,)) -> ArrayRows:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, count).astype(np.int32)
@@ -61,11 +55,36 @@ def rows(count: int, *, seed: int = 0, shape: tuple[int, ...] = (1280,)) -> Arra
     return ArrayRows(features.astype(np.float32), labels)
 
 
-def fit(classifier, settings, *, cut: str = HEAD_CUT, train=None, validation=None, **more):  # type: ignore[no-untyped-def]
-    return fit_stage(
-        classifier, settings, cut=cut, train=train or rows(48), validation=validation or rows(20, seed=1),
-        strategy=strategy(), seed=0, **more,
-    )  # fmt: skip
+class Follower:
+    """An observer that only knows where to resume."""
+
+    def __init__(self, state: StageState | None = None) -> None:
+        self._state = state
+
+    def resume(self) -> StageState | None:
+        return self._state
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None: ...
+
+    def on_epoch(self, state: StageState, *, checkpoint: bool) -> None: ...
+
+    def on_end(self) -> None: ...
+
+
+def networks(classifier):  # type: ignore[no-untyped-def]
+    import tensorflow as tf
+
+    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+
+
+def fit(classifier, settings, *, cut: str = HEAD_CUT, train=None, validation=None, state=None, **more):  # type: ignore[no-untyped-def]
+    stage = StageRows(train=train or rows(48), validation=validation or rows(20, seed=1))
+    return fit_stage(networks(classifier), settings, stage, Follower(state), cut=cut, **more)
+
+
+def evaluate(classifier, made: ArrayRows) -> dict[str, float]:  # type: ignore[no-untyped-def]
+    tail = Tail(classifier, networks(classifier).strategy, cut=HEAD_CUT)
+    return mean_scores(tail.evaluate(made), prefix="")
 
 
 def fit_unfrozen(classifier, settings):  # type: ignore[no-untyped-def]
@@ -131,8 +150,7 @@ def test_early_stopping_keeps_the_best_epoch(fresh) -> None:  # type: ignore[no-
     _, tail = model.split_at(fresh, HEAD_CUT)
     for kept, best in zip(tail.get_weights(), state.best_weights, strict=True):
         np.testing.assert_array_equal(kept, best)
-    scores = stages.evaluate(fresh, cut=HEAD_CUT, rows=rows(20, seed=1), strategy=strategy())
-    assert scores["loss"] == pytest.approx(min(losses), abs=1e-5)
+    assert evaluate(fresh, rows(20, seed=1))["loss"] == pytest.approx(min(losses), abs=1e-5)
 
 
 def test_a_stage_that_was_stopped_ends_like_one_that_was_not(fresh, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -170,9 +188,73 @@ class ShareOfRows(ArrayRows):
 def test_the_probabilities_of_a_split_are_the_model_s_own_in_the_order_of_its_rows(fresh) -> None:  # type: ignore[no-untyped-def]
     made = rows(20, seed=1)
     split = ShareOfRows(made._features, made._labels)
-    found = stages.score_splits(fresh, cut=HEAD_CUT, splits={"validation": split}, strategy=strategy())["validation"]  # type: ignore[dict-item]
+    found = score_splits(networks(fresh), cut=HEAD_CUT, splits={"validation": split})["validation"]  # type: ignore[dict-item]
     _, tail = model.split_at(fresh, HEAD_CUT)
     np.testing.assert_allclose(found.probabilities, tail.predict(made._features, verbose=0), atol=1e-6)
     assert found.labels.tolist() == made._labels.tolist()
-    assert found.scores == pytest.approx(stages.evaluate(fresh, cut=HEAD_CUT, rows=made, strategy=strategy()))
+    scores = evaluate(fresh, made)
+    assert found.scores["loss"] == pytest.approx(scores["loss"])
+    assert found.scores["accuracy"] == pytest.approx(scores["acc"])
     assert found.scores["accuracy"] == (found.probabilities.argmax(axis=1) == made._labels).mean()
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes(fresh) -> None:  # type: ignore[no-untyped-def]
+    made = rows(20, seed=1)
+    made._labels[:] = [0] * 16 + [1] * 4
+    split = ShareOfRows(made._features, made._labels)
+    found = score_splits(networks(fresh), cut=HEAD_CUT, splits={"validation": split})["validation"]  # type: ignore[dict-item]
+    right = found.probabilities.argmax(axis=1) == made._labels
+    assert found.scores["balanced_accuracy"] == pytest.approx((right[:16].mean() + right[16:].mean()) / 2)
+
+
+def test_a_class_of_greater_weight_is_favoured(fresh) -> None:  # type: ignore[no-untyped-def]
+    made, shares = rows(200, seed=3), []
+    splits = {"validation": ShareOfRows(made._features, made._labels)}
+    for class_weights in ((1.0, 1.0), (0.2, 5.0)):
+        fresh.set_weights(fresh.first_weights)
+        fit(fresh, StageConfig(epochs=3, learning_rate=1e-2), class_weights=class_weights)
+        found = score_splits(networks(fresh), cut=HEAD_CUT, splits=splits)["validation"]  # type: ignore[arg-type]
+        shares.append(found.probabilities[:, 1].mean())
+    assert shares[1] > shares[0] + 0.02
+
+
+def test_the_cosine_schedule_takes_the_learning_rate_to_nothing(fresh) -> None:  # type: ignore[no-untyped-def]
+    state = fit(fresh, StageConfig(epochs=4, learning_rate=1e-3, schedule="cosine", global_batch_size=16))
+    rates = [row["learning_rate"] for row in state.history]
+    assert rates == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-4)
+
+
+def test_the_average_of_the_weights_is_what_is_measured_and_kept(fresh) -> None:  # type: ignore[no-untyped-def]
+    settings = StageConfig(epochs=3, learning_rate=1e-2, average_decay=0.9, global_batch_size=16)
+    state = fit(fresh, settings)
+    assert not np.allclose(state.best_weights[0], state.weights[0])
+    least = min(row["val_loss"] for row in state.history)
+    assert evaluate(fresh, rows(20, seed=1))["loss"] == pytest.approx(least, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"schedule": "cosine", "weight_decay": 0.01}, {"average_decay": 0.9, "label_smoothing": 0.1}]
+)
+def test_every_kind_of_stage_resumes_exactly(fresh, changes: dict) -> None:  # type: ignore[no-untyped-def]
+    kept: list[bytes] = []
+
+    class Keeper(Follower):
+        def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
+            kept.append(state.to_bytes())
+
+    settings = StageConfig(epochs=4, global_batch_size=16, **changes)
+    stage = StageRows(train=rows(48), validation=rows(20, seed=1))  # type: ignore[arg-type]
+    whole = fit_stage(networks(fresh), settings, stage, Keeper(), cut=HEAD_CUT)
+    fresh.set_weights(fresh.first_weights)
+    resumed = fit(fresh, settings, state=StageState.from_bytes(kept[1]))
+    for ours, theirs in zip(resumed.best_weights, whole.best_weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_weight_decay_shrinks_kernels(fresh) -> None:  # type: ignore[no-untyped-def]
+    norms = []
+    for weight_decay in (0.0, 0.9):
+        fresh.set_weights(fresh.first_weights)
+        state = fit(fresh, StageConfig(epochs=5, learning_rate=0.1, weight_decay=weight_decay, optimizer="sgd"))
+        norms.append(np.linalg.norm(state.weights[0]))
+    assert norms[1] < 0.8 * norms[0]

@@ -1,0 +1,152 @@
+"""The frozen stage without a learning rate: its head is the regularized logistic regression on trunk features.
+
+Where the features of a worker's share fit its memory, the head is solved exactly (`logistic_head`). Beyond that a head
+is solved on as many rows as fit, which also chooses the penalty, and refined in mini-batches towards the same optimum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from catdog.config import StageConfig
+from catdog.model.saved_model import OUTPUT
+from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.head_batches import BatchProblem, HeadState
+from catdog.training.fit.logistic_head import HeadRows, LogisticHead, fit_logistic_head
+from catdog.training.fit.train_loop import Observer, StageRows, mean_scores
+from catdog.training.fit.train_step import Networks, Tail
+
+FOLDS = 5
+_EXACT_BYTES = 2**30  # of float32 features of one worker; the solver holds them about twice
+_CHECKPOINT_EVERY_SECONDS = 2.0
+
+
+def fit_frozen_head(
+    networks: Networks,
+    settings: StageConfig,
+    rows: StageRows,
+    observer: Observer,
+    *,
+    cut: str,
+    class_weights: tuple[float, ...] = (),
+    exact_bytes: int = _EXACT_BYTES,
+) -> StageState:
+    """Give the output layer of the classifier the head of `rows.train`; every worker calls this with its share.
+
+    All views of a photo count as one photo. `class_weights` has the weight of each class; empty: all count the same.
+    """
+    tail = Tail(networks.trained, networks.strategy, cut=cut)
+    fit = _HeadFit(networks, tail, rows, settings, class_weights or (1.0,) * tail.classes)
+    state = observer.resume() or StageState()
+    limit = max(1, exact_bytes // (4 * int(np.prod(tail.model.input.shape[1:]))))
+    if rows.train.every_view_rows <= limit:
+        if not state.epoch:
+            fit.solve(state, limit)
+            observer.on_epoch(state, checkpoint=True)
+    else:
+        fit.refine(state, limit, observer)
+    networks.trained.get_layer(OUTPUT).set_weights(state.best_weights)
+    return state
+
+
+class _HeadFit:
+    def __init__(
+        self,
+        networks: Networks,
+        tail: Tail,
+        rows: StageRows,
+        settings: StageConfig,
+        class_weights: tuple[float, ...],
+    ) -> None:
+        self._tail, self._rows, self._settings = tail, rows, settings
+        self._layer = networks.trained.get_layer(OUTPUT)
+        self._workers = networks.strategy.num_replicas_in_sync
+        self._class_weights = np.array(class_weights, np.float32)
+
+    def solve(self, state: StageState, limit: int) -> None:
+        """Enter the exact head of all rows into `state`, as its only epoch."""
+        start = time.monotonic()
+        head = self._solve(self._read(limit))
+        self._layer.set_weights([head.kernel, head.bias])
+        trained = self._tail.evaluate(self._rows.train)
+        self._record(state, start=start, trained=trained, steps=1, learning_rate=0.0)
+        state.note = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
+
+    def refine(self, state: StageState, limit: int, observer: Observer) -> None:
+        """Train the head in mini-batches from that of the first rows on; `state` gets every epoch."""
+        if not state.epoch:
+            sample = self._read(limit)
+            head = self._solve(sample)
+            state.note = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
+            found = HeadState.start(head, sample.features, total=self._tail.total)
+        else:
+            found = HeadState.from_arrays(state.weights, state.optimizer)
+        batch = max(1, self._settings.global_batch_size // self._workers)
+        steps = max(1, self._rows.train.rows // batch)
+        problem = BatchProblem(
+            found,
+            penalty=1 / (state.note["c"] * self._rows.train.rows * self._workers),
+            class_weights=self._class_weights,
+            steps=steps * self._settings.epochs,
+            total=self._tail.total,
+        )
+        last_checkpoint = time.monotonic()
+        while state.epoch < self._settings.epochs:
+            start, rate, trained = time.monotonic(), problem.learning_rate, np.zeros(3)
+            for step, (features, labels) in enumerate(_batches(self._rows.train.epoch(state.epoch), batch, steps)):
+                trained += problem.step(features, labels)
+                observer.on_step(state.epoch, step + 1, steps)
+            self._layer.set_weights(list(problem.state.unfold()))
+            due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
+            checkpoint = bool(self._tail.total(np.array([float(due)]))[0]) or state.epoch + 1 == self._settings.epochs
+            self._record(state, start=start, trained=trained, steps=steps, learning_rate=rate)
+            state.weights, state.optimizer = problem.state.to_arrays()
+            observer.on_epoch(state, checkpoint=checkpoint)
+            if checkpoint:
+                last_checkpoint = time.monotonic()
+
+    def _read(self, limit: int) -> HeadRows:
+        features, labels, photos = self._rows.train.read_every_view(limit=limit)
+        views = self._rows.train.every_view_rows / self._rows.train.rows
+        return HeadRows(
+            features=features,
+            labels=labels,
+            weights=(self._class_weights[labels] / views).astype(np.float32),
+            folds=photos % FOLDS,
+        )
+
+    def _solve(self, share: HeadRows) -> LogisticHead:
+        return fit_logistic_head(share, classes=self._tail.classes, folds=FOLDS, total=self._tail.total)
+
+    def _record(
+        self, state: StageState, *, start: float, trained: np.ndarray, steps: int, learning_rate: float
+    ) -> None:
+        sums = self._tail.total(np.concatenate([trained, self._tail.evaluate(self._rows.validation)]))
+        state.epoch += 1
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "steps": steps,
+                "seconds": round(time.monotonic() - start, 3),
+                "learning_rate": learning_rate,
+                **mean_scores(sums[:3], prefix=""),
+                **mean_scores(sums[3:6], prefix="val_"),
+            }
+        )
+        # The last one: the problem is convex, and the steps end at nothing.
+        state.best_epoch, state.best_weights = state.epoch, self._layer.get_weights()
+
+
+def _batches(
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]], batch: int, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut each chunk into batches of `batch` rows; exactly `steps` of them, the same on every worker."""
+    made = 0
+    for features, labels in chunks:
+        for start in range(0, len(labels), batch):
+            if made < steps:
+                yield features[start : start + batch], labels[start : start + batch]
+            made += 1

@@ -1,0 +1,158 @@
+"""The stages of a job, one after the other, on one classifier: the one runner of train workers and of a sweep's trials.
+
+Each stage leaves a directory below the run directory: model, history.csv, predictions.parquet, and its mark, last.
+A stage that has its mark is not trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.errors import FailureError
+from catdog.evaluation.held_out import build_outcomes, read_outcomes, select_split, write_outcomes
+from catdog.evaluation.paired import paired_test
+from catdog.features.rows import CachedRows, RowSource, StreamedRows, StreamSource
+from catdog.model.saved_model import spec_to_card
+from catdog.storage import artifacts, files
+from catdog.training.fit.checkpoint import StageState, write_history
+from catdog.training.fit.frozen_head import fit_frozen_head
+from catdog.training.fit.train_loop import Observer, Scored, StageRows, fit_stage, score_splits
+from catdog.training.fit.train_step import Networks
+from catdog.training.stages import StageJob, TrainJob, best_stage, finished_marks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which of the workers of a training this process is."""
+
+    rank: int = 0
+    workers: int = 1
+
+
+def train_stages(
+    job: TrainJob,
+    networks: Networks,
+    *,
+    place: Place,
+    open_rows: Callable[[StageJob], StageRows],
+    observe: Callable[[StageJob], Observer],
+) -> None:
+    """Train every stage of `job` that is not finished; the next one starts from the weights of the one before.
+
+    Every worker calls this; rank 0 writes. `open_rows` gives this worker's share of a stage, `observe` who follows it.
+    Raises DivergedError when a loss is no longer a number.
+    """
+    from catdog.model import classifier as model
+
+    for stage in job.stages:
+        directory = files.join(job.run_dir, stage.name)
+        if files.exists(files.join(directory, artifacts.COMPLETE)):
+            for network in {id(each): each for each in (networks.trained, networks.float32)}.values():
+                model.load_weights_into(network, files.join(directory, "model"))
+            continue
+        rows, observer = open_rows(stage), observe(stage)
+        fit = fit_frozen_head if stage.is_logistic else fit_stage
+        state = fit(networks, stage.settings, rows, observer, cut=stage.cut, class_weights=job.class_weights)
+        weights = networks.trained.get_weights()  # every worker: some variables are gathered when they are read
+        if networks.float32 is not networks.trained:
+            networks.float32.set_weights(weights)
+        scored = score_splits(networks, cut=stage.cut, splits=rows.held_out())
+        if place.rank == 0:
+            _write_stage(job, stage, networks, state, scored, weights)
+        observer.on_end()
+
+
+def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any, memory_bytes: int) -> StageRows:
+    """Return this worker's share of the rows of `stage`; `pretrained` computes those of a stream."""
+
+    def cached(cache: Any, **options: Any) -> CachedRows:
+        return CachedRows(cache, rank=place.rank, workers=place.workers, memory_bytes=memory_bytes, **options)
+
+    if isinstance(stage.train, StreamSource):
+        train: RowSource = StreamedRows(
+            stage.train, rank=place.rank, workers=place.workers, seed=job.seed, pretrained=pretrained, plan=job.plan
+        )
+    else:
+        train = cached(stage.train, seed=job.seed, equal=True)
+    return StageRows(train=train, validation=cached(stage.validation), test=cached(stage.test) if stage.test else None)
+
+
+def _write_stage(
+    job: TrainJob,
+    stage: StageJob,
+    networks: Networks,
+    state: StageState,
+    scored: dict[str, Scored],
+    weights: list[np.ndarray],
+) -> None:
+    from catdog.model import classifier as model
+
+    directory, classifier = files.join(job.run_dir, stage.name), networks.float32
+    if networks.strategy.num_replicas_in_sync > 1:
+        import tensorflow as tf
+
+        # Saving mirrored variables on one worker alone would wait for the others without end.
+        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+            classifier = model.build_classifier(job.spec)
+        classifier.set_weights(weights)
+    outcomes = _make_outcomes(job, stage, scored)
+    mark = {
+        "name": stage.name,
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "train_seconds": round(sum(row["seconds"] for row in state.history), 3),
+        **({"head": state.note} if state.note else {}),
+        **{split: found.scores for split, found in scored.items()},
+        **_compare_with_best(job, outcomes),
+    }
+    card = {**spec_to_card(job.spec), **job.card, "stage": mark}
+    with files.staged_directory(files.join(directory, "model")) as folder:
+        model.save_model(folder, classifier, card)
+    write_history(directory, state.history)
+    write_outcomes(directory, outcomes)
+    artifacts.mark_complete(directory, inputs={}, summary=mark)
+
+
+def _make_outcomes(job: TrainJob, stage: StageJob, scored: dict[str, Scored]) -> pa.Table:
+    """Return the prediction rows of every split, one after the other."""
+    caches = {"validation": stage.validation, "test": stage.test}
+    tables = []
+    for split, found in scored.items():
+        cache = caches[split]
+        assert cache is not None
+        tables.append(
+            build_outcomes(
+                cache.read_paths(),
+                split=split,
+                labels=found.labels,
+                probabilities=found.probabilities,
+                classes=job.spec.classes,
+            )
+        )
+    return pa.concat_tables(tables)
+
+
+def _compare_with_best(job: TrainJob, outcomes: pa.Table) -> dict[str, Any]:
+    """Return the paired test on validation of a new stage against the best finished one, empty where there is none."""
+    marks = finished_marks(job.run_dir, [stage.name for stage in job.stages])
+    if not marks:
+        return {}
+    best, classes = best_stage(marks), job.spec.classes
+    try:
+        earlier = read_outcomes(files.join(job.run_dir, best), classes=classes)
+    except FailureError:
+        return {}  # without the test the losses decide
+    if earlier is None:
+        return {}
+    correct = []
+    for rows in (earlier, outcomes):
+        labels, probabilities = select_split(rows.sort_by("path"), "validation", classes=classes)
+        correct.append(probabilities.argmax(axis=1) == labels)
+    if len(correct[0]) != len(correct[1]):
+        return {}
+    return {"against": {"stage": best, **dataclasses.asdict(paired_test(*correct))}}
