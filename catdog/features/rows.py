@@ -17,6 +17,7 @@ from catdog.features.spec import PHOTOS_PER_PART, Extraction
 from catdog.features.stream import stream_features
 
 _CHUNK_BYTES = 512 * 2**20
+_BLOCKS_PER_PIPELINE = 1024
 MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
 
 
@@ -137,27 +138,23 @@ class StreamSource:
 
 
 class StreamedRows:
-    """One worker's share of photos whose features are computed anew every epoch, in the next view."""
+    """One worker's share of photos whose features are computed anew every epoch, in the next view.
+
+    A pipeline of Ray Data covers several short epochs, because starting one takes seconds, and never more than one long
+    epoch, because its list of blocks is made in advance.
+    """
 
     def __init__(
-        self, source: StreamSource, *, rank: int, workers: int, seed: int, pretrained: Any, plan: Plan
+        self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
     ) -> None:
         self.rows = source.photos.num_rows // workers
         self._first = rank * self.rows
         self._photos = source.photos.slice(self._first, self.rows)
         self._source, self._seed = source, seed
+        self._epochs = max(epochs, len(source.views))
         self._pretrained, self._plan, self._workers = pretrained, plan, workers
-
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield blocks of epoch `number`, from 0 on."""
-        return stream_features(
-            self._photos.take(pa.array(self._order(number))),
-            view=self._source.views[number % len(self._source.views)],
-            extraction=self._source.extraction,
-            pretrained=self._pretrained,
-            plan=self._plan,
-            workers=self._workers,
-        )
+        self._stream: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+        self._ready = range(0)  # epochs that the stream still holds
 
     @property
     def every_view_rows(self) -> int:
@@ -171,13 +168,40 @@ class StreamedRows:
         for number in range(len(self._source.views)):
             order, place = self._order(number), 0
             for features, labels in self.epoch(number):
-                if rows < limit:  # the rest of a started epoch runs to its end, which frees its actors
+                if rows < limit:
                     found.append((features, labels, self._first + order[place : place + len(labels)]))
                 place, rows = place + len(labels), rows + len(labels)
-            if rows >= limit:
-                break
         features, labels, photos = (np.concatenate([part[column] for part in found]) for column in range(3))
         return features, labels, photos
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield blocks of epoch `number`, to be read to its end before another one is asked for."""
+        if not self._ready or self._ready[0] != number:
+            self._start(number)
+        left = self.rows
+        while left > 0:
+            features, labels = next(self._stream)
+            left -= len(labels)
+            yield features, labels
+        self._ready = self._ready[1:]
+        if not self._ready:
+            for _ in self._stream:  # at its end the pipeline frees the actors, which the next one needs
+                pass
+
+    def _start(self, number: int) -> None:
+        for _ in self._stream:
+            pass
+        blocks = math.ceil(self.rows / PHOTOS_PER_PART)
+        count = max(1, _BLOCKS_PER_PIPELINE // max(1, blocks))
+        self._ready = range(number, max(number + 1, min(number + count, self._epochs)))
+        self._stream = stream_features(
+            self._photos,
+            [(self._source.views[epoch % len(self._source.views)], self._order(epoch)) for epoch in self._ready],
+            extraction=self._source.extraction,
+            pretrained=self._pretrained,
+            plan=self._plan,
+            workers=self._workers,
+        )
 
     def _order(self, number: int) -> np.ndarray:
         return np.random.default_rng([self._seed, number]).permutation(self.rows)

@@ -1,14 +1,13 @@
-"""The streamed trunk pass: one epoch of features, computed on the cluster while a train worker reads them.
+"""The streamed trunk pass: epochs of features, computed on the cluster while a train worker reads them.
 
-For features that are too large to cache. Each epoch is a pipeline of its own, because every epoch takes another view
-and another order of the photos.
+For features that are too large to cache.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,20 +23,28 @@ from catdog.model.backbone_specs import INPUT_CUT
 
 
 def stream_features(
-    photos: pa.Table, *, view: int, extraction: Extraction, pretrained: Any, plan: Plan, workers: int
+    photos: pa.Table,
+    epochs: Sequence[tuple[int, np.ndarray]],
+    *,
+    extraction: Extraction,
+    pretrained: Any,
+    plan: Plan,
+    workers: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (features, labels) blocks of up to 64 of `photos`, in their order, all in `view`.
+    """Yield (features, labels) blocks of up to 64 photos, epoch after epoch, each photo once an epoch.
 
-    `pretrained` is what Trunk takes. The stream runs ahead of its reader as far as Ray Data's memory limits let it.
+    `epochs` has for each epoch its view and the order of the photos. `pretrained` is what Trunk takes.
+    The stream runs ahead of its reader as far as Ray Data's memory limits let it.
     `workers` such streams share the plan's actors. An unreadable photo is replaced by another of its block.
     Raises FailureError where no photo of a block can be read.
     """
     import ray
 
-    blocks = [
-        photo_block(photos.slice(start, PHOTOS_PER_PART), (view,), block=start // PHOTOS_PER_PART)
-        for start in range(0, photos.num_rows, PHOTOS_PER_PART)
-    ]
+    blocks: list[pa.Table] = []
+    for view, order in epochs:
+        for start in range(0, len(order), PHOTOS_PER_PART):
+            chosen = photos.take(pa.array(order[start : start + PHOTOS_PER_PART]))
+            blocks.append(photo_block(chosen, (view,), block=len(blocks)))
     dataset = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
     if extraction.cut != INPUT_CUT:
         dataset = _run_trunk(dataset, extraction, pretrained, plan, workers)

@@ -23,7 +23,7 @@ LOST_MACHINE = "A machine was lost ("
 SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
 # Enough epochs that a kill finds the stage at work: seconds pass from the epoch that is waited for to the last.
 SLOW = {
-    "frozen.epochs": 100, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
+    "frozen.head": "epochs", "frozen.epochs": 100, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
     "unfrozen.epochs": 30, "unfrozen.global_batch_size": 8,
 }  # fmt: skip
 KILLS = {"driver": 4, "actor": 11, "node": 5}

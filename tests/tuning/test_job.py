@@ -31,7 +31,8 @@ from catdog.tuning import job as tuning
 SAID: list[str] = []
 SMALL = {
     "train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1,
-    "frozen.epochs": 3, "frozen.global_batch_size": 4, "unfrozen.epochs": 3, "unfrozen.global_batch_size": 4,
+    "frozen.head": "epochs", "frozen.epochs": 3, "frozen.global_batch_size": 4,
+    "unfrozen.epochs": 3, "unfrozen.global_batch_size": 4,
 }  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def test_the_best_trial_is_chosen_on_validation_and_can_be_used_and_trained_agai
     ended = [record for record in records(finished).values() if record["status"] == "finished"]
     chosen = max(ended, key=lambda one: (one["validation"]["accuracy"], -one["validation"]["loss"]))
     assert best["values"] == chosen["values"]
-    assert set(best["test"]) == {"accuracy", "loss"}
+    assert set(best["test"]) == {"accuracy", "balanced_accuracy", "loss"}
     card = read_card(str(finished / "model"))
     assert (card["dropout"], card["stage"]["name"]) == (best["values"]["dropout"], best["stage"])
     words = shlex.split(best["command"])

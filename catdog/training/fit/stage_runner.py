@@ -75,7 +75,13 @@ def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any,
 
     if isinstance(stage.train, StreamSource):
         train: RowSource = StreamedRows(
-            stage.train, rank=place.rank, workers=place.workers, seed=job.seed, pretrained=pretrained, plan=job.plan
+            stage.train,
+            rank=place.rank,
+            workers=place.workers,
+            seed=job.seed,
+            epochs=stage.epochs,
+            pretrained=pretrained,
+            plan=job.plan,
         )
     else:
         train = cached(stage.train, seed=job.seed, equal=True)
