@@ -34,7 +34,7 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 RECIPES = tuple(RECIPE_DEFAULTS)
 # Words that people type for a setting, from other tools.
-_PHOTOS_WORDS = ("data", "data_dir", "data_path", "dataset", "input", "input_dir", "inputs", "images", "folder", "path")
+_PHOTOS_WORDS = ("data", "data_dir", "data_path", "dataset", "input", "input_dir", "inputs", "images", "path")
 _OUT_WORDS = ("output", "output_dir", "out_dir", "save_dir", "dest", "destination", "results")
 _GPU_WORDS = ("gpus", "gpu", "num_gpus", "n_gpus", "device", "devices", "cuda", "accelerator")
 

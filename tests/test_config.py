@@ -1,5 +1,8 @@
+import pytest
+
+from catdog.__main__ import JOBS
 from catdog.command_line.arguments import parse_arguments
-from catdog.command_line.settings import flatten_config
+from catdog.command_line.settings import build_config, fields_of, flatten_config
 from catdog.config import TrainConfig
 
 
@@ -26,3 +29,21 @@ def test_where_a_run_goes_and_what_of_the_cluster_it_uses_do_not_change_its_iden
     identity = flatten_config(TrainConfig(), identity_only=True)
     assert not {"run_dir", "verbose", "cluster.workers", "cache_budget_gib"} & identity.keys()
     assert {"dropout", "frozen.learning_rate", "seed", "augmentation.zoom_fraction"} <= identity.keys()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_word_that_people_try_for_a_setting_is_the_name_of_another(job: str) -> None:
+    fields = fields_of(JOBS[job].config_class)
+    names = {key.rpartition(".")[2] for key in fields}
+    for key, field in fields.items():
+        assert not names & set(field.metadata["also"]), key
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_default_is_a_value_that_the_setting_takes(job: str) -> None:
+    config_class = JOBS[job].config_class
+    for recipe in getattr(config_class, "recipes", {"default": {}}).values():
+        build_config(config_class, recipe)
+    for key, field in fields_of(config_class).items():
+        assert field.metadata["help"], key
+        assert "knob" not in field.metadata["help"]
