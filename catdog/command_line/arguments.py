@@ -23,6 +23,7 @@ from catdog.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
 _SPACE = "--space."
+_METAVARS: Mapping[type, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 
 
 def parse_arguments(
@@ -155,10 +156,4 @@ def _add_flag(group: argparse._ArgumentGroup, key: str, field: Field, *, shown: 
 
 def _metavar(field: Field) -> str:
     choices = field.metadata["choices"]
-    return (
-        "{" + ",".join(choices) + "}"
-        if choices
-        else "TEXT"
-        if kind_of(field) is str
-        else kind_of(field).__name__.upper()
-    )
+    return "{" + ",".join(choices) + "}" if choices else _METAVARS[kind_of(field)]
