@@ -23,6 +23,8 @@ def suggest(name: str, known: Mapping[str, Sequence[str]], *, prefix: str = "--"
 
 
 def _by_word(wanted: str, known: Mapping[str, Sequence[str]]) -> list[str]:
+    if inside := [key for key in known if key.startswith(f"{wanted}.")]:
+        return inside
     stage, _, last = wanted.rpartition(".")
     found = [key for key, words in known.items() if last in (key.rpartition(".")[2], *words)]
     return [key for key in found if key.rpartition(".")[0] == stage] or found

