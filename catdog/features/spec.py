@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from catdog.config import AugmentationConfig
 from catdog.model.backbone_specs import Scaling
+from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.storage import artifacts
 
@@ -35,17 +36,20 @@ class Extraction:
     dtype: str
     seed: int
     limits: DecodeLimits
+    framing: Framing = SQUASH
     augmentation: AugmentationConfig
 
     def fingerprint(self, photos: PhotoSet) -> str:
         """Return the name of the cache directory for the features of `photos`."""
         fields = dataclasses.asdict(self)
-        del fields["limits"], fields["scaling"]
+        del fields["limits"], fields["scaling"], fields["framing"]
         # The names that caches have had from the start.
         fields |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
         fields |= {"max_pixels": self.limits.max_pixels}
         if not self.augmentation.mirror_pairs:  # a setting that earlier versions did not have
             del fields["augmentation"]["mirror_pairs"]
+        if self.framing != SQUASH:
+            fields |= dataclasses.asdict(self.framing)
         return artifacts.fingerprint({**fields, "photos": photos.fingerprint, "format": 1})
 
 

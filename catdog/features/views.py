@@ -80,4 +80,4 @@ def _load_photo(row: dict[str, Any], extraction: Extraction) -> np.ndarray:
     # The label was given to the bytes that ingest saw: another photo at the same path may be of another class.
     if hashlib.sha256(content).hexdigest() != row["digest"]:
         raise ImageError("changed", "its bytes are no longer those that ingest checked")
-    return decode_image(content, size=extraction.image_size, limits=extraction.limits)
+    return decode_image(content, size=extraction.image_size, framing=extraction.framing, limits=extraction.limits)

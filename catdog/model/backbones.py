@@ -8,6 +8,7 @@ tf-keras's own layers only.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from catdog.cluster.environment import set_keras_environment
@@ -17,9 +18,9 @@ set_keras_environment()
 import tf_keras
 from efficientnet import model as efficientnet
 
-from catdog.model.backbone_specs import BackboneSpec, backbone_spec
+from catdog.model.backbone_specs import BackboneSpec, Shapes, backbone_spec
 from catdog.model.weights.pretrained import Pretrained
-from catdog.model.weights.weights_file import check_tensors
+from catdog.model.weights.weights_file import Tensors, check_tensors
 
 # Every layer of a backbone, and its 1000-class top where somebody built it; never a layer of our own head.
 _BACKBONE_LAYER = re.compile(r"(stem|block\d+[a-z]|top)_\w+|probs")
@@ -49,13 +50,25 @@ def load_pretrained(model: tf_keras.Model, pretrained: Pretrained) -> None:
     Layers of other names, such as a new head, are left alone; so is a 1000-class top that `model` does not have.
     Raises UsageError, listing what is missing, extra or of another shape, before any weight is set.
     """
-    layers = {layer.name: layer for layer in model.layers if layer.weights and _BACKBONE_LAYER.fullmatch(layer.name)}
-    shapes = {
-        name: {_short_name(weight): tuple(weight.shape) for weight in layer.weights} for name, layer in layers.items()
+    layers = [layer for layer in model.layers if layer.weights and _BACKBONE_LAYER.fullmatch(layer.name)]
+    check_tensors(pretrained.tensors, shapes=tensor_shapes(layers), where=pretrained.source)
+    set_tensors(layers, pretrained.tensors)
+
+
+def tensor_shapes(layers: Sequence[Any]) -> Shapes:
+    """Return the shapes of the weights of Keras `layers`, by layer and variable name."""
+    return {
+        layer.name: {_short_name(weight): tuple(weight.shape) for weight in layer.weights}
+        for layer in layers
+        if layer.weights
     }
-    check_tensors(pretrained.tensors, shapes=shapes, where=pretrained.source)
-    for name, layer in layers.items():
-        layer.set_weights([pretrained.tensors[name][_short_name(weight)] for weight in layer.weights])
+
+
+def set_tensors(layers: Sequence[Any], tensors: Tensors) -> None:
+    """Set all weights of Keras `layers`; `tensors` have the shapes of `tensor_shapes`."""
+    for layer in layers:
+        if layer.weights:
+            layer.set_weights([tensors[layer.name][_short_name(weight)] for weight in layer.weights])
 
 
 def _short_name(weight: Any) -> str:

@@ -7,7 +7,6 @@ loaded is code: a stranger's model cannot run anything.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,17 @@ import tf_keras
 
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
-from catdog.model.backbones import build_backbone
+from catdog.model.backbones import build_backbone, set_tensors, tensor_shapes
 from catdog.model.saved_model import (
     CARD_FILE,
+    CLASS_SUMS,
     OUTPUT,
     WEIGHTS_FILE,
     ClassifierSpec,
     read_card,
     spec_from_card,
 )
+from catdog.model.weights.weights_file import parse_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.storage import files
@@ -79,7 +80,10 @@ def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
     if spec.dropout > 0:
         feature = tf_keras.layers.Dropout(spec.dropout, name=DROPOUT)(feature)
     # Probabilities stay float32 where the rest of the model runs in half precision.
-    output = tf_keras.layers.Dense(len(spec.classes), activation="softmax", dtype="float32", name=OUTPUT)(feature)
+    units = spec.output_units or len(spec.classes)
+    output = tf_keras.layers.Dense(units, activation="softmax", dtype="float32", name=OUTPUT)(feature)
+    if spec.output_units:
+        output = tf_keras.layers.Dense(len(spec.classes), use_bias=False, dtype="float32", name=CLASS_SUMS)(output)
     return tf_keras.Model(image, output, name="classifier")
 
 
@@ -147,6 +151,8 @@ def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarra
     last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
     maps = np.asarray(last(tf.convert_to_tensor(images), training=False))
     kernel = np.asarray(classifier.get_layer(OUTPUT).kernel)
+    if CLASS_SUMS in {layer.name for layer in classifier.layers}:
+        kernel = kernel @ np.asarray(classifier.get_layer(CLASS_SUMS).kernel)  # of the units of a class together
     evidence = np.maximum(np.einsum("nhwc,cn->nhw", maps, kernel[:, labels]), 0.0)
     found: np.ndarray = evidence / np.maximum(evidence.max(axis=(1, 2), keepdims=True), np.float32(1e-9))
     return found.astype(np.float32)
@@ -186,13 +192,11 @@ def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
 
     Raises FailureError, naming `where`, when they do not fit.
     """
-    with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
-        local = Path(folder) / WEIGHTS_FILE
-        try:
-            local.write_bytes(content)
-            network.load_weights(str(local))
-        except (OSError, ValueError) as error:
-            raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {one_line(error)}") from error
+    try:
+        tensors = parse_weights(content, shapes=tensor_shapes(network.layers), where=WEIGHTS_FILE)
+    except UsageError as error:
+        raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {error}") from error
+    set_tensors(network.layers, tensors)
 
 
 def load_classifier(model_dir: str) -> Classifier:

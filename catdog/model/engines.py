@@ -19,7 +19,7 @@ from catdog.cluster.environment import set_keras_environment
 from catdog.errors import FailureError, UsageError
 from catdog.model.openvino_graph import build_graph, import_openvino
 from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
-from catdog.model.weights.weights_file import parse_tensors
+from catdog.model.weights.weights_file import parse_weights
 from catdog.storage import artifacts, files
 
 _CAPABILITIES, _BFLOAT16 = "OPTIMIZATION_CAPABILITIES", "BF16"  # as OpenVINO names them
@@ -52,7 +52,8 @@ def read_model(model_dir: str) -> ModelBytes:
         weights = files.read_bytes(path)
     except FileNotFoundError as error:
         raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
-    parse_tensors(weights, backbone=spec.backbone, where=path)  # a damaged file is found here, not in every worker
+    # A damaged file, or one of another card, is found here, not in every worker.
+    parse_weights(weights, shapes=spec.tensor_shapes(), where=path)
     checksum = hashlib.sha256(weights).hexdigest()
     # What only training knows of, dropout, is left out: it is no part of an answer.
     decides = {**spec.settings(), "dropout": None, "weights": checksum}

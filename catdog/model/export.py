@@ -21,7 +21,7 @@ from catdog.console import say
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.openvino_graph import build_graph, import_openvino
-from catdog.model.saved_model import CARD_FILE
+from catdog.model.saved_model import CARD_FILE, ClassifierSpec
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sample import draw_sample
@@ -48,13 +48,10 @@ def export(config: ExportConfig) -> str:
             raise UsageError(
                 f"--to {config.to}: expected the package {package}, found none: pip install 'catdog-ray[{config.to}]'"
             )
-    out = files.absolute(config.out)
     suffix = _SUFFIXES.get(config.to, "")
-    out += "" if out.lower().endswith(suffix) else suffix
-    if files.exists(out):
-        raise UsageError(f"--out {config.out}: {out} exists already: give another place, or delete it")
+    out = _place(config, suffix=suffix)
     model = read_model(config.model)
-    images = _read_images(config.photos, size=model.spec.image_size, limits=DecodeLimits(max_pixels=config.max_pixels))
+    images = _read_images(config.photos, spec=model.spec, limits=DecodeLimits(max_pixels=config.max_pixels))
     from catdog.model.classifier import load_classifier
 
     classifier = load_classifier(config.model)
@@ -77,7 +74,22 @@ def export(config: ExportConfig) -> str:
     return out
 
 
-def _read_images(photos: str, *, size: int, limits: DecodeLimits) -> np.ndarray:
+def _place(config: ExportConfig, *, suffix: str) -> str:
+    """Return where the export goes: inside an existing folder under the name of its run, else at --out itself.
+
+    Raises UsageError where something stands there: nothing is ever replaced.
+    """
+    out = files.absolute(config.out)
+    if files.is_directory(out) and not files.exists(files.join(out, CARD_FILE)):  # which no model's folder lacks
+        *_, run, name = ["", *files.absolute(config.model).rstrip("/").split("/")]
+        out = files.join(out, run if name == "model" and run else name)
+    out += "" if out.lower().endswith(suffix) else suffix
+    if files.exists(out):
+        raise UsageError(f"--out {config.out}: {out} exists already, and nothing is replaced: give another place")
+    return out
+
+
+def _read_images(photos: str, *, spec: ClassifierSpec, limits: DecodeLimits) -> np.ndarray:
     """Return ten images, uint8 (10, S, S, 3), or as many as can be read; of the drawn sample without `photos`."""
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         if not photos:
@@ -86,7 +98,7 @@ def _read_images(photos: str, *, size: int, limits: DecodeLimits) -> np.ndarray:
         for _, content in read_inputs(list_inputs(photos or folder)):
             try:
                 if not isinstance(content, ImageError):
-                    images.append(decode_image(content, size=size, limits=limits))
+                    images.append(decode_image(content, size=spec.image_size, framing=spec.framing, limits=limits))
             except ImageError:
                 continue
             if len(images) == _PHOTOS:
@@ -150,7 +162,9 @@ def _save_tflite(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     made.write_bytes(converter.convert())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow announces another package for what it still has itself
-        interpreter = tf.lite.Interpreter(model_path=str(made))
+        # Its default delegate announces itself on stderr, past everything that could silence it.
+        plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        interpreter = tf.lite.Interpreter(model_path=str(made), experimental_op_resolver_type=plain)
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def predict(images: np.ndarray) -> np.ndarray:

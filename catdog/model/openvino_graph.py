@@ -12,8 +12,8 @@ import numpy as np
 
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.backbone_specs import HEAD_CUT, Block, backbone_spec
-from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec
-from catdog.model.weights.weights_file import Tensors, parse_tensors
+from catdog.model.saved_model import CLASS_SUMS, OUTPUT, WEIGHTS_FILE, ClassifierSpec
+from catdog.model.weights.weights_file import Tensors, parse_weights
 
 _EPSILON = 1e-3  # of Keras's batch normalization
 
@@ -34,7 +34,7 @@ def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
     """
     import_openvino()
     try:
-        tensors, _ = parse_tensors(weights, backbone=spec.backbone, where="the model")
+        tensors = parse_weights(weights, shapes=spec.tensor_shapes(), where=WEIGHTS_FILE)
         return _Builder(spec, tensors).build()
     except (UsageError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {one_line(error)}") from error
@@ -63,26 +63,25 @@ class _Builder:
 
     def __init__(self, spec: ClassifierSpec, tensors: Tensors) -> None:
         self._ops = importlib.import_module("openvino.opset13")
-        self._spec, self._tensors, self._used = spec, tensors, set[str]()
+        self._spec, self._tensors = spec, tensors
         self._backbone_spec = backbone_spec(spec.backbone)
         self._inputs: dict[str, Any] = {}  # of each convolution, by its name
 
     def build(self) -> Any:
-        """Return the classifier.
-
-        Raises KeyError for a missing layer, ValueError for one too many, RuntimeError where shapes do not fit.
-        """
+        """Return the classifier. Raises KeyError for a missing layer, RuntimeError where shapes do not fit."""
         ops = self._ops
         image, feature = self._backbone()
-        head = self._layer("fc_out")
+        head = self._tensors[OUTPUT]
         kernel, bias = self._constant(head["kernel"]), self._constant(head["bias"])
         logits = ops.add(ops.matmul(feature, kernel, False, False), bias)
-        if extra := self._tensors.keys() - self._used:
-            raise ValueError(f"no layer has the name {min(extra)}")
-        return import_openvino().Model([ops.softmax(logits, 1)], [image], "classifier")
+        probabilities = ops.softmax(logits, 1)
+        if self._spec.output_units:
+            sums = self._constant(self._tensors[CLASS_SUMS]["kernel"])
+            probabilities = ops.matmul(probabilities, sums, False, False)
+        return import_openvino().Model([probabilities], [image], "classifier")
 
     def build_trunk(self, cuts: Sequence[str]) -> Any:
-        """Return the trunk with an output for each of `cuts`. Raises as `build` does, but for a layer too many."""
+        """Return the trunk with an output for each of `cuts`. Raises as `build` does."""
         image, feature = self._backbone()
         last = self._ops.constant([0, 2, 3, 1])
         outputs = [feature if cut == HEAD_CUT else self._ops.transpose(self._inputs[cut], last) for cut in cuts]
@@ -118,7 +117,7 @@ class _Builder:
 
     def _convolve(self, node: Any, name: str, *, normalization: str = "", stride: int = 1) -> Any:
         """Apply the convolution `name` with "same" padding, its batch normalization folded into kernel and bias."""
-        layer, self._inputs[name] = self._layer(name), node
+        layer, self._inputs[name] = self._tensors[name], node
         if depthwise := "depthwise_kernel" in layer:
             # (H, W, C, 1) to (C, 1, 1, H, W): a group for each channel.
             kernel = layer["depthwise_kernel"].transpose(2, 3, 0, 1)[:, np.newaxis]
@@ -126,7 +125,7 @@ class _Builder:
             kernel = layer["kernel"].transpose(3, 2, 0, 1)
         bias = layer.get("bias")
         if normalization:
-            values = {key: array.astype(np.float64) for key, array in self._layer(normalization).items()}
+            values = {key: array.astype(np.float64) for key, array in self._tensors[normalization].items()}
             factor = values["gamma"] / np.sqrt(values["moving_variance"] + _EPSILON)
             kernel = kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
             bias = values["beta"] - values["moving_mean"] * factor
@@ -136,10 +135,6 @@ class _Builder:
 
     def _activate(self, node: Any) -> Any:
         return self._ops.clamp(node, 0.0, 6.0) if self._backbone_spec.lite else self._ops.swish(node)
-
-    def _layer(self, name: str) -> dict[str, np.ndarray]:
-        self._used.add(name)
-        return self._tensors[name]
 
     def _constant(self, values: Any, *, channels: bool = False) -> Any:
         array = np.ascontiguousarray(values, np.float32)

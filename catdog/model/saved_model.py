@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import h5py
 
-from catdog.errors import FailureError, UsageError
-from catdog.model.backbone_specs import Scaling
+from catdog.errors import FailureError, UsageError, one_line
+from catdog.model.backbone_specs import BACKBONES, Scaling, Shapes, backbone_spec
+from catdog.model.weights.weights_file import LFS_POINTER
+from catdog.photos.decoding.framing import RESAMPLINGS, RESIZES, SQUASH, Framing
 from catdog.storage import files
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "weights.h5"
 CARD_FORMAT = 1
-_CARD_KEYS = ("backbone", "image_size", "classes", "pooling", "dropout", "input_scale", "input_offset")
+SMALLEST_IMAGE, LARGEST_IMAGE = 32, 2048  # sides, in pixels
 
 OUTPUT = "fc_out"  # the output layer's name
+CLASS_SUMS = "class_sums"  # that of the layer behind it, where an output is not a class
+
+Check = tuple[str, Callable[[Any], bool]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierSpec:
     """All that is needed to build a classifier but its weights.
 
-    `image_size` is the side of the square input, in pixels; the backbone sees the image in `scaling`.
+    `image_size` is the side of the square input, in pixels, which a photo becomes as `framing` says; the backbone sees
+    it in `scaling`. With `output_units` the output layer has so many units, and the layer `class_sums` adds up their
+    probabilities to those of the classes.
     """
 
     backbone: str
@@ -34,43 +42,115 @@ class ClassifierSpec:
     pooling: str
     dropout: float
     scaling: Scaling
+    framing: Framing = SQUASH
+    output_units: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """Return the fields under the names that the card has for them; its lists are tuples here."""
-        settings = {**vars(self), "input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
-        del settings["scaling"]
-        return settings
+        """Return the fields under the names that the card has for them, without what older cards had no word for."""
+        found = {name: getattr(self, name) for name in ("backbone", "image_size", "classes", "pooling", "dropout")}
+        found |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
+        if self.framing != SQUASH:
+            found |= dataclasses.asdict(self.framing)
+        return found | ({"output_units": self.output_units} if self.output_units else {})
+
+    def tensor_shapes(self) -> Shapes:
+        """Return the shapes of all weights, by layer and variable name."""
+        backbone, classes = backbone_spec(self.backbone), len(self.classes)
+        units = self.output_units or classes
+        found = {**backbone.tensor_shapes(), OUTPUT: {"kernel": (backbone.top_filters, units), "bias": (units,)}}
+        return found | ({CLASS_SUMS: {"kernel": (units, classes)}} if self.output_units else {})
 
 
 def spec_to_card(spec: ClassifierSpec) -> dict[str, Any]:
     """Return the part of a model card that tells how to build the classifier."""
-    return {"format": CARD_FORMAT, **spec.settings(), "classes": list(spec.classes)}
+    return {
+        "format": CARD_FORMAT,
+        **spec.settings(),
+        "classes": list(spec.classes),
+        **dataclasses.asdict(spec.framing),
+    }
 
 
 def spec_from_card(card: Mapping[str, Any], *, where: str) -> ClassifierSpec:
-    """Read back what `spec_to_card` wrote.
+    """Read back what `spec_to_card` wrote; a card of an earlier version has no framing, which was to squash then.
 
-    Raises UsageError, naming `where`, when something is missing or of another format.
+    Raises UsageError, naming `where`, when something is missing, of another type or out of range.
     """
     if card.get("format") != CARD_FORMAT:
         raise UsageError(f"{where}: expected a model card of format {CARD_FORMAT}, found {card.get('format')!r}")
-    missing = [name for name in _CARD_KEYS if name not in card]
+    missing = [name for name in _CARD_CHECKS if name not in card and name not in _LATER_KEYS]
     if missing:
         raise UsageError(f"{where}: the model card lacks {', '.join(missing)}; was it written by catdog?")
+    values = {**_LATER_KEYS, **{name: card[name] for name in _CARD_CHECKS if name in card}}
+    for name, (expected, is_valid) in _CARD_CHECKS.items():
+        if not is_valid(values[name]):
+            found = repr(values[name])
+            raise UsageError(
+                f"{where}: the model card's {name}: expected {expected}, found {found[:80]}{'…' * (len(found) > 80)}"
+            )
     return ClassifierSpec(
-        backbone=card["backbone"],
-        image_size=card["image_size"],
-        classes=tuple(card["classes"]),
-        pooling=card["pooling"],
-        dropout=card["dropout"],
-        scaling=Scaling(tuple(card["input_scale"]), tuple(card["input_offset"])),
+        backbone=values["backbone"],
+        image_size=values["image_size"],
+        classes=tuple(values["classes"]),
+        pooling=values["pooling"],
+        dropout=float(values["dropout"]),
+        scaling=Scaling(tuple(values["input_scale"]), tuple(values["input_offset"])),
+        framing=Framing(resize=values["resize"], resampling=values["resampling"]),
+        output_units=values["output_units"],
     )
+
+
+def _one_of(names: Collection[str]) -> Check:
+    return f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_SCALE
+
+
+def _are_names(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and 1 <= len(value) <= _MOST_CLASSES
+        and all(isinstance(name, str) and name for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _are_channels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+
+
+_LARGEST_SCALE = 1e6
+_MOST_CLASSES = 100_000
+# What a card must say: in words, and as a check.
+_CARD_CHECKS: dict[str, Check] = {
+    "backbone": _one_of(BACKBONES),
+    "image_size": (
+        f"a whole number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}",
+        lambda value: _is_whole(value, SMALLEST_IMAGE, LARGEST_IMAGE),
+    ),
+    "classes": ("a list of names, each once", _are_names),
+    "pooling": _one_of(("avg", "max")),
+    "dropout": ("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1),
+    "input_scale": ("three numbers", _are_channels),
+    "input_offset": ("three numbers", _are_channels),
+    "resize": _one_of(RESIZES),
+    "resampling": _one_of(RESAMPLINGS),
+    "output_units": ("a whole number from 0 to 100,000", lambda value: _is_whole(value, 0, _MOST_CLASSES)),
+}
+# What cards of earlier versions lack.
+_LATER_KEYS: dict[str, Any] = {**dataclasses.asdict(SQUASH), "output_units": 0}
 
 
 def read_card(model_dir: str) -> dict[str, Any]:
     """Return the card of the model in `model_dir`, a path or URI.
 
-    Raises UsageError when the directory holds no model.
+    Raises UsageError when the directory holds no model, or its card is no JSON object.
     """
     path = files.join(files.absolute(model_dir), CARD_FILE)
     if not files.exists(path):
@@ -78,7 +158,16 @@ def read_card(model_dir: str) -> dict[str, Any]:
             f"{model_dir} is not a model directory: expected {CARD_FILE} and {WEIGHTS_FILE} in it, "
             "as a train job leaves them in RUN_DIR/model"
         )
-    return files.read_json(path)
+    try:
+        content = files.read_bytes(path)
+        if content.startswith(LFS_POINTER):
+            raise UsageError(f"{path}: is a pointer of Git LFS, not the card itself: fetch it with git lfs pull")
+        card = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: expected a model card in JSON, found {one_line(error)}; copy it anew") from error
+    if not isinstance(card, dict):
+        raise UsageError(f"{path}: expected a model card, a JSON object, found a {type(card).__name__}")
+    return card
 
 
 def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:

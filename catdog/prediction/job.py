@@ -63,7 +63,12 @@ def predict_one(config: PredictConfig) -> None:
         model = read_model(directory)
         try:
             content = read_photo(files.absolute(config.photos))
-            image = decode_image(content, size=model.spec.image_size, limits=DecodeLimits(max_pixels=config.max_pixels))
+            image = decode_image(
+                content,
+                size=model.spec.image_size,
+                framing=model.spec.framing,
+                limits=DecodeLimits(max_pixels=config.max_pixels),
+            )
         except ImageError as error:
             raise FailureError(f"{config.photos}: {error}") from error
         run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
@@ -114,7 +119,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float)
         out=out,
         rule=request.rule,
         engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in request.models],
-        decoding=Decoding(image_size=request.spec.image_size, limits=request.limits),
+        decoding=Decoding(image_size=request.spec.image_size, framing=request.spec.framing, limits=request.limits),
         plan=plan,
         progress=progress,
     )

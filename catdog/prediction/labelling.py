@@ -21,6 +21,7 @@ from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import read_inputs
 from catdog.prediction.commit import finished_parts, write_prediction_part
@@ -35,6 +36,7 @@ class Decoding:
     """How photos become images: `decode` is images.decode_image or what stands in for it."""
 
     image_size: int
+    framing: Framing = SQUASH
     limits: DecodeLimits
     decode: Decode = decode_image
 
@@ -164,7 +166,7 @@ def _load(block: pa.Table, decoding: Decoding) -> Any:
         try:
             if isinstance(content, ImageError):
                 raise content
-            image = decoding.decode(content, size=decoding.image_size, limits=decoding.limits)
+            image = decoding.decode(content, size=decoding.image_size, framing=decoding.framing, limits=decoding.limits)
         except ImageError as error:
             image = error
         # A fault that outlasted the retries is an error row, not a photo that was read after all.

@@ -91,7 +91,10 @@ def read_request(config: PredictConfig) -> Request:
 def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
     """Raise UsageError when two models do not fit together, or the settings do not fit the classes."""
     first, last = models[0].spec, models[-1].spec
-    if first.classes != last.classes or first.image_size != last.image_size:
+    if first.classes != last.classes or (first.image_size, first.framing) != (
+        last.image_size,
+        last.framing,
+    ):
         raise UsageError(
             f"two models are compared on the same classes and image size, found {', '.join(first.classes)} at "
             f"{first.image_size} and {', '.join(last.classes)} at {last.image_size}: give models that fit together"

@@ -123,6 +123,11 @@ def exists(path: str) -> bool:
     return bool(_kind(path) != fs.FileType.NotFound)
 
 
+def is_directory(path: str) -> bool:
+    """Tell whether `path` is a directory; of an object store, whether something stands below it."""
+    return bool(_kind(path) == fs.FileType.Directory)
+
+
 def _kind(path: str) -> fs.FileType:
     system, inside = open_filesystem(path)
     try:

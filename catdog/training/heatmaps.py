@@ -65,7 +65,7 @@ def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, 
     for row in worst:
         try:
             content = read_photo(row["path"])
-            image = decode_image(content, size=job.spec.image_size, limits=job.limits)
+            image = decode_image(content, size=job.spec.image_size, framing=job.spec.framing, limits=job.limits)
             thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, limits=job.limits))
         except ImageError:
             continue

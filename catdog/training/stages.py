@@ -175,6 +175,7 @@ class StageLayout:
             backbone=config.backbone,
             image_size=self.spec.image_size,
             scaling=self.spec.scaling,
+            framing=self.spec.framing,
             pooling=config.pooling if cut == HEAD_CUT else None,
             weights_checksum=self._pretrained.checksum if self._pretrained else "none",
             cut=cut,

@@ -11,6 +11,7 @@ from catdog.features.cache import FeatureCache, locate_cache, write_part
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
 from catdog.model.backbone_specs import UNIT_SCALING
+from catdog.photos.decoding.framing import Framing
 
 
 def fill(root: Path, photos: PhotoSet, *, unreadable: dict[str, list[str]] | None = None) -> FeatureCache:
@@ -124,7 +125,8 @@ def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:
     name = EXTRACTION.fingerprint(photos)
     for change in (
         {"backbone": "efficientnet-b0"}, {"weights_checksum": "x"}, {"cut": "input"}, {"seed": 1}, {"pooling": "max"},
-        {"dtype": "float32"}, {"scaling": UNIT_SCALING}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
+        {"dtype": "float32"}, {"scaling": UNIT_SCALING},
+        {"framing": Framing(resize="crop")}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
     ):  # fmt: skip
         assert dataclasses.replace(EXTRACTION, **change).fingerprint(photos) != name
     assert EXTRACTION.fingerprint(photo_set(4, (1, 3))) != name

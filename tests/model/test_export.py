@@ -29,7 +29,12 @@ def run(model: Path, to: str, out: Path, **changes: str) -> tuple[str, list[str]
     ],
 )
 def test_an_exported_model_agrees_and_brings_its_card(
-    model_dir: Path, photo_folder: Path, tmp_path: Path, to: str, files: set[str]
+    model_dir: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    to: str,
+    files: set[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     for package in exports._PACKAGES.get(to, ()):
         pytest.importorskip(package)
@@ -41,8 +46,21 @@ def test_an_exported_model_agrees_and_brings_its_card(
     assert json.loads(card.read_text())["classes"] == ["cat", "dog"]
     assert lines[0].startswith("Agreement on 10 photos: probabilities differ by up to ")
     assert lines[0].endswith("(at most 0.0001 is allowed).")
+    assert "XNNPACK" not in capfd.readouterr().err  # which TensorFlow Lite says of itself
     with pytest.raises(UsageError, match="exists already"):
         run(model_dir, to, tmp_path / "model")
+
+
+def test_an_existing_folder_gets_the_export_inside_it_and_nothing_of_its_own_is_touched(
+    model_dir: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    out, _ = run(model_dir, "openvino", tmp_path, photos=str(photo_folder))
+    assert out == str(tmp_path / f"{model_dir.name}.xml")
+    assert Path(out).is_file()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    with pytest.raises(UsageError, match="exists already, and nothing is replaced"):
+        run(model_dir, "openvino", tmp_path)
 
 
 def test_a_model_that_does_not_agree_is_not_left(

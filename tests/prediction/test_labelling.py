@@ -20,6 +20,7 @@ from catdog.cluster import actors
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import FailureError
 from catdog.photos.decoding.decode import FORMATS, decode_image
+from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs, part_bounds
@@ -59,11 +60,11 @@ class RedOrBlue:
 SMALL = Decoding(image_size=32, limits=DecodeLimits(max_pixels=10_000))
 
 
-def decode_or_die(content: bytes, *, size: int, limits: DecodeLimits) -> np.ndarray:
+def decode_or_die(content: bytes, *, size: int, framing: Framing, limits: DecodeLimits) -> np.ndarray:
     """What a crash in a native decoder does to its process."""
     if content == b"poison":
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_image(content, size=size, limits=limits)
+    return decode_image(content, size=size, framing=framing, limits=limits)
 
 
 def draw_folder(folder: Path, *, count: int) -> Path:

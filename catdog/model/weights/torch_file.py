@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from catdog.errors import UsageError
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
+_SHARED_BYTES = 64 * 2**20
+_LONGEST_PICKLE = 16 * 2**20  # of efficientnet-lite2: 55,527
+_MOST_DIMENSIONS = 8
 _ZIP_SIGNATURE = b"PK\x03\x04"
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
@@ -79,6 +83,9 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
     elements = {}
     for key in _unpickle(stream):
         elements[key] = _read_elements(content, stream=stream, storage=storages[key])
+    promised = sum(math.prod(view.shape) * view.storage.dtype.itemsize for view in views.values())
+    if promised > len(content) + _SHARED_BYTES:  # views may share a storage, and each becomes a copy
+        raise ValueError(f"{promised:,} bytes of tensors in a file of {len(content):,}")
     return {str(name): _materialize(view, elements[view.storage.key]) for name, view in views.items()}
 
 
@@ -107,7 +114,14 @@ def _materialize(view: _TensorView, elements: np.ndarray) -> np.ndarray:
 
 def _rebuild_tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> _TensorView:
     """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
+    if len(size) > _MOST_DIMENSIONS or len(stride) > _MOST_DIMENSIONS:  # before it is copied
+        raise pickle.UnpicklingError(f"it has a tensor of {len(size)} dimensions")
     return _TensorView(storage, offset, tuple(size), tuple(stride))
+
+
+def _empty_dict() -> OrderedDict[Any, Any]:
+    """Stand in for `OrderedDict`, which torch calls without arguments: with some it would copy them."""
+    return OrderedDict()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -115,7 +129,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return _empty_dict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor
         if module == "torch" and name in _STORAGE_DTYPES:
@@ -129,5 +143,37 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, np.dtype(_STORAGE_DTYPES[dtype]), element_count)
 
 
+# All that torch writes for a state dict. Others could make a few bytes allocate without bound.
+_OPCODES = frozenset(
+    {
+        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    }
+)
+
+
 def _unpickle(stream: io.BytesIO) -> Any:
+    start = stream.tell()
+    _check_opcodes(stream)
+    stream.seek(start)
     return _Unpickler(stream, encoding="utf-8").load()
+
+
+def _check_opcodes(stream: io.BytesIO) -> None:
+    """Read one pickle without doing what it says. Raises ValueError for anything that torch does not write."""
+    start, puts, builds = stream.tell(), 0, 0
+    for opcode, argument, position in pickletools.genops(stream):
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"its pickle has the opcode {opcode.name}, which torch does not write")
+        if position is not None and position - start > _LONGEST_PICKLE:
+            raise ValueError(f"its pickle is longer than {_LONGEST_PICKLE:,} bytes")
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            # The unpickler makes its memo as long as the greatest index.
+            if argument is None or argument > puts:
+                raise ValueError(f"its pickle numbers its {puts + 1}th object {argument}")
+            puts += 1
+        builds += opcode.name == "BUILD"
+    if builds > 1:  # of the state dict; each copies a dict of any size
+        raise ValueError("its pickle sets the state of more than one object")

@@ -7,22 +7,21 @@ for the backbone.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import h5py
 import numpy as np
 
 from catdog.errors import UsageError
-from catdog.model.backbone_specs import IMAGENET_STDDEV, BackboneSpec, Scaling, backbone_spec, standardize
+from catdog.model.backbone_specs import IMAGENET_STDDEV, BackboneSpec, Scaling, Shapes, backbone_spec, standardize
+from catdog.model.weights.hdf5_file import SIGNATURE, read_datasets
 from catdog.model.weights.torch_file import parse_state_dict
 
 Tensors = dict[str, dict[str, np.ndarray]]
 
 _TOP = "probs"
 _TOP_NAMES = (_TOP, "predictions", "fc")
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LISTED = 6  # names in an error, before "and 12 more"
 
 
@@ -32,26 +31,46 @@ def parse_tensors(content: bytes, *, backbone: str, where: str) -> tuple[Tensors
     Raises UsageError, naming `where`, when it is neither or is broken.
     """
     spec = backbone_spec(backbone)
-    if not content.startswith(_HDF5_SIGNATURE):
+    _refuse_pointer(content, where=where)
+    if not content.startswith(SIGNATURE):
         return _from_torch(parse_state_dict(content, where=where), spec), spec.scaling
-    tensors = _parse_h5(content, where=where)
+    tensors = _parse_h5(content, shapes=None, where=where)
     normalizations = [layer for layer in tensors if re.fullmatch(r"normalization(_\d+)?", layer)]
     if len(normalizations) != 1:
         return tensors, spec.scaling
     return tensors, _scaling_of(tensors.pop(normalizations[0]), where=where)
 
 
-def check_tensors(tensors: Tensors, *, shapes: Mapping[str, Mapping[str, tuple[int, ...]]], where: str) -> None:
-    """Raise UsageError, naming `where`, unless `tensors` are exactly those of `shapes`, by layer and variable name.
+def parse_weights(content: bytes, *, shapes: Shapes, where: str) -> Tensors:
+    """Return the tensors in the bytes of a weights.h5 of our own, which must be exactly those of `shapes`.
+
+    Raises UsageError, naming `where`, before any is read that does not fit.
+    """
+    _refuse_pointer(content, where=where)
+    return _parse_h5(content, shapes=shapes, where=where)
+
+
+def _refuse_pointer(content: bytes, *, where: str) -> None:
+    if content.startswith(LFS_POINTER):
+        raise UsageError(f"{where}: is a pointer of Git LFS, not the weights themselves: fetch them with git lfs pull")
+
+
+def check_tensors(tensors: Tensors, *, shapes: Shapes, where: str) -> None:
+    """Raise UsageError, naming `where`, unless `tensors` are exactly those of `shapes`.
 
     A 1000-class top that `shapes` does not ask for may be there.
     """
+    check_shapes(_shapes_of(tensors), shapes=shapes, where=where)
+
+
+def check_shapes(found_shapes: Shapes, *, shapes: Shapes, where: str) -> None:
+    """Raise UsageError, listing what is missing, extra or of another shape, as `check_tensors` says."""
     wanted = {f"{layer}/{name}": shape for layer, variables in shapes.items() for name, shape in variables.items()}
     found = {
-        f"{layer}/{name}": array.shape
-        for layer, variables in tensors.items()
+        f"{layer}/{name}": shape
+        for layer, variables in found_shapes.items()
         if layer != _TOP or _TOP in shapes
-        for name, array in variables.items()
+        for name, shape in variables.items()
     }
     misshaped = {
         f"{name} {found[name]} instead of {wanted[name]}"
@@ -64,52 +83,46 @@ def check_tensors(tensors: Tensors, *, shapes: Mapping[str, Mapping[str, tuple[i
         raise UsageError(f"{where}: its tensors do not fit the backbone: {'; '.join(faults)}")
 
 
+def _shapes_of(tensors: Tensors) -> Shapes:
+    return {layer: {name: array.shape for name, array in variables.items()} for layer, variables in tensors.items()}
+
+
 def _listing(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = len(ordered) - _LISTED
     return ", ".join(ordered[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _parse_h5(content: bytes, *, where: str) -> Tensors:
-    """Return the tensors of a weights file or whole model in Keras's HDF5 layout.
+def _parse_h5(content: bytes, *, shapes: Shapes | None, where: str) -> Tensors:
+    """Return the tensors of a weights file or whole model in Keras's HDF5 layout. Raises UsageError, naming `where`."""
 
-    Nested models and old versions put further groups around a layer's; its own name is always the last.
-    Raises UsageError, naming `where`.
-    """
+    def check(found: Mapping[str, tuple[int, ...]]) -> None:
+        named: Shapes = {}
+        for path, shape in found.items():
+            layer, name = _layer_and_name(path)
+            if name in named.setdefault(layer, {}):
+                raise UsageError(f"{where}: holds {layer}/{name} twice; expected the weights of one backbone")
+            named[layer][name] = shape
+        if shapes is not None:
+            check_shapes(named, shapes=shapes, where=where)
+
     tensors: Tensors = {}
-    for path, array in _read_datasets(content, where=where).items():
-        *_, layer, name = ["", *path.split("/")]
-        layer, name = _TOP if layer in _TOP_NAMES else layer, name.split(":")[0]
-        if layer.endswith("dwconv") and name == "kernel":
-            name = "depthwise_kernel"  # Keras 3 calls it so
-        if name in tensors.setdefault(layer, {}):
-            raise UsageError(f"{where}: holds {layer}/{name} twice; expected the weights of one backbone")
-        tensors[layer][name] = array
+    for path, array in read_datasets(content, where=where, check=check).items():
+        layer, name = _layer_and_name(path)
+        tensors.setdefault(layer, {})[name] = array
     return tensors
 
 
-def _read_datasets(content: bytes, *, where: str) -> dict[str, np.ndarray]:
-    """Return the weights in an HDF5 file of Keras's layout as float32, by path; links are not followed."""
-    datasets: dict[str, np.ndarray] = {}
+def _layer_and_name(path: str) -> tuple[str, str]:
+    """Return the layer and the variable of a dataset.
 
-    def collect(path: str, node: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(node, h5py.Dataset):
-            datasets[path] = np.asarray(node[()], np.float32)
-
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            root = file.get("model_weights", file)  # of a whole model, without its optimizer's
-            in_layout = any(name.startswith("layer_names") for name in root.attrs)
-            if in_layout:
-                root.visititems(collect)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{where}: cannot be read as HDF5: {' '.join(str(error).split())}") from error
-    if not in_layout:
-        raise UsageError(
-            f"{where}: holds no layer_names, so it is not of Keras's HDF5 layout; "
-            'save it again from tf_keras with model.save_weights("NAME.h5")'
-        )
-    return datasets
+    Nested models and old versions put further groups around a layer's; its own name is always the last.
+    """
+    *_, layer, name = ["", *path.split("/")]
+    layer, name = _TOP if layer in _TOP_NAMES else layer, name.split(":")[0]
+    if layer.endswith("dwconv") and name == "kernel":
+        name = "depthwise_kernel"  # Keras 3 calls it so
+    return layer, name
 
 
 def _scaling_of(normalization: Mapping[str, np.ndarray], *, where: str) -> Scaling:

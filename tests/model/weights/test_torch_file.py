@@ -143,3 +143,30 @@ def test_the_zip_format_is_named_with_the_way_out() -> None:
 def test_a_dict_of_other_things_is_refused() -> None:
     with pytest.raises(UsageError, match="expected a dict of tensors"):
         parse(HEADER + pickle.dumps({"epoch": 3}, 2) + pickle.dumps([], 2))
+
+
+def put(index: int) -> bytes:
+    return b"r" + index.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}" + put(2**26) + b".",  # the unpickler's memo would have 2**27 places
+        b"\x80\x02\x8a\x01\x01" + b"2" * 100 + b".",  # DUP
+        b"\x80\x04\x96" + (2**40).to_bytes(8, "little") + b".",  # BYTEARRAY8
+        b"\x80\x02" + name("collections.OrderedDict") + b"](e\x85R.",  # a dict from a list
+        b"\x80\x02" + name("collections.OrderedDict") + b")R}b}b.",
+    ],
+    ids=["memo", "duplicate", "bytearray", "copied dict", "copied state"],
+)
+def test_a_small_pickle_that_would_take_much_memory_is_refused(pickled: bytes) -> None:
+    with pytest.raises(UsageError, match="not a torch state-dict file: "):
+        parse(HEADER + pickled)
+
+
+def test_views_that_share_a_storage_do_not_multiply_it() -> None:
+    elements = np.zeros(2**18, "<f4")
+    tensors = {f"t{n}": tensor(key="a", count=2**18, shape=(2**18,), stride=(1,)) for n in range(80)}
+    with pytest.raises(UsageError, match=r"83,886,080 bytes of tensors in a file of 1,0"):
+        parse(state_dict(tensors, {"a": elements}))

@@ -8,7 +8,7 @@ import pytest
 
 from catdog.errors import UsageError
 from catdog.model.backbone_specs import BACKBONES, IMAGENET_MEAN, IMAGENET_STDDEV, Scaling
-from catdog.model.weights.weights_file import check_tensors, parse_tensors
+from catdog.model.weights.weights_file import check_tensors, parse_tensors, parse_weights
 
 KERNEL = np.arange(3 * 3 * 3 * 32, dtype=np.float32).reshape(3, 3, 3, 32)
 GAMMA = np.linspace(0, 1, 32, dtype=np.float32)
@@ -116,3 +116,14 @@ def test_what_does_not_fit_is_listed() -> None:
 def test_a_long_list_is_cut_short() -> None:
     with pytest.raises(UsageError, match=r"9 missing: a0/x, a1/x, a2/x, a3/x, a4/x, a5/x and 3 more$"):
         check_tensors({}, shapes={f"a{n}": {"x": (1,)} for n in range(9)}, where="weights.h5")
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such() -> None:
+    content = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 14000000\n"
+    with pytest.raises(UsageError, match=r"weights\.h5: is a pointer of Git LFS.*git lfs pull"):
+        parse(content)
+
+
+def test_a_file_of_other_shapes_is_refused_when_the_shapes_are_known() -> None:
+    with pytest.raises(UsageError, match=r"1 mis-shaped: stem_bn/gamma \(32,\) instead of \(8,\)"):
+        parse_weights(h5(BOTH), shapes={**SHAPES, "stem_bn": {"gamma": (8,)}}, where="weights.h5")
