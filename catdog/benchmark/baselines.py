@@ -1,4 +1,4 @@
-"""What catdog is measured against: the programs that a careful person would write without Ray.
+"""The programs that catdog is compared with: what a careful person would write without Ray.
 
 Each runs as a process of its own (`python -m catdog.benchmark.baselines NAME …`) and prints what the benchmark reads: a
 line with the number of labelled rows, or a line of JSON for each epoch.

@@ -52,8 +52,8 @@ class TrunkRates:
 
     model_alone: float
     read_alone: float  # photos a second out of the page cache, by threads of one process on all cores
-    decode_alone: float  # likewise
-    augment_alone: float  # likewise
+    decode_alone: float  # the same
+    augment_alone: float  # the same
     whole_pass: float  # from the first image to the last
     whole_pass_with_start: float
     bound: float

@@ -54,7 +54,7 @@ def _run_in_process(start: Callable[..., None], *arguments: str) -> float:
     return time.monotonic() - begin
 
 
-# What the processes do; each import is timed, so none stands at the top.
+# What the processes do; each import is timed, so none is at the top of this module.
 
 
 def start_python() -> None:

@@ -1,10 +1,10 @@
-"""Temperature scaling: probabilities that mean what they say (C. Guo and others, ICML 2017).
+"""Temperature scaling: calibrated probabilities (C. Guo and others, ICML 2017).
 
     softmax(logits / T), T > 0, fitted on validation photos by log loss
 
-One number, so which class is the most probable never changes. It is not applied beside the model but folded into it:
-kernel and bias of the output layer are divided by T, and every engine that runs the model gives calibrated
-probabilities without knowing of it. The model card of such a model says its `temperature`.
+It is one number, so the most probable class never changes. It is folded into the model: kernel and bias of the output
+layer are divided by T (model/saved_model.py), so every engine gives calibrated probabilities. The model card has the
+`temperature`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 _LOWEST, _HIGHEST = 0.05, 20.0
-_LEAST_WRONG = 10  # T is learnt from the mistakes: of fewer it would be chance
+_MIN_WRONG = 10  # T is learned from the mistakes: with fewer it would be chance
 _FOLDS = 5
 _STANDARD_ERRORS = 2.0  # by which the held-out log loss must improve
 _TINY = float(np.finfo(np.float32).tiny)
@@ -29,13 +29,13 @@ class Temperature:
 
 
 def choose_temperature(true: np.ndarray, probabilities: np.ndarray, *, seed: int = 0) -> Temperature:
-    """Fit the temperature to `probabilities` (N, classes) of photos of the classes `true` (N,), where it truly helps.
+    """Fit the temperature to `probabilities` (N, classes) of photos of the classes `true` (N,), where it helps.
 
     It does where at least ten photos are wrong, and where temperatures fitted on four fifths of the photos lower the
     log loss of the others by more than twice the standard error of the difference.
     """
     wrong = int((probabilities.argmax(axis=1) != true).sum())
-    if wrong < _LEAST_WRONG:
+    if wrong < _MIN_WRONG:
         return Temperature(value=1.0, reason=f"{wrong} wrong photos are too few to learn a temperature from")
     folds = np.random.default_rng(seed).permutation(len(true)) % _FOLDS
     gains = np.zeros(len(true))
@@ -45,7 +45,7 @@ def choose_temperature(true: np.ndarray, probabilities: np.ndarray, *, seed: int
         calibrated = apply_temperature(probabilities[held], temperature)
         gains[held] = _losses(true[held], probabilities[held]) - _losses(true[held], calibrated)
     if gains.mean() <= _STANDARD_ERRORS * gains.std(ddof=1) / np.sqrt(len(gains)):
-        return Temperature(value=1.0, reason="no temperature lowers the log loss of held-out photos for certain")
+        return Temperature(value=1.0, reason="no temperature lowers the log loss of held-out photos significantly")
     return Temperature(
         value=fit_temperature(true, probabilities),
         reason=f"it lowers the log loss of held-out photos by {gains.mean():.4f}",

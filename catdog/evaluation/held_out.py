@@ -1,6 +1,6 @@
-"""Outcomes: the predictions of a train run on photos whose class is known, one row a photo.
+"""Outcomes: a stage's predictions on held-out photos, validation and test, one row per photo.
 
-Each stage leaves `predictions.parquet`; every number of the report comes from these rows.
+Each stage writes `predictions.parquet`; all scores of the report are computed from these rows.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def worst_outcomes(rows: pa.Table, *, limit: int) -> list[dict[str, Any]]:
     return _brief(wrong, order="descending", limit=limit)
 
 
-def least_sure_outcomes(rows: pa.Table, *, limit: int) -> list[dict[str, Any]]:
-    """Return the rows of the smallest probability, right or wrong, at most `limit`; columns as `worst_outcomes`."""
+def least_confident_outcomes(rows: pa.Table, *, limit: int) -> list[dict[str, Any]]:
+    """Return the rows of the lowest confidence, correct or not, at most `limit`; columns as `worst_outcomes`."""
     return _brief(rows, order="ascending", limit=limit)
 
 

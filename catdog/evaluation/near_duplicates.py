@@ -2,7 +2,7 @@
 
 The hash is Zauner's pHash (C. Zauner, *Implementation and Benchmarking of Perceptual Image Hash Functions*, 2010): of a
 32 x 32 gray picture the 63 lowest frequencies, each a bit: above the median or not. On 370 photos of pets, copies of
-half to one and a half times the size, saved anew, lay at a distance of 4 at most; different photos at 14 or more.
+half to one and a half times the size, saved again, had a distance of 4 at most; different photos 14 or more.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import pyarrow as pa
 HASHED_SIZE = 32
 _FREQUENCIES = 8
 _MAX_DISTANCE = 4
-_LEAST_CONTRAST = 2.0  # standard deviation of the gray levels: below it the bits are noise
-# Within a band of equal bits each photo is compared with so many that follow: it bounds the work where
-# thousands of photos look the same.
+_MIN_CONTRAST = 2.0  # standard deviation of the gray levels: below it the bits are noise
+# Each photo is compared with at most so many others of equal bits: it bounds the work where thousands look the same.
 _MAX_NEIGHBOURS = 256
 
 
@@ -34,7 +33,7 @@ def hash_pictures(pictures: Sequence[np.ndarray]) -> pa.Array:
     bits = spectrum > np.median(spectrum, axis=1, keepdims=True)
     packed = np.packbits(np.pad(bits, ((0, 0), (1, 0))), axis=1)
     hashes = np.ascontiguousarray(packed).view(">u8")[:, 0].astype(np.uint64)
-    return pa.array(hashes, mask=gray.std(axis=(1, 2)) < _LEAST_CONTRAST)
+    return pa.array(hashes, mask=gray.std(axis=(1, 2)) < _MIN_CONTRAST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,21 +49,21 @@ class NearDuplicates:
 def find_near_duplicates(hashes: np.ndarray, splits: np.ndarray, *, limit: int) -> NearDuplicates:
     """Find pairs of different `splits` (N,) whose `hashes` (N,) uint64 differ in at most 4 bits.
 
-    Of photos of one split whose hashes are equal the first one stands for all. Not all pairs are compared: of 5 bands
+    Photos of one split with equal hashes are represented by the first of them. Not all pairs are compared: of 5 bands
     of bits, one at least is equal in such a pair, by the pigeonhole principle.
     """
     _, kinds = np.unique(splits, return_inverse=True)
     # Photos of one split that look exactly the same are one: a thousand blank pages would make a million pairs.
     _, kept = np.unique(np.stack([hashes, kinds.astype(np.uint64)]), axis=1, return_index=True)
-    looks, kinds = hashes[kept], kinds[kept]
+    unique, kinds = hashes[kept], kinds[kept]
     found = [np.zeros(0, np.int64)]
     borders = np.linspace(0, 63, _MAX_DISTANCE + 2).astype(np.uint64)
     for low, high in itertools.pairwise(borders):
-        keys = (looks >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
+        keys = (unique >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
         order = np.argsort(keys, kind="stable")
-        found.append(_pairs_of_band(keys[order], looks[order], kinds[order], order))
+        found.append(_pairs_of_band(keys[order], unique[order], kinds[order], order))
     one, other = np.divmod(np.unique(np.concatenate(found)), max(1, len(kept)))
-    distances = np.bitwise_count(looks[one] ^ looks[other]).astype(np.int64)
+    distances = np.bitwise_count(unique[one] ^ unique[other]).astype(np.int64)
     chosen = np.argsort(distances, kind="stable")[:limit]
     pairs = np.sort(np.stack([kept[one[chosen]], kept[other[chosen]]]), axis=0)
     return NearDuplicates(first=pairs[0], second=pairs[1], distance=distances[chosen], count=len(one))

@@ -1,4 +1,4 @@
 """Parts of every report page: markup, charts, plots, thumbnails, tables, and what tracking tools get.
 
-What a single job's page says stands beside that job. Imports photos, evaluation and below.
+The page of a job is in that job's folder. Imports photos, evaluation and below.
 """

@@ -1,4 +1,4 @@
-"""Axes of charts: from values to pixels, round tick values, and the frame of grid and labels that marks stand on."""
+"""Axes of charts: from values to pixels, round tick values, and the frame of grid and labels around the marks."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def frame(
     y_label: str,
     x_names: Mapping[float, str] | None = None,
 ) -> Html:
-    """Return a chart: grid, tick labels, axis labels, `marks` upon them; `x_names` are texts for ticks of x."""
+    """Return a chart: grid, tick labels, axis labels, `marks` on top; `x_names` are texts for ticks of x."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
     parts = []
     for value in y.ticks():

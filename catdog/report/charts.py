@@ -1,6 +1,6 @@
 """Small charts as inline SVG: colours and fonts come from the page's style sheet, values from hovering.
 
-Whatever has `data-tip` shows its text when the pointer or the keyboard comes to it (page.js).
+Whatever has `data-tip` shows its text when the pointer or the keyboard reaches it (page.js).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _stairs(steps: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tupl
 def parallel(columns: Sequence[tuple[str, Sequence[Any]]], *, tips: Sequence[str], ranks: Sequence[float]) -> Html:
     """Return parallel coordinates: an upright axis for each column, a line for each row.
 
-    `ranks` in [0, 1] colours the rows, 0 the best, which is drawn last. Texts and truth values stand in their order.
+    `ranks` in [0, 1] colours the rows, 0 the best, which is drawn last. Texts are placed in alphabetical order.
     """
     width, height, top, bottom = 150 * max(len(columns), 4), 312, 46, 300
     places = [70 + index * (width - 140) / max(1, len(columns) - 1) for index in range(len(columns))]
@@ -199,7 +199,7 @@ def parallel(columns: Sequence[tuple[str, Sequence[Any]]], *, tips: Sequence[str
     for index, ((name, values), place) in enumerate(zip(columns, places, strict=True)):
         axis, names = names_axis(values, top=top, bottom=bottom)
         heights.append([axis.place(names.index(str(value)) if names else value) for value in values])
-        # Names of neighbours stand on two heights, so that long ones do not meet.
+        # Names of neighbours are on two heights, so that long ones do not overlap.
         axes.append(tag("text", name, x=place, y=16 + 14 * (index % 2), text_anchor="middle", class_="label"))
         axes += _parallel_axis(axis, names, place)
     order = sorted(range(len(tips)), key=lambda row: -ranks[row])

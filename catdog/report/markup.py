@@ -43,7 +43,7 @@ def join(children: Iterable[Child]) -> Html:
 
 
 def embed_json(name: str, content: Any) -> Html:
-    """Return `content` as a block of JSON that a script finds by its id, whatever its texts are."""
+    """Return `content` as a block of JSON that a script finds by its id, with any texts in it."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_JSON_ESCAPES)
     return tag("script", Html(text), type="application/json", id=name)
 

@@ -1,6 +1,6 @@
 """The shell of report.html, one file that needs no network, and the pieces that all pages share.
 
-Style and scripts are files in assets/. They stand inline in the page, and its Content-Security-Policy names them by
+Style and scripts are files in assets/. They are inlined in the page, and its Content-Security-Policy names them by
 their checksum: no other script or style runs, and nothing is fetched.
 """
 

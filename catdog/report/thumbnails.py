@@ -17,7 +17,7 @@ from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema
 
 THUMBNAIL_SIZE = 160  # pixels of the longer side
-_PHOTOS_A_BLOCK = 32
+_PHOTOS_PER_BLOCK = 32
 _MAX_RETRIES = 1  # of a task whose process died: a photo may be what kills it
 _THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.binary())])
 
@@ -27,9 +27,9 @@ def make_thumbnails(
 ) -> dict[str, bytes]:
     """Return JPEG bytes by photo, the longer side `size` pixels (or what the photo has), upright.
 
-    `photos` are keys as they stand in the manifest or in prediction rows: paths, URIs, members of archives, rows of
+    `photos` are keys as in the manifest or in prediction rows: paths, URIs, members of archives, rows of
     Parquet files. A task books `task_cpus` cores. A photo that fails is left out, and when the tasks break, so are
-    those that were not done yet: a picture is never worth a job.
+    those that were not done yet: a missing picture never fails a job.
     """
     found: dict[str, bytes] = {}
     if not photos:
@@ -37,7 +37,7 @@ def make_thumbnails(
     try:
         for batch in _pipeline(list(dict.fromkeys(photos)), size=size, limits=limits, task_cpus=task_cpus):
             found |= zip(batch["name"].to_pylist(), batch["jpeg"].to_pylist(), strict=True)
-    except Exception:  # whatever Ray makes of a task that fails or dies
+    except Exception:  # Ray raises many types when a task fails or dies
         return found
     return found
 
@@ -71,9 +71,9 @@ def _pipeline(photos: list[str], *, size: int, limits: DecodeLimits, task_cpus: 
         return _make_block(block, size=size, limits=limits)
 
     names = pa.table({"name": pa.array(photos, pa.string())})
-    blocks = [names.slice(start, _PHOTOS_A_BLOCK) for start in range(0, len(photos), _PHOTOS_A_BLOCK)]
+    blocks = [names.slice(start, _PHOTOS_PER_BLOCK) for start in range(0, len(photos), _PHOTOS_PER_BLOCK)]
     with warnings.catch_warnings():
-        # Ray would start a task for ever whose photo kills its process, unless it is told so here; 2.64 drops this.
+        # A photo may kill its process; without this, Ray retries its task without limit. Ray 2.64 drops the argument.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         made: Any = ray.data.from_arrow(blocks).map_batches(
             make_block,

@@ -24,7 +24,7 @@ from catdog.storage import files
 _PACKAGES = {"tensorboard": ("tensorboardX",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 _EXPERIMENT = "catdog"
 _LONGEST_PARAMETER = 500  # characters, of MLflow's servers
-_METRICS_A_CALL = 1000  # likewise
+_METRICS_PER_CALL = 1000  # of MLflow's servers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class TrackedRun:
 
 
 def require_tracker(kind: str, *, run_dir: str) -> None:
-    """Raise UsageError, before any work, where `--track` names what cannot be written here."""
+    """Raise UsageError, before any work, where the tool that `--track` names cannot be used here."""
     for package in _PACKAGES.get(kind, ()):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
@@ -50,14 +50,14 @@ def require_tracker(kind: str, *, run_dir: str) -> None:
 
 
 def track_runs(kind: str, runs: Sequence[TrackedRun], *, run_dir: str) -> None:
-    """Write `runs` where users of `kind` (none, tensorboard, mlflow) expect them; a failure costs a line, no more."""
+    """Write `runs` where users of `kind` (none, tensorboard, mlflow) expect them; a failure becomes one line."""
     if kind == "none":
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # theirs among themselves: deprecated names of the libraries below them
+            warnings.simplefilter("ignore")  # the trackers' own: they use deprecated names of other libraries
             where = {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow}[kind](runs, run_dir)
-    except Exception as error:  # what trackers raise is theirs; the run itself is finished
+    except Exception as error:  # trackers raise many types, and the run itself is finished
         say(f"Warning: the run is not in {kind}: {one_line(error)}")
         return
     say(f"Tracked: {where}")
@@ -128,8 +128,8 @@ def _to_mlflow(runs: Sequence[TrackedRun], run_dir: str) -> str:
             for key, value in row.items()
         ]
         metrics += [Metric(key, value, now, len(run.curves)) for key, value in run.scores.items()]
-        for start in range(0, len(metrics), _METRICS_A_CALL):
-            client.log_batch(number, metrics=metrics[start : start + _METRICS_A_CALL])
+        for start in range(0, len(metrics), _METRICS_PER_CALL):
+            client.log_batch(number, metrics=metrics[start : start + _METRICS_PER_CALL])
         _log_files(client, number, run.files, run_dir)
         client.set_terminated(number)
     return f"{uri} (experiment {name})"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.evaluation.calibration import Temperature, apply_temperature, choose_temperature
-from catdog.evaluation.held_out import least_sure_outcomes, read_outcomes, select_split, worst_outcomes
+from catdog.evaluation.held_out import least_confident_outcomes, read_outcomes, select_split, worst_outcomes
 from catdog.evaluation.label_errors import find_label_errors
 from catdog.evaluation.metrics import evaluate, expected_calibration_error, reliability_bins
 from catdog.evaluation.near_duplicates import find_near_duplicates
@@ -112,7 +112,9 @@ def _of_model(rows: pa.Table, temperature: Temperature, classes: Sequence[str]) 
             "after": _reliability(true, apply_temperature(probabilities, temperature.value)) if helps else None,
         },
         "worst": _as_calibrated(worst_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=True),
-        "least_sure": _as_calibrated(least_sure_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=False),
+        "least_sure": _as_calibrated(
+            least_confident_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=False
+        ),
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from catdog.errors import FailureError
 from catdog.evaluation.held_out import (
     build_outcomes,
-    least_sure_outcomes,
+    least_confident_outcomes,
     read_outcomes,
     select_split,
     worst_outcomes,
@@ -58,4 +58,4 @@ def test_the_worst_are_wrong_and_sure_and_the_least_sure_may_be_right() -> None:
     ]
     assert worst[0]["probability"] == pytest.approx(0.98)
     assert worst_outcomes(rows(), limit=1) == worst[:1]
-    assert [row["path"] for row in least_sure_outcomes(rows(), limit=2)] == ["/photos/2.jpg", "/photos/1.jpg"]
+    assert [row["path"] for row in least_confident_outcomes(rows(), limit=2)] == ["/photos/2.jpg", "/photos/1.jpg"]
