@@ -72,7 +72,7 @@ class StageConfig(Settings):
         "constant",
         "learning rate over the epochs; cosine: falls to 0",
         choices=("constant", "cosine"),
-        also=("lr_schedule", "scheduler", "lr_scheduler"),
+        also=("lr_schedule", "lr_scheduler"),
     )
     weight_decay: float = setting(
         0.0, "each step takes this fraction, times the learning rate, off each kernel", low=0, high=1
