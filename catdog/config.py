@@ -9,11 +9,43 @@ from typing import Any, ClassVar
 from catdog.command_line.settings import Settings, setting
 
 # A recipe is a table of defaults; what stands in the file of --config or on the command line wins over it.
+# The views of a solved head: the photo and its mirror image, no random transform.
+_PLAIN_AND_MIRRORED: Mapping[str, Any] = {
+    "views": 2,
+    "augmentation.rotation_degrees": 0.0,
+    "augmentation.width_shift_fraction": 0.0,
+    "augmentation.height_shift_fraction": 0.0,
+    "augmentation.shear_degrees": 0.0,
+    "augmentation.zoom_fraction": 0.0,
+    "augmentation.horizontal_flip": False,
+    "augmentation.mirror_pairs": True,
+}
+_FROZEN_ONLY: Mapping[str, Any] = {
+    "resize": "crop",
+    "resampling": "bicubic",
+    "frozen.head": "logistic",
+    "unfrozen.epochs": 0,
+    **_PLAIN_AND_MIRRORED,
+}
 RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "default": {"views": 3},
+    "default": {"backbone": "efficientnet-lite2", **_FROZEN_ONLY},
+    "accurate": {
+        "backbone": "efficientnet-lite2",
+        **_FROZEN_ONLY,
+        "image_size": 288,
+        "unfrozen.epochs": 6,
+        "unfrozen.learning_rate": 3e-5,
+        "unfrozen.schedule": "cosine",
+        "unfrozen.weight_decay": 1e-4,
+        "unfrozen.average_decay": 0.99,
+        "unfrozen.patience": 3,
+    },
+    "fast": {"backbone": "efficientnet-lite0", **_FROZEN_ONLY, "views": 1},
     "article": {
         "backbone": "efficientnet-b0",
         "input_scaling": "1/255",
+        "resize": "squash",
+        "resampling": "bilinear",
         "pooling": "max",
         "views": 0,
         "augment_validation": True,
@@ -97,6 +129,13 @@ class FrozenStageConfig(StageConfig):
         "logistic",
         "logistic: regularized logistic regression on the features, solved; epochs: trained in epochs",
         choices=("logistic", "epochs"),
+    )
+    c: float = setting(
+        0.0,
+        "inverse of the penalty of a logistic head; 0: chosen by cross-validation",
+        low=0,
+        high=1e6,
+        also=("regularization", "inverse_penalty"),
     )
 
 
@@ -187,7 +226,29 @@ class TrainConfig(IngestConfig):
         "efficientnet-lite0",
         "pretrained network: efficientnet-lite0 to -lite4, efficientnet-b0 to -b7, or efficientnet-l2",
         group="model",
-        also=("image_size", "img_size", "input_size", "size", "arch", "architecture", "network", "model_name"),
+        also=("arch", "architecture", "network", "model_name"),
+    )
+    image_size: int = setting(
+        0,
+        "side of the square that the network sees, in pixels; 0: the backbone's own",
+        group="model",
+        low=0,
+        high=1024,
+        also=("img_size", "input_size", "size", "resolution", "image_shape", "target_size"),
+    )
+    resize: str = setting(
+        "squash",
+        "how a photo becomes a square; crop: its centre, pad: all of it on gray, squash: without its aspect",
+        group="model",
+        choices=("crop", "squash", "pad"),
+        also=("resize_mode", "crop", "crop_mode", "fit"),
+    )
+    resampling: str = setting(
+        "bilinear",
+        "filter that makes a photo smaller",
+        group="model",
+        choices=("bilinear", "bicubic"),
+        also=("interpolation", "resample"),
     )
     weights: str = setting(
         "imagenet",
@@ -197,9 +258,9 @@ class TrainConfig(IngestConfig):
     )
     input_scaling: str = setting(
         "weights",
-        "`weights`: as the pretrained weights expect it; `1/255`: the article's",
+        "`weights`: as the pretrained weights expect it; `1/255`: the article's; `-1..1`: of advprop weights",
         group="model",
-        choices=("weights", "1/255"),
+        choices=("weights", "1/255", "-1..1"),
     )
     pooling: str = setting("avg", "how the last feature map becomes a vector", group="model", choices=("max", "avg"))
     dropout: float = setting(

@@ -81,7 +81,7 @@ class StageLayout:
         self._config, self._pretrained, self._root = config, pretrained, root
         self.spec = ClassifierSpec(
             backbone=config.backbone,
-            image_size=backbone_spec(config.backbone).image_size,
+            image_size=config.image_size or backbone_spec(config.backbone).image_size,
             classes=manifest.classes,
             pooling=config.pooling,
             dropout=config.dropout,
@@ -225,7 +225,7 @@ def check_cut(config: TrainConfig) -> None:
     """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
     plain = ClassifierSpec(
         backbone=config.backbone,
-        image_size=backbone_spec(config.backbone).image_size,
+        image_size=config.image_size or backbone_spec(config.backbone).image_size,
         classes=("one", "other"),
         pooling=config.pooling,
         dropout=config.dropout,

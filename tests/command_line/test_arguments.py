@@ -40,7 +40,7 @@ def test_the_command_line_of_a_config_builds_it_again() -> None:
         (["--train-per-class", "-2"], "--train-per-class: expected a number at least -1, found -2"),
         (["--pooling", "mx"], "--pooling: expected one of max, avg, found 'mx'; did you mean max?"),
         (["--cluster.use-gpu", "maybe"], "--cluster.use-gpu: expected one of auto, yes, no, found 'maybe'"),
-        (["--recipe", "nonsense"], "--recipe: expected one of default, article, found 'nonsense'"),
+        (["--recipe", "nonsense"], "--recipe: expected one of default, accurate, fast, article, found 'nonsense'"),
         (["--recipe"], "--recipe: expected one argument"),
     ],
 )
@@ -58,7 +58,7 @@ def shown_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "0: a fresh one every epoch [3]" in shown_by(capsys, "--help")
+    assert "0: a fresh one every epoch [2]" in shown_by(capsys, "--help")
     assert "0: a fresh one every epoch [0]" in shown_by(capsys, "--recipe", "article", "--help")
 
 

@@ -22,7 +22,7 @@ KNOWN = {
         ("--num-workers", "--cluster.workers"),
         ("--data", "--photos"),
         ("--Input", "--photos"),
-        ("--image-size", "--backbone"),
+        ("--img-size", "--image-size"),
         ("--output-dir", "--run-dir"),
         ("--photoz", "--photos"),
         ("--frozen.epoch", "--frozen.epochs"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
-from catdog.config import StageConfig
+from catdog.config import FrozenStageConfig
 from catdog.model.saved_model import OUTPUT
 from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.head_batches import BatchProblem, HeadState
@@ -28,7 +28,7 @@ _ROWS_AT_ONCE = 8192
 
 def fit_frozen_head(
     networks: Networks,
-    settings: StageConfig,
+    settings: FrozenStageConfig,
     rows: StageRows,
     observer: Observer,
     *,
@@ -60,7 +60,7 @@ class _HeadFit:
         networks: Networks,
         tail: Tail,
         rows: StageRows,
-        settings: StageConfig,
+        settings: FrozenStageConfig,
         class_weights: tuple[float, ...],
     ) -> None:
         self._tail, self._rows, self._settings = tail, rows, settings
@@ -122,7 +122,8 @@ class _HeadFit:
         )
 
     def _solve(self, share: HeadRows) -> LogisticHead:
-        return fit_logistic_head(share, classes=self._tail.classes, folds=FOLDS, total=self._tail.total)
+        given = {"candidates": [self._settings.c]} if self._settings.c else {}
+        return fit_logistic_head(share, classes=self._tail.classes, folds=FOLDS, total=self._tail.total, **given)
 
     def _record(
         self, state: StageState, *, start: float, trained: np.ndarray, steps: int, learning_rate: float

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from catdog.config import FrozenStageConfig
 from catdog.errors import FailureError
 from catdog.evaluation.held_out import build_outcomes, read_outcomes, select_split, write_outcomes
 from catdog.evaluation.paired import paired_test
@@ -56,8 +57,7 @@ def train_stages(
                 model.load_weights_into(network, files.join(directory, "model"))
             continue
         rows, observer = open_rows(stage), observe(stage)
-        fit = fit_frozen_head if stage.is_logistic else fit_stage
-        state = fit(networks, stage.settings, rows, observer, cut=stage.cut, class_weights=job.class_weights)
+        state = _fit(job, stage, networks, rows, observer)
         weights = networks.trained.get_weights()  # every worker: some variables are gathered when they are read
         if networks.float32 is not networks.trained:
             networks.float32.set_weights(weights)
@@ -65,6 +65,13 @@ def train_stages(
         if place.rank == 0:
             _write_stage(job, stage, networks, state, scored, weights)
         observer.on_end()
+
+
+def _fit(job: TrainJob, stage: StageJob, networks: Networks, rows: StageRows, observer: Observer) -> StageState:
+    given: dict[str, Any] = {"cut": stage.cut, "class_weights": job.class_weights}
+    if isinstance(stage.settings, FrozenStageConfig) and stage.is_logistic:
+        return fit_frozen_head(networks, stage.settings, rows, observer, **given)
+    return fit_stage(networks, stage.settings, rows, observer, **given)
 
 
 def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any, memory_bytes: int) -> StageRows:
