@@ -76,7 +76,9 @@ class PredictPlan:
 
 
 def batches_text(batches: Mapping[str, int | str]) -> str:
-    """Return the rows a step of each stage in words."""
+    """Return the rows a step of each stage in words; a head that is solved takes no steps."""
+    if not batches:
+        return "the head is solved"
     return "batch " + ", ".join(f"{size} {stage}" for stage, size in batches.items())
 
 

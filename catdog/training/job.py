@@ -122,6 +122,10 @@ def _finish(
     start = time.monotonic()
     marks = {stage.name: stage_mark(run_dir, stage.name) for stage in job.stages}
     best = best_stage(marks)
+    for name, mark in marks.items():
+        if head := mark.get("head"):
+            how = ", by cross-validation" if head["losses"] else ""
+            say(f"The head of the {name} stage is a logistic regression: C = {head['c']:g}{how}.")
     temperature = _temperature(config, manifest, files.join(run_dir, best))
     copy_model(files.join(run_dir, best, "model"), files.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature)

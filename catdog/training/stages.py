@@ -235,8 +235,10 @@ def check_cut(config: TrainConfig) -> None:
 
 
 def stage_batches(config: TrainConfig) -> dict[str, int]:
-    """Return the rows a step of each stage that `config` trains."""
+    """Return the rows a step of each stage that `config` trains in epochs."""
     stages: dict[str, StageConfig] = {"frozen": config.frozen, "unfrozen": config.unfrozen}
+    if config.frozen.head == "logistic":
+        del stages["frozen"]
     return {name: stage.global_batch_size for name, stage in stages.items() if stage.epochs}
 
 

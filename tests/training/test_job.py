@@ -120,9 +120,10 @@ def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path,
     run_dir, _, lines = finished
     assert "Found 32 images belonging to 2 classes." in lines
     assert "35 files: 32 used, 0 unused, 3 rejected." in lines
-    plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 unfrozen; "
     assert f"{plan}stored in the folder {run_dir}." in lines
-    assert sum(line.startswith("Epoch ") for line in lines) == 8
+    assert sum(line.startswith("Epoch ") for line in lines) == 3  # a solved head is one
+    assert any(line.startswith("The head of the frozen stage is a logistic regression: C = ") for line in lines)
     assert any(line.startswith("unfrozen") and "1.0000" in line for line in "\n".join(lines).splitlines())
     assert lines[-2].startswith("Model: ")
     assert lines[-1] == f"Report: {finished[0]}/report.html"
@@ -209,7 +210,7 @@ def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
         photo_folder, tmp_path / "two",
         **{"frozen.epochs": 6, "unfrozen.epochs": 2, "cluster.workers": 2, "cache_budget_gib": 0.0001},
     )  # fmt: skip
-    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 8 frozen, 32 unfrozen; "
+    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 unfrozen; "
     assert f"{plan}stored in the folder {tmp_path}/two." in lines
     assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
     check_outcomes(tmp_path / "two", two)
