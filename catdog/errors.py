@@ -54,6 +54,8 @@ IMAGE_ERROR_CODES = (
     "not-an-image",
     "truncated",
     "too-large",
+    "unsupported",  # a photo of a format that needs a plug-in
+    "too-slow",  # it took longer than any photo should
     "missing",
     "permission",
     "io",  # a disk or network error that remained after the retries

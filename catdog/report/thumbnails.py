@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, ImageError, one_line
-from catdog.photos.decoding.decode import make_thumbnail
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.decoding.thumbnails import make_thumbnail
 from catdog.photos.sources.inputs import find_inputs, read_inputs
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from catdog.errors import ImageError, one_line
 from catdog.evaluation.held_out import read_outcomes, worst_outcomes
-from catdog.photos.decoding.decode import decode_image, make_thumbnail, overlay_heat
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.thumbnails import make_thumbnail, overlay_heat
 from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import files

@@ -19,7 +19,8 @@ from PIL import Image
 from catdog.cluster import actors
 from catdog.cluster.plan import PredictPlan
 from catdog.errors import FailureError
-from catdog.photos.decoding.decode import FORMATS, decode_image
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.formats import readable_formats
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
@@ -167,7 +168,7 @@ def test_a_photo_that_kills_its_process_is_one_error_row(tmp_path: Path) -> None
     label(folder, tmp_path / "out", decode=decode_or_die)
     rows = rows_below(tmp_path / "out")
     crashed = "crash: the process that decoded it died, at each of 2 tries"
-    bad = {3: crashed, 4: f"not-an-image: the content is none of {', '.join(FORMATS)}", 9: crashed}
+    bad = {3: crashed, 4: f"not-an-image: the content is none of {', '.join(readable_formats())}", 9: crashed}
     assert [row["error"] for row in rows] == [bad.get(index) for index in range(12)]
     assert [row["label"] for row in rows if not row["error"]] == [
         ("blue", "red")[index % 2] for index in range(12) if index not in bad

@@ -9,8 +9,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from catdog.errors import FailureError, ImageError
-from catdog.photos.decoding.decode import make_thumbnail, overlay_heat
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.decoding.thumbnails import make_thumbnail, overlay_heat
 from catdog.photos.sources.inputs import find_inputs
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage.schemas import PICTURES

@@ -17,7 +17,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from catdog.errors import ImageError
-from catdog.photos.decoding.decode import FORMATS, decode_image, inspect_image
+from catdog.photos.decoding.decode import decode_image, inspect_image
+from catdog.photos.decoding.formats import FORMATS
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 
@@ -94,14 +95,14 @@ PALETTE.putpalette([*RED, *GREEN, *BLUE])
         pytest.param(encode(plain("1", 0), "TIFF", compression="group4"), BLACK, id="1-bit fax"),
         pytest.param(encode(PALETTE, "PNG"), GREEN, id="palette"),
         pytest.param(encode(PALETTE, "PNG", transparency=2), GREEN, id="palette, another color transparent"),
-        pytest.param(encode(PALETTE, "PNG", transparency=1), WHITE, id="palette, transparent"),
+        pytest.param(encode(PALETTE, "PNG", transparency=1), GREEN, id="palette, transparent throughout"),
         pytest.param(encode(PALETTE, "PNG", transparency=b"\xff\x80\xff"), (127, 255, 127), id="palette, half clear"),
-        pytest.param(encode(PALETTE, "GIF", transparency=1), WHITE, id="GIF, transparent"),
-        pytest.param(encode(plain("RGBA", (255, 0, 0, 0)), "PNG"), WHITE, id="RGBA, transparent"),
+        pytest.param(encode(PALETTE, "GIF", transparency=1), GREEN, id="GIF, transparent throughout"),
+        pytest.param(encode(plain("RGBA", (255, 0, 0, 0)), "PNG"), RED, id="RGBA, transparent throughout"),
         pytest.param(encode(plain("RGBA", (255, 0, 0, 51)), "PNG"), (255, 204, 204), id="RGBA, a fifth opaque"),
-        pytest.param(encode(plain("RGBA", (255, 0, 0, 0)), "WEBP", lossless=True), WHITE, id="WebP, transparent"),
+        pytest.param(encode(plain("RGBA", (255, 0, 0, 51)), "WEBP", lossless=True), (255, 204, 204), id="WebP"),
         pytest.param(encode(plain("LA", (0, 51)), "PNG"), (204, 204, 204), id="LA"),
-        pytest.param(encode(plain("RGB", GREEN), "PNG", transparency=GREEN), WHITE, id="RGB, one color transparent"),
+        pytest.param(encode(plain("RGB", GREEN), "PNG", transparency=GREEN), GREEN, id="RGB, transparent throughout"),
         pytest.param(encode(plain("CMYK", (0, 255, 255, 0)), "TIFF"), RED, id="CMYK"),
         pytest.param(encode(plain("CMYK", (0, 0, 0, 0)), "JPEG", quality=95), WHITE, id="CMYK JPEG"),
         pytest.param(encode(plain("YCbCr", (100, 128, 128)), "TIFF"), (100, 100, 100), id="YCbCr"),
@@ -111,7 +112,8 @@ PALETTE.putpalette([*RED, *GREEN, *BLUE])
         pytest.param(gray_tiff(b"\x40\0" * 4, bits=(16,), big_endian=True), (64, 64, 64), id="16-bit TIFF, big-endian"),
         pytest.param(encode(plain("I;16", 65535), "PNG"), WHITE, id="16-bit white"),
         pytest.param(encode(plain("I;16", 32896), "PNG"), (128, 128, 128), id="16-bit gray"),
-        pytest.param(encode(plain("I;16", 255), "PNG"), (1, 1, 1), id="16-bit, all but black"),
+        pytest.param(encode(plain("I;16", 255), "PNG"), WHITE, id="16-bit of 8 bits"),
+        pytest.param(encode(plain("I;16", 2), "PNG"), (2, 2, 2), id="16-bit, all but black"),
         pytest.param(encode(plain("I;16", 32896), "TIFF"), (128, 128, 128), id="16-bit TIFF"),
         pytest.param(b"P5 2 1 65535\n\x80\x80\x80\x80", (128, 128, 128), id="16-bit PGM"),
         pytest.param(encode(plain("I", 32896), "TIFF"), (128, 128, 128), id="32-bit"),

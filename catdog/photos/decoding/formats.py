@@ -1,0 +1,42 @@
+"""The formats that are read, and what is said of a photo in one that is not."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+
+from PIL import features
+
+# The ones that Keras's flow_from_directory reads, GIF, WebP and AVIF; Pillow's many others have little use here and
+# parsers that few have tried to break. Pillow counts MPO, the JPEG of several pictures that some phones write, to JPEG.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+DISTRIBUTION, EXTRA = "catdog-ray", "formats"
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+
+@lru_cache(maxsize=1)
+def readable_formats() -> tuple[str, ...]:
+    """Return the names by which Pillow knows what this machine can read; plug-ins are registered on the way."""
+    found = list(FORMATS)
+    if features.check("jpg_2000"):
+        found.append("JPEG2000")
+    try:
+        heif = importlib.import_module("pillow_heif")
+        heif.register_heif_opener()
+        found.append("HEIF")
+    except ImportError:
+        pass
+    try:
+        importlib.import_module("pillow_jxl")
+        found.append("JXL")
+    except ImportError:
+        pass
+    return tuple(found)
+
+
+def foreign_format(content: bytes) -> str | None:
+    """Return what a photo is that only a plug-in reads: HEIC or JPEG XL; None for anything else."""
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return "HEIC"
+    return "JPEG XL" if content.startswith(_JXL) else None

@@ -1,0 +1,135 @@
+"""What a photo's bytes tell before it is decoded: how much work it makes, and metadata in the way of pixels.
+
+Only what Pillow would read is walked over, and what costs Pillow more than it is worth is cut out.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from catdog.errors import ImageError
+from catdog.photos.decoding.limits import DecodeLimits
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_TEXT_BYTES = 500_000  # of one chunk of text or colour profile; Pillow refuses the photo beyond twice as much
+_MAX_TEXTS_BYTES = 8_000_000  # of all together
+_KEPT_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"sBIT")
+_MARKER = re.compile(rb"\xff[\x01-\xfe]")
+_SCAN_END = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_MAX_JUNK = 1000  # bytes between two markers
+_PNM_SPACE = re.compile(rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+")
+_PNM = re.compile(rb"P[1-6]")
+_PNM_NUMBER = re.compile(rb"[0-9]{1,9}")
+
+
+def tidy_content(content: bytes, *, limits: DecodeLimits) -> bytes:
+    """Return `content` without metadata and padding that would cost more than the pixels, the same bytes mostly.
+
+    Raises ImageError of code too-large for a photo whose structure makes too much work.
+    """
+    if content.startswith(_PNG):
+        return _tidy_png(content, limits=limits)
+    if content.startswith(b"\xff\xd8"):
+        return _tidy_jpeg(content, limits=limits)
+    if _PNM.match(content[:2]):
+        return _tidy_pnm(content)
+    return content
+
+
+def _tidy_png(content: bytes, *, limits: DecodeLimits) -> bytes:
+    """Leave out chunks of text and colour profiles that are too large, and metadata whose checksum is wrong."""
+    at, kept_from, texts, count = len(_PNG), 0, 0, 0
+    parts: list[bytes] = []
+    while at + 12 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        end = at + 12 + length
+        count += 1
+        if kind == b"IEND" or end > len(content):
+            break
+        if count > limits.max_segments * (5 if kind in (b"IDAT", b"fdAT") else 1):
+            raise ImageError("too-large", f"more than {limits.max_segments:,} chunks, as no photo has")
+        if kind[:1].islower() and kind not in (b"acTL", b"fcTL", b"fdAT"):
+            size = _text_size(kind, content[at + 8 : end - 4])
+            texts += size
+            broken = zlib.crc32(content[at + 4 : end - 4]) != int.from_bytes(content[end - 4 : end])
+            bulky = kind not in _KEPT_CHUNKS and (size > _MAX_TEXT_BYTES or texts > _MAX_TEXTS_BYTES)
+            if broken or bulky:
+                parts.append(content[kept_from:at])
+                kept_from = end
+        at = end
+    return b"".join([*parts, content[kept_from:]]) if parts else content
+
+
+def _text_size(kind: bytes, data: bytes) -> int:
+    """Return how many bytes a chunk of metadata has, unpacked; no more is unpacked than tells that it is too large."""
+    _, _, rest = data.partition(b"\0")
+    if kind in (b"zTXt", b"iCCP"):
+        packed = rest[1:]
+    elif kind == b"iTXt" and rest[:1] == b"\1":
+        packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    else:
+        return len(data)
+    try:
+        return max(len(data), len(zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES + 1)))
+    except zlib.error:
+        return _MAX_TEXT_BYTES + 1  # broken: left out
+
+
+def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
+    """Count the scans, and leave out padding between the segments of the header."""
+    at, kept_from, scans, segments, sides = 2, 0, 0, 0, 0
+    parts: list[bytes] = []
+    # In pixels a marker cannot stand by chance, so this is an upper bound, and mostly all that is needed.
+    suspicious = content.count(b"\xff\xda") > 50
+    while match := _MARKER.search(content, at):
+        if match.start() - at > _MAX_JUNK:
+            parts.append(content[kept_from:at])
+            kept_from = match.start()
+        marker, at = content[match.start() + 1], match.end()
+        segments += 1
+        if marker == _END_OF_IMAGE or (marker == _START_OF_SCAN and not suspicious):
+            break
+        if segments > limits.max_segments:
+            raise ImageError("too-large", f"more than {limits.max_segments:,} segments, as no photo has")
+        if marker in _ALONE:
+            continue
+        length = int.from_bytes(content[at : at + 2])
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            sides = int.from_bytes(content[at + 3 : at + 5]) * int.from_bytes(content[at + 5 : at + 7])
+        at += max(2, length)
+        if marker == _START_OF_SCAN:
+            scans += 1
+            if scans > limits.max_scans or scans * sides > limits.max_scanned_pixels:
+                raise ImageError("too-large", f"{scans:,} scans or more of {sides:,} pixels, as no photo has")
+            end = _SCAN_END.search(content, at)
+            if not end:
+                break
+            at = end.start()
+    return b"".join([*parts, content[kept_from:]]) if parts else content
+
+
+def _tidy_pnm(content: bytes) -> bytes:
+    """Leave out long comments of a PPM's header, which Pillow reads byte by byte."""
+    words, at = pnm_header(content)
+    return b" ".join(words) + content[at:] if words and at > _MAX_JUNK else content
+
+
+def pnm_header(content: bytes) -> tuple[list[bytes], int]:
+    """Return the words of a PGM's or PPM's header, kind, width, height and white, and where the last one ends.
+
+    No words for what is no such file.
+    """
+    if not _PNM.match(content[:2]):
+        return [], 0
+    at, words = 2, [content[:2]]
+    for _ in range(2 if content[1:2] in b"14" else 3):
+        space = _PNM_SPACE.match(content, at)
+        word = _PNM_NUMBER.match(content, space.end()) if space else None
+        if not word:
+            return [], 0
+        words.append(word[0])
+        at = word.end()
+    return words, at

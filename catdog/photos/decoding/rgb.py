@@ -1,0 +1,182 @@
+"""Any mode of pixels to 8-bit RGB: gray of any depth, transparency, palettes, inks."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from catdog.photos.decoding.headers import pnm_header
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+_LARGE_PIXELS = 8_000_000  # from here on a photo is made smaller piece by piece: conversions make copies
+_STRIP_PIXELS = 2_000_000
+_SPARE = 2  # times the pixels that are wanted: what follows is resampled once more
+# TIFF 6.0, section 8 and 19: MaxSampleValue, SMaxSampleValue, BitsPerSample.
+_MAX_SAMPLE, _S_MAX_SAMPLE, _BITS = 281, 341, 258
+# What Pillow calls the layouts of 16-bit colours, of which it keeps the upper byte; the other order has the lower one.
+_LOWER_BYTES = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}
+
+
+def to_rgb(image: Image.Image, *, content: bytes, spare_factor: float = 1.0) -> tuple[Image.Image, int]:
+    """Return a loaded image of any mode as RGB, and by how much it was made smaller: 1, mostly.
+
+    `content` is the file. `spare_factor` tells how many times more pixels each side has than are wanted; a large photo
+    is made smaller by half of it at most. White lies under transparent parts; alpha that is 0 throughout is no alpha.
+    """
+    image = _restore_lower_bytes(image, content)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image, 1
+    convert = _converter(image, content)
+    factor = int(spare_factor / _SPARE)
+    if factor < 2 or image.width * image.height < _LARGE_PIXELS:
+        return _by_strips(image, convert, 1), 1
+    return _by_strips(image, convert, factor), factor
+
+
+def shrink_box(box: Box, factor: int) -> Box:
+    """Return `box` in the pixels of an image that was made smaller by `factor`."""
+    left, top, right, bottom = box
+    return left / factor, top / factor, right / factor, bottom / factor
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image], factor: int) -> Image.Image:
+    if image.width * image.height < _LARGE_PIXELS:
+        return convert(image)
+    found = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    rows = max(1, _STRIP_PIXELS // image.width // factor) * factor
+    for top in range(0, image.height, rows):
+        strip = convert(image.crop((0, top, image.width, min(top + rows, image.height))))
+        found.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
+    return found
+
+
+def _converter(image: Image.Image, content: bytes) -> Callable[[Image.Image], Image.Image]:
+    """Return what converts `image`, or any part of it, to RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        white = _white(image, content)
+        return lambda part: _to_8_bits(np.asarray(part), white)
+    if image.mode == "La":  # gray with premultiplied alpha, which Pillow converts to LA only
+        return lambda part: _on_white(part.convert("LA"))
+    if image.has_transparency_data and not _is_void(image):
+        # Converting straight to RGB would show whatever colour lies under the transparent pixels.
+        return _on_white
+    if "A" in image.mode:
+        return lambda part: part.convert("RGBA").convert("RGB")
+    return lambda part: part.convert("RGB")
+
+
+def _on_white(part: Image.Image) -> Image.Image:
+    pixels = part.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", part.size, "white"), pixels).convert("RGB")
+
+
+def _is_void(image: Image.Image) -> bool:
+    """Tell whether every pixel is transparent: many programs write 0 where they mean no alpha."""
+    if "A" in image.mode:
+        return bool(image.getchannel("A").getextrema() == (0, 0))
+    if image.width * image.height > _LARGE_PIXELS:
+        return False
+    return bool(image.convert("RGBA").getchannel("A").getextrema() == (0, 0))
+
+
+def _white(image: Image.Image, content: bytes) -> float:
+    """Return the value of `image`, of integers or floats, that is white.
+
+    Integers: what the file says, where its pixels keep to it; else 65535, unless one is greater or all are below a
+    quarter of it, as 8 to 14 bits are that somebody put into 16: then all bits that are used. Files of floats do not
+    say what white is: it is the first of 1, 255 and 65535 that no value exceeds, else the greatest value.
+    """
+    top = _greatest(image)
+    if image.mode == "F":
+        return next((white for white in (1.0, 255.0, 65535.0) if top <= white), top)
+    declared = _declared_white(image, content)
+    if declared and top <= declared:
+        return declared
+    if top >= 2**14:
+        return max(65535.0, top)
+    return _used_white(np.array(top))
+
+
+def _greatest(image: Image.Image) -> float:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    tops = []
+    for top in range(0, image.height, rows):
+        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        tops.append(float(np.nan_to_num(values, posinf=0.0).max() if values.dtype.kind == "f" else values.max()))
+    return max(0.0, *tops)
+
+
+def _declared_white(image: Image.Image, content: bytes) -> float | None:
+    """Return the white that sBIT of a PNG, MaxSampleValue or BitsPerSample of a TIFF says; None for the type's own."""
+    if image.format == "PNG":
+        at = content.find(b"sBIT", 8, 4096)
+        bits = content[at + 4] if at > 0 else 0
+        return float(2**bits - 1) if 8 <= bits < 16 else None
+    tags = getattr(image, "tag_v2", {})
+    for tag in (_MAX_SAMPLE, _S_MAX_SAMPLE):
+        value = tags.get(tag)
+        value = value[0] if isinstance(value, tuple) else value
+        if isinstance(value, int | float) and 1 < value < 2**15:
+            return float(value)
+    bits = tags.get(_BITS, (16,))[0]
+    return float(2**bits - 1) if 8 < bits < 16 else None
+
+
+def _to_8_bits(values: np.ndarray, white: float) -> Image.Image:
+    """Scale (H, W) integers or floats to gray; Pillow's own conversion would clip. Negative and NaN are black."""
+    levels = np.nan_to_num(values.astype(np.float32), posinf=0.0)
+    np.clip(levels * np.float32(255 / white), 0, 255, out=levels)
+    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
+
+
+def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
+    """Return an image of 16-bit colours, of which Pillow keeps the upper bytes, scaled where those tell too little."""
+    if not _has_16_bits(image, content) or _greatest(image.convert("RGB")) >= 64:
+        return image
+    values = _read_16_bits(content)
+    whites = [_used_white(values[..., :3])] * 3 + [_used_white(values[..., 3:])] * (values.shape[2] - 3)
+    return Image.fromarray(np.rint(values * np.array([255 / white for white in whites], np.float32)).astype(np.uint8))
+
+
+def _has_16_bits(image: Image.Image, content: bytes) -> bool:
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    if image.format == "PNG":
+        return content[24:25] == b"\x10"
+    if image.format == "PPM":
+        words, _ = pnm_header(content)
+        return words[:1] == [b"P6"] and int(words[3]) > 255
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_BITS, (8,))[0] == 16
+
+
+def _read_16_bits(content: bytes) -> np.ndarray:
+    """Return (H, W, 3 or 4) uint16 colours."""
+    words, end = pnm_header(content)
+    if words:
+        width, height = int(words[1]), int(words[2])
+        return np.frombuffer(content, ">u2", width * height * 3, end + 1).reshape(height, width, 3).astype(np.uint16)
+    halves = []
+    for swapped in (False, True):
+        with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as image:
+            if swapped:
+                image.tile = [tile._replace(args=_swap(tile.args)) for tile in image.tile]
+            image.load()
+            halves.append(np.asarray(image, np.uint16))
+    return np.asarray(halves[0] * 256 + halves[1])
+
+
+def _swap(arguments: Any) -> Any:
+    text = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    swapped = next((text.replace(old, new) for old, new in _LOWER_BYTES.items() if text.endswith(old)), text)
+    return (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
+
+
+def _used_white(values: np.ndarray) -> float:
+    """Return the white of integers of which nothing is known but the values: all bits that are used, 8 at least."""
+    return max(255.0, 2.0 ** math.ceil(math.log2(int(values.max()) + 1)) - 1)
