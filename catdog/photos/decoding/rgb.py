@@ -140,7 +140,9 @@ def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
     if not _has_16_bits(image, content) or _greatest(image.convert("RGB")) >= 64:
         return image
     values = _read_16_bits(content)
-    whites = [_used_white(values[..., :3])] * 3 + [_used_white(values[..., 3:])] * (values.shape[2] - 3)
+    whites = [_used_white(values[..., :3])] * 3
+    if values.shape[2] == 4:
+        whites.append(_used_white(values[..., 3]))
     return Image.fromarray(np.rint(values * np.array([255 / white for white in whites], np.float32)).astype(np.uint8))
 
 
