@@ -149,6 +149,10 @@ class BackboneSpec:
         last = self.blocks()[-1].filters_out
         return found | {"top_conv": {"kernel": (1, 1, last, self.top_filters)}, "top_bn": _batch_norm(self.top_filters)}
 
+    def weight_count(self) -> int:
+        """Return the number of all weights, without the top."""
+        return sum(math.prod(shape) for layer in self.tensor_shapes().values() for shape in layer.values())
+
     def _block_shapes(self, block: Block) -> Shapes:
         inner = block.filters_in * block.expansion
         found: Shapes = {}

@@ -10,8 +10,9 @@ import pytest
 
 from catdog.errors import FailureError
 from catdog.model import openvino_graph
-from catdog.model.backbone_specs import Scaling
+from catdog.model.backbone_specs import BACKBONES, UNIT_SCALING, Scaling
 from catdog.model.engines import EngineSpec, read_model
+from catdog.model.saved_model import ClassifierSpec, spec_to_card
 
 
 def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, images: np.ndarray) -> None:
@@ -22,7 +23,6 @@ def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, 
     import tf_keras
 
     from catdog.model import classifier as model
-    from catdog.model.saved_model import ClassifierSpec, spec_to_card
 
     tf_keras.utils.set_random_seed(5)
     spec = ClassifierSpec(
@@ -40,7 +40,7 @@ def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, 
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "pooling"), [("efficientnet-b0", 97, "avg"), ("efficientnet-lite0", 128, "max")]
+    ("backbone", "size", "pooling"), [("efficientnet-b0", 97, "avg"), ("efficientnet-lite2", 128, "max")]
 )
 def test_the_graph_is_the_network_at_any_size_and_pooling(
     backbone: str, size: int, pooling: str, tmp_path: Path
@@ -53,6 +53,22 @@ def test_the_graph_is_the_network_at_any_size_and_pooling(
     assert np.ptp(wanted, axis=0).max() > 0.01  # an answer that depends on the image
     found = EngineSpec(model=model, engine="openvino").load(batch_size=16, threads=2)(images)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "efficientnet-l2"])  # which has 2 GB of weights
+def test_the_trunk_of_every_backbone_is_built_and_has_the_cuts_of_the_table(name: str) -> None:
+    backbone = BACKBONES[name]
+    ones = {
+        layer: {variable: np.ones(shape, np.float32) for variable, shape in shapes.items()}
+        for layer, shapes in backbone.tensor_shapes().items()
+    }
+    spec = ClassifierSpec(
+        backbone=name, image_size=64, classes=("a", "b"), pooling="avg", dropout=0.0, scaling=UNIT_SCALING
+    )
+    shapes = {cut: shape for cut, shape in backbone.cut_shapes(64).items() if openvino_graph.can_cut(cut)}
+    graph = openvino_graph.build_trunk(spec, ones, list(shapes))
+    found = [tuple(side.get_length() for side in list(output.partial_shape)[1:]) for output in graph.outputs]
+    assert found == list(shapes.values())
 
 
 def add_layer(file: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import http.client
 import time
@@ -26,25 +27,48 @@ def has_checksum(content: bytes, *, checksums: Sequence[str]) -> bool:
     )
 
 
-def download(url: str, *, destination: Path, checksums: Sequence[str], first_pause_seconds: float = 0.5) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownloadLimits:
+    """What one download may take; beyond it, it is given up."""
+
+    size_bytes: int = 8 * 2**30
+    seconds: float = 1800.0
+
+
+DEFAULT_LIMITS = DownloadLimits()
+
+
+def download(
+    url: str,
+    *,
+    destination: Path,
+    checksums: Sequence[str],
+    limits: DownloadLimits = DEFAULT_LIMITS,
+    first_pause_seconds: float = 0.5,
+) -> None:
     """Fetch `url` to `destination`, in an existing directory, and check it against any one of `checksums`.
 
     What arrives waits in `destination` + ".part", for this or a later call to go on from. Without checksums every
     attempt starts anew, because nothing could tell a mixture of two versions. Pauses double with each failure.
-    Raises FailureError, "URL (reason)", when the server refuses or four attempts in a row gain nothing.
+    Raises FailureError, "URL (reason)", when the server refuses, four attempts in a row gain nothing, or the file is
+    beyond `limits`, which leaves nothing behind.
     """
     part = destination.with_name(destination.name + ".part")
     failures = furthest = 0
+    deadline = time.monotonic() + limits.seconds
     while True:
         try:
             if not checksums:
                 part.unlink(missing_ok=True)
-            _fetch_rest(url, part=part)
+            _fetch_rest(url, part=part, size_bytes=limits.size_bytes, deadline=deadline)
             if not checksums or has_checksum(part.read_bytes(), checksums=checksums):
                 part.replace(destination)
                 return
             part.unlink()
             reason = "its checksum is not the published one"
+        except _BeyondLimitsError as error:
+            part.unlink(missing_ok=True)
+            raise FailureError(f"{url} ({error})") from error
         except urllib.error.HTTPError as error:
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
@@ -62,10 +86,14 @@ def download(url: str, *, destination: Path, checksums: Sequence[str], first_pau
         time.sleep(first_pause_seconds * 2 ** (failures - 1))
 
 
-def _fetch_rest(url: str, *, part: Path) -> None:
+class _BeyondLimitsError(Exception):
+    """The file is too large or takes too long."""
+
+
+def _fetch_rest(url: str, *, part: Path, size_bytes: int, deadline: float) -> None:
     """Append to `part` what it lacks; write it anew where the server does not resume.
 
-    Raises OSError when the connection breaks before the announced end.
+    Raises OSError when the connection breaks before the announced end, _BeyondLimitsError past the limits.
     """
     start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "catdog", "Accept-Encoding": "identity"})
@@ -82,12 +110,20 @@ def _fetch_rest(url: str, *, part: Path) -> None:
         if resumed and not str(response.headers["Content-Range"]).startswith(f"bytes {start}-"):
             part.unlink(missing_ok=True)
             raise OSError("the server sent another range than was asked for")
+        announced = response.headers["Content-Length"]
+        kept = start if resumed else 0
+        if announced is not None and kept + int(announced) > size_bytes:
+            raise _BeyondLimitsError(f"{kept + int(announced):,} bytes, at most {size_bytes:,} are expected")
         received = 0
         with part.open("ab" if resumed else "wb") as file:
-            while block := response.read(_BLOCK_BYTES):
+            # Not read(), which waits for a whole block however slowly it comes.
+            while block := response.read1(_BLOCK_BYTES):
                 file.write(block)
                 received += len(block)
-        announced = response.headers["Content-Length"]
+                if kept + received > size_bytes:
+                    raise _BeyondLimitsError(f"more than {size_bytes:,} bytes, which is more than expected")
+                if time.monotonic() > deadline:
+                    raise _BeyondLimitsError(f"{kept + received:,} bytes after the time limit")
     # http.client ends a short body as quietly as a whole one.
     if announced is not None and received < int(announced):
         raise OSError(f"broke off after {received} of {announced} bytes")

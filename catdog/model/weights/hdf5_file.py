@@ -84,3 +84,17 @@ def _check_storage(datasets: Mapping[str, h5py.Dataset], *, size: int, where: st
         promised += max(dataset.size, chunk) * dataset.dtype.itemsize
     if promised > _EXPANSION * size + _SPARE_BYTES:
         raise UsageError(f"{where}: promises {promised:,} bytes of weights, but has {size:,}: it is broken or a trap")
+
+
+def write_tensors(tensors: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
+    """Return the content of a weights.h5 of `tensors`, by layer and variable, in Keras's layout."""
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in tensors]
+        for layer, variables in tensors.items():
+            group = file.create_group(layer)
+            names = [f"{layer}/{name}:0" for name in variables]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, array in zip(names, variables.values(), strict=True):
+                group.create_dataset(name, data=np.asarray(array, np.float32))
+    return stream.getvalue()

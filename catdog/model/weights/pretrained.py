@@ -19,7 +19,7 @@ from pathlib import Path
 
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.backbone_specs import BACKBONES, BackboneSpec, PublishedFile, Scaling, backbone_spec
-from catdog.model.weights.download import download, has_checksum
+from catdog.model.weights.download import DownloadLimits, download, has_checksum
 from catdog.model.weights.weights_file import Tensors, parse_tensors
 from catdog.storage import files
 from catdog.storage.files import cache_directory
@@ -61,7 +61,7 @@ def load_weights(
         content, name = _read_published(spec, cache_dir=cache_dir, sources=sources)
         source = f"imagenet: {name}"
     else:
-        content, source = _read_given(weights, cache_dir=cache_dir), weights
+        content, source = _read_given(weights, spec=spec, cache_dir=cache_dir), weights
     tensors, scaling = parse_tensors(content, backbone=backbone, where=source)
     known = {checksum for file in spec.published for checksum in file.checksums}
     return Pretrained(
@@ -114,7 +114,12 @@ def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[Publis
         for source in sources:
             path = cache_dir / source.name
             try:
-                download(source.url + source.name, destination=path, checksums=source.checksums)
+                download(
+                    source.url + source.name,
+                    destination=path,
+                    checksums=source.checksums,
+                    limits=_download_limits(backbone_spec(backbone)),
+                )
             except FailureError as error:
                 reasons.append(str(error))
             else:
@@ -155,7 +160,12 @@ def _locked(cache_dir: Path) -> Iterator[None]:
         yield
 
 
-def _read_given(weights: str, *, cache_dir: Path) -> bytes:
+def _download_limits(spec: BackboneSpec) -> DownloadLimits:
+    """Allow a whole model with the state of its optimizer, whose weights are kept three times, and its top."""
+    return DownloadLimits(size_bytes=4 * 4 * spec.weight_count() + 64 * 2**20)
+
+
+def _read_given(weights: str, *, spec: BackboneSpec, cache_dir: Path) -> bytes:
     """Return the content of the file that the user named; one from the web is kept in the cache for good.
 
     Raises UsageError when it cannot be read, FailureError when it cannot be downloaded.
@@ -168,7 +178,7 @@ def _read_given(weights: str, *, cache_dir: Path) -> bytes:
         if not path.exists():
             with _locked(cache_dir):
                 if not path.exists():
-                    download(weights, destination=path, checksums=())
+                    download(weights, destination=path, checksums=(), limits=_download_limits(spec))
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"--weights {weights}: cannot be read: {one_line(error)}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from catdog.errors import FailureError
-from catdog.model.weights.download import download
+from catdog.model.weights.download import DownloadLimits, download
 
 CONTENT = np.random.default_rng(0).bytes(600_000)
 CHECKSUMS = (f"md5:{'0' * 32}", f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
@@ -46,9 +47,14 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             shown = 0 if act == "other range" else start
             self.send_header("Content-Range", f"bytes {shown}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        if act != "endless":
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + 100_000 if "break" in act else len(content)
+        if act == "endless":
+            with contextlib.suppress(OSError):  # the reader goes away
+                while True:
+                    self.wfile.write(content)
         self.wfile.write(content[start:end])  # where that is not all, the connection closes too early
 
     def log_message(self, *_: object) -> None:
@@ -182,3 +188,21 @@ def test_a_server_that_is_not_there_is_given_up(destination: Path, pauses: list[
 def test_an_address_that_is_none_is_refused(destination: Path) -> None:
     with pytest.raises(FailureError, match=r"^weights\.h5 \(unknown url type"):
         download("weights.h5", destination=destination, checksums=CHECKSUMS)
+
+
+@pytest.mark.parametrize(
+    ("act", "limits", "reason"),
+    [
+        ("serve", DownloadLimits(size_bytes=599_999), "600,000 bytes, at most 599,999 are expected"),
+        ("endless", DownloadLimits(size_bytes=2**20), "more than 1,048,576 bytes"),
+        ("endless", DownloadLimits(seconds=0.0), "after the time limit"),
+    ],
+)
+def test_a_file_beyond_the_limits_is_given_up_at_once_and_leaves_nothing(
+    act: str, limits: DownloadLimits, reason: str, server: Server, destination: Path
+) -> None:
+    server.script = [act]
+    with pytest.raises(FailureError, match=reason):
+        download(server.url, destination=destination, checksums=CHECKSUMS, limits=limits)
+    assert len(server.ranges) == 1
+    assert not list(destination.parent.iterdir())
