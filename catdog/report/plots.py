@@ -70,16 +70,28 @@ def _curve_png(histories: Mapping[str, History], score: str, title: str) -> byte
 
 
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the stages side by side: epochs, validation and test scores, seconds. `stages` as in report.json."""
-    rows: list[tuple[str, ...]] = [("stage", "epochs", "val acc", "val loss", "test acc", "test loss", "time")]
+    """Return the stages side by side: epochs, validation and test scores, seconds. `stages` as in report.json.
+
+    Balanced accuracy has columns where it differs from accuracy.
+    """
+    names = {"accuracy": "acc", "balanced_accuracy": "balanced", "loss": "loss"}
+    if not any(_is_unbalanced(stage.get(split, {})) for stage in stages.values() for split in ("validation", "test")):
+        del names["balanced_accuracy"]
+    head = [f"{short} {name}" for short in ("val", "test") for name in names.values()]
+    rows: list[tuple[str, ...]] = [("stage", "epochs", *head, "time")]
     for name, stage in stages.items():
         scores = [
-            f"{stage[split][score]:.4f}" if split in stage else "-"
+            f"{stage[split][score]:.4f}" if score in stage.get(split, {}) else "-"
             for split in ("validation", "test")
-            for score in ("accuracy", "loss")
+            for score in names
         ]
-        rows.append((name, str(stage["epochs"]), *scores, duration(stage["seconds"])))
+        epochs = "solved" if stage.get("head") else str(stage["epochs"])
+        rows.append((name, epochs, *scores, duration(stage["seconds"])))
     return table_text(rows)
+
+
+def _is_unbalanced(scores: Mapping[str, float]) -> bool:
+    return abs(scores.get("balanced_accuracy", scores.get("accuracy", 0.0)) - scores.get("accuracy", 0.0)) >= 5e-5
 
 
 def draw_sweep(records: Sequence[Mapping[str, Any]], settings: Sequence[str], *, run_dir: str) -> None:

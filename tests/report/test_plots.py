@@ -43,3 +43,15 @@ def test_the_closing_table_sets_frozen_against_unfrozen() -> None:
         "frozen        12   0.9800    0.0500         -          -     4s",
         "unfrozen       8   0.9900    0.0400    0.9850     0.0512  1m05s",
     ]
+
+
+def test_the_closing_table_shows_balanced_accuracy_where_it_differs_and_that_a_head_was_solved() -> None:
+    scores = {"accuracy": 0.98, "balanced_accuracy": 0.9, "loss": 0.05}
+    stages = {"frozen": {"epochs": 1, "seconds": 4.4, "validation": scores, "head": {"c": 0.01, "losses": {}}}}
+    assert stage_table(stages).splitlines() == [
+        "stage   epochs  val acc  val balanced  val loss  test acc  test balanced  test loss  time",
+        "------  ------  -------  ------------  --------  --------  -------------  ---------  ----",
+        "frozen  solved   0.9800        0.9000    0.0500         -              -          -    4s",
+    ]
+    stages["frozen"]["validation"] = {"accuracy": 0.98, "balanced_accuracy": 0.98, "loss": 0.05}
+    assert "balanced" not in stage_table(stages)

@@ -75,16 +75,29 @@ def stages_table(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Htm
     rows: list[Sequence[Child]] = []
     for (name, stage), cells in zip(report["stages"].items(), zip(*columns, strict=True), strict=True):
         title = [name, tag("small", "chosen on validation")] if name == report["model"] else name
-        rows.append((title, str(stage["epochs"]), str(stage["best_epoch"]), *cells, duration(stage["seconds"])))
+        epochs = ("solved", "-") if stage.get("head") else (str(stage["epochs"]), str(stage["best_epoch"]))
+        rows.append((title, *epochs, *cells, duration(stage["seconds"])))
     sentences = [
         tag("p", _compare(comparison, where=f"{split} photos"))
         for split, comparison in (diagnosis.get("comparison") or {}).items()
         if comparison
     ]
     note = "Below each accuracy: its 95 % confidence interval (Wilson)."
-    return join(
-        [table(("stage", "epochs", "best epoch", *head, "time"), rows), tag("p", note, class_="soft"), join(sentences)]
-    )
+    if choice := report.get("choice"):
+        sentences.insert(0, tag("p", f"Why this model: {choice}."))
+    listing = table(("stage", "epochs", "best epoch", *head, "time"), rows)
+    return join([listing, tag("p", note, class_="soft"), join(sentences), join(_penalties(report))])
+
+
+def _penalties(report: Mapping[str, Any]) -> list[Html]:
+    """Return for each stage whose head was solved how the strength of its penalty was chosen."""
+    found = []
+    for name, stage in report["stages"].items():
+        if losses := (stage.get("head") or {}).get("losses"):
+            rows = [(f"{float(c):g}", f"{loss:.4f}") for c, loss in losses.items()]
+            text = f"The {name} stage is a logistic regression: C = {stage['head']['c']:g}, by cross-validation"
+            found.append(details(text, table(("C", "cross-validated loss"), rows)))
+    return found
 
 
 def _compare(comparison: Mapping[str, Any], *, where: str) -> str:

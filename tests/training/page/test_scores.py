@@ -1,10 +1,12 @@
+from typing import Any
+
 import numpy as np
 
 from catdog.evaluation.metrics import evaluate
 from catdog.training.page.scores import confusion_section, overview, stages_table
 
 
-def made_run(cats: int, dogs: int) -> tuple[dict[str, object], dict[str, object]]:
+def made_run(cats: int, dogs: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What report.json and diagnosis.json hold of a model that takes the first cat for a dog."""
     true = np.repeat([0, 1], [cats, dogs])
     dog = np.where(np.arange(len(true)) == 0, 0.9, 0.9 * true + 0.05)
@@ -38,3 +40,14 @@ def test_class_names_are_escaped() -> None:
     section = confusion_section(*made_run(10, 90))
     assert section is not None
     assert "<cat>" not in section.body
+
+
+def test_the_choice_and_the_penalty_of_a_solved_head_are_explained() -> None:
+    report, diagnosis = made_run(50, 50)
+    report["choice"] = "the frozen stage is the only one"
+    report["stages"]["frozen"]["head"] = {"c": 0.01, "losses": {"0.001": 0.06, "0.01": 0.04}}
+    text = stages_table(report, diagnosis)
+    assert "Why this model: the frozen stage is the only one." in text
+    assert "C = 0.01, by cross-validation" in text
+    assert "<td>0.0600</td>" in text
+    assert "solved" in text
