@@ -7,9 +7,10 @@ loaded is code: a stranger's model cannot run anything.
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from catdog.cluster.environment import set_keras_environment
 
@@ -18,6 +19,7 @@ set_keras_environment()
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from PIL import Image
 
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
@@ -38,6 +40,7 @@ from catdog.storage import files
 
 GAP = "gap"
 DROPOUT = "dropout_out"
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 def build_classifier(spec: ClassifierSpec, *, precision: str = "float32") -> tf_keras.Model:
@@ -224,12 +227,12 @@ class Classifier:
         """Class names in the order of the probabilities."""
         return self.spec.classes
 
-    def predict(self, photo: str) -> tuple[str, float]:
-        """Return (class name, probability) for the file at `photo`, a path or URI: `("dog", 0.9998)`.
+    def predict(self, photo: str | Path | BinaryIO | Image.Image) -> tuple[str, float]:
+        """Return (class name, probability) for a path or URI, an open binary file or a Pillow image: `("dog", 0.9998)`.
 
         Raises ImageError when the photo cannot be read.
         """
-        image = decode_image(read_photo(files.absolute(photo)), size=self.spec.image_size)
+        image = decode_image(_read_content(photo), size=self.spec.image_size, framing=self.spec.framing)
         probabilities = self.predict_images(image[np.newaxis])[0]
         label = int(np.argmax(probabilities))
         return self.classes[label], float(probabilities[label])
@@ -237,6 +240,16 @@ class Classifier:
     def predict_images(self, images: np.ndarray) -> np.ndarray:
         """Return float32 (N, classes) probabilities of uint8 (N, S, S, 3) RGB `images`."""
         return np.asarray(self.network(tf.convert_to_tensor(images), training=False))
+
+
+def _read_content(photo: str | Path | BinaryIO | Image.Image) -> bytes:
+    """Return the bytes of a photo; those of a Pillow image as a PNG, so that it is treated as a file is."""
+    if isinstance(photo, Image.Image):
+        sink = io.BytesIO()
+        plain = photo if photo.mode in _PNG_MODES else photo.convert("RGB")
+        plain.save(sink, "PNG", exif=photo.getexif(), compress_level=0)
+        return sink.getvalue()
+    return read_photo(files.absolute(str(photo))) if isinstance(photo, str | Path) else photo.read()
 
 
 def _inputs(layer: tf_keras.layers.Layer) -> list[Any]:

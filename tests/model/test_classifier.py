@@ -90,10 +90,12 @@ def test_a_saved_model_predicts_the_same_and_alone_is_enough(tmp_path: Path, ima
     np.testing.assert_allclose(loaded.predict_images(images), network(images), atol=1e-6)
     photo = tmp_path / "photo.png"
     Image.fromarray(images[0]).save(photo)
-    label, probability = loaded.predict(str(photo))
     expected = np.asarray(network(images[:1]))[0]
-    assert label == ("cat", "dog")[int(expected.argmax())]
-    assert probability == pytest.approx(float(expected.max()), abs=1e-6)
+    with photo.open("rb") as file, Image.open(photo) as image:
+        for form in (str(photo), photo, file, image, image.convert("CMYK").convert("RGB")):
+            label, probability = loaded.predict(form)
+            assert label == ("cat", "dog")[int(expected.argmax())]
+            assert probability == pytest.approx(float(expected.max()), abs=1e-6)
 
 
 def test_what_is_no_model_directory_is_refused(tmp_path: Path) -> None:
