@@ -12,6 +12,7 @@ from typing import Any
 from catdog.command_line.arguments import parse_arguments, version_text
 from catdog.command_line.exit_codes import run
 from catdog.command_line.suggestions import suggest
+from catdog.command_line.supervisor import supervise
 from catdog.config import BenchmarkConfig, ExportConfig, IngestConfig, PredictConfig, TrainConfig, TuneConfig
 from catdog.console import say
 from catdog.errors import UsageError
@@ -33,7 +34,8 @@ class Job:
 
 
 def _ingest(config: IngestConfig) -> None:
-    from catdog.cluster.connection import connected, quiet_datasets
+    from catdog.cluster.connection import connected
+    from catdog.cluster.environment import quiet_datasets
     from catdog.cluster.shared_paths import check_shared
     from catdog.photos.annotations.labelling import read_annotations
     from catdog.photos.ingest import ingest, require_photos
@@ -128,7 +130,8 @@ JOBS: Mapping[str, Job] = {
 
 def run_job(name: str, arguments: Sequence[str], *, program: str) -> int:
     """Parse `arguments`, do the job `name` with them and return the exit code; `program` is what help calls it."""
-    return run(partial(_do, JOBS[name], arguments, program=program), arguments)
+    job = partial(_do, JOBS[name], arguments, program=program)
+    return supervise(partial(run, job), quiet="--verbose" not in arguments)
 
 
 def _do(job: Job, arguments: Sequence[str], *, program: str) -> None:
@@ -146,7 +149,7 @@ def main() -> int:
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name in JOBS:
         return run_job(name, arguments, program=f"catdog {name}")
-    return run(partial(_do_without_job, name), arguments)
+    return run(partial(_do_without_job, name))
 
 
 def _do_without_job(name: str) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 Progress = Callable[[int, int], None]  # shows how many are done, of how many
 
 _LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
+_ours: TextIO | None = None  # where our lines go while those of others do not
 
 
 class ProgressLine:
@@ -26,7 +26,7 @@ class ProgressLine:
 
     def __init__(self, title: str, unit: str, *, stream: TextIO | None = None) -> None:
         self._title, self._unit = title, unit
-        self._stream = stream or sys.stdout
+        self._stream = stream or _stream()
         self._start = self._shown = time.monotonic()
         self._first: int | None = None
         self._moved: tuple[float, int] | None = None
@@ -47,15 +47,59 @@ class ProgressLine:
         since, base = (self._start, self._first) if last else self._moved or (self._start, self._first)
         text = progress_text(self._title, self._unit, done=done, total=total, new=done - base, seconds=now - since)
         if self._stream.isatty():
-            print(f"\r{text}\x1b[K", end="\n" if last else "", file=self._stream, flush=True)
+            text = f"\r{text}\x1b[K"
+            _print(f"{text}\n" if last else text, self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            _print(f"{text}\n", self._stream)
 
 
 def say(line: str = "") -> None:
     """Print `line`, on a terminal in the place of a progress line that is being drawn."""
-    wipe = "\r\x1b[K" if sys.stdout.isatty() else ""
-    print(f"{wipe}{line}", flush=True)
+    stream = _stream()
+    wipe = "\r\x1b[K" if stream.isatty() else ""
+    _print(f"{wipe}{line}\n", stream)
+
+
+def _stream() -> TextIO:
+    return _ours or sys.stdout
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Write `text`; a console that is closed or full gets nothing more, and the job goes on."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def flush_stdout() -> None:
+    """Write out what others have printed, such as a help text, where there is anybody to read it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)
+
+
+@contextlib.contextmanager
+def only_our_lines() -> Iterator[None]:
+    """Keep off stdout what other code prints, for the length of the block; `say` and progress lines reach it.
+
+    Ray's raylets tell of lost processes and nodes there, in up to twenty lines for each, and Ray has no setting for it.
+    """
+    global _ours
+    kept, _ours = _ours, _stream()
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            yield
+        finally:
+            _ours = kept
 
 
 def prepare_streams() -> None:
@@ -70,7 +114,7 @@ def prepare_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - stays open to the end
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
         setattr(sys, name, stream)
 
@@ -118,31 +162,3 @@ def table_text(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-# What Ray's C++ core and TensorFlow write to file descriptor 2 before any of their settings is read.
-_CHATTER = re.compile(rb"\[\d{4}-\d\d-\d\d .*? [DIWE] \d+ \d+\] |[IWE]\d{4} |WARNING: All log messages before absl")
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drop the log lines of native libraries from stderr for the length of the block; all else passes."""
-    sys.stderr.flush()
-    kept, (outlet, inlet) = os.dup(2), os.pipe()
-    os.dup2(inlet, 2)
-    os.close(inlet)
-
-    def forward() -> None:
-        with os.fdopen(outlet, "rb", buffering=0) as lines:
-            for line in io.BufferedReader(lines):
-                if not _CHATTER.match(line):
-                    os.write(kept, line)
-
-    thread = threading.Thread(target=forward, name="stderr", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)  # closes the inlet; children of ours may still hold it, so the wait is bounded
-        thread.join(1.0)

@@ -64,6 +64,10 @@ IMAGE_ERROR_CODES = (
 )
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Kubernetes and `ray job stop` send; exit code 143."""
+
+
 def one_line(error: BaseException) -> str:
     """Return what `error` says on one line, its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from made_photos import draw_photo, save_classifier
 
-from catdog.cluster.connection import quiet_datasets
-from catdog.cluster.environment import prepare_environment
+from catdog.cluster.environment import prepare_environment, quiet_datasets
+from catdog.cluster.messages import open_board
 
 prepare_environment(verbose=False)
 
@@ -47,7 +47,9 @@ def ray_session() -> Iterator[None]:
             runtime_env={"env_vars": {name: os.environ[name] for name in names}},
         )
     quiet_datasets(verbose=False)
+    board = open_board()
     yield
+    del board
     ray.shutdown()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,12 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody gets by chance: systems choose those that they hand out from 32768 on."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
@@ -30,7 +34,7 @@ def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
          # Ray's own numbers for these may be taken by the Ray that the other tests share.
-         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}", *flags],
+         "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}", *flags],
         env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -1,8 +1,11 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
-from catdog.console import ProgressLine, counted, duration, epoch_text, progress_text, table_text
+import pytest
+
+from catdog.console import ProgressLine, counted, duration, epoch_text, only_our_lines, progress_text, say, table_text
 
 
 def test_a_progress_line_has_done_total_rate_and_eta() -> None:
@@ -44,18 +47,24 @@ def test_a_table_is_aligned() -> None:
     ]
 
 
-def test_native_chatter_is_dropped_from_stderr_and_all_else_passes() -> None:
+def test_while_others_are_silenced_our_lines_still_come(capsys: pytest.CaptureFixture[str]) -> None:
+    with only_our_lines():
+        print("(raylet) A worker died or was killed while executing a task.")
+        say("Plan: all of it")
+        ProgressLine("Trunk pass", "images")(3, 3)
+    print("and all after it")
+    assert capsys.readouterr().out == "Plan: all of it\nTrunk pass: 3/3 images - 0s\nand all after it\n"
+
+
+def test_a_console_that_is_full_ends_no_job() -> None:
     program = (
-        "import os, sys\n"
-        "from catdog.console import quiet_stderr\n"
-        "with quiet_stderr():\n"
-        "    os.write(2, b'I0000 00:00:1.5 port.cc:153] oneDNN\\n')\n"
-        "    os.write(2, b'[2026-11-24 03:07:29,149 E 9944 9944] core_worker.cc:2465: noise\\n')\n"
-        "    print('mine', file=sys.stderr)\n"
-        "print('after', file=sys.stderr)\n"
+        "from catdog.console import ProgressLine, say\n"
+        "say('Plan'); ProgressLine('Trunk pass', 'images')(3, 3); say('Done')\n"
+        "open('/dev/stderr', 'w').write('the end')"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert ran.stderr.splitlines() == ["mine", "after"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, b"the end")
 
 
 def test_a_number_has_its_noun_in_the_right_form() -> None:

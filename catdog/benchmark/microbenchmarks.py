@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.benchmark.bench import Bench
-from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.plan import make_plan
 from catdog.config import AugmentationConfig, ClusterConfig
 from catdog.console import say, table_text

@@ -78,7 +78,7 @@ def import_tensorflow() -> None:
 
 def import_trainer() -> None:
     """Import the trainer, and Ray Train with it."""
-    import catdog.training.tensorflow_trainer  # noqa: F401
+    import catdog.training.trainer  # noqa: F401
 
 
 def import_scores() -> None:
@@ -130,9 +130,10 @@ _STARTS: dict[str, Callable[[], None]] = {
 def start_trainer(folder: str) -> None:
     """Run a trainer with one worker that only notes the time; leave the times before it and in it in `folder`."""
     from ray.train import RunConfig, ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
 
     from catdog.cluster.connection import connected
-    from catdog.training.tensorflow_trainer import LeanTensorflowTrainer
+    from catdog.training.trainer import TensorflowWorkers
 
     def step() -> None:
         with Path(folder, "steps").open("a") as notes:
@@ -140,8 +141,9 @@ def start_trainer(folder: str) -> None:
 
     with connected():
         step()
-        LeanTensorflowTrainer(
+        TensorflowTrainer(
             step,
+            tensorflow_config=TensorflowWorkers(),
             scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
             run_config=RunConfig(name="trainer", storage_path=folder),
         ).fit()

@@ -19,7 +19,8 @@ import numpy as np
 
 from catdog.benchmark.bench import Bench, multiply_photos, split_flags
 from catdog.benchmark.microbenchmarks import TrunkRates, measure_trunk
-from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import quiet_datasets
 from catdog.console import duration, say, table_text
 from catdog.photos.sources.inputs import list_inputs
 

@@ -1,17 +1,54 @@
-"""Pools of Ray Data actors: what they get, how often a lost one is started again."""
+"""Pools of Ray Data actors: what each of them gets, and how often lost work is tried again."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from catdog.cluster import messages
 from catdog.errors import FailureError
 
-# Tries of one part whose process dies, before the job gives up; a node that is lost counts as one.
+# Tries of one block whose process dies, before the job gives up; a node that is lost counts as one.
 MAX_TRIES = 10
 MAX_RESTARTS = 20  # of one actor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """How often an actor may be started again after its process was lost; an actor calls `count` first.
+
+    Ray Data itself restarts actors and tries their work again without limit, and its settings for that go with Ray
+    2.64: so the actors count.
+    """
+
+    actor: str  # what a person calls it, such as "trunk actor"
+    limit: int
+
+    def count(self) -> None:
+        """Tell the driver that the actor was lost, if it was; raise FailureError after `limit` restarts."""
+        import ray
+
+        context = ray.get_runtime_context()
+        if not context.was_current_actor_reconstructed:
+            return
+        if messages.count(f"restarts of {context.get_actor_id()}") > self.limit:
+            raise FailureError(f"a {self.actor} died {self.limit + 1} times")
+        messages.post(messages.NOTICES, f"A {self.actor} was lost; it restarts.")
+
+
+def count_tries(block: int) -> int:
+    """Return how often Ray tried this task on `block` before; a task of ours asks this first.
+
+    Raises FailureError after MAX_TRIES, because Ray itself tries without limit.
+    """
+    import ray
+
+    tries = messages.count(f"tries of {ray.get_runtime_context().get_task_id()} on {block}") - 1
+    if tries >= MAX_TRIES:
+        raise FailureError(f"the process of one part died {tries} times")
+    return tries
 
 
 def map_in_actors(
@@ -19,52 +56,46 @@ def map_in_actors(
     actor: type,
     arguments: Mapping[str, Any],
     *,
+    name: str,
     actors: int,
     num_cpus: float,
     num_gpus: float,
 ) -> Any:
-    """Return the Ray dataset `blocks` as `actors` actors make it, block by block, each lost one started anew.
+    """Return the Ray dataset `blocks` as `actors` actors map it, block by block; lost actors restart.
 
-    `arguments` are those of the class `actor`. CPUs and GPUs are what each of them books. Two blocks are in an actor at
+    `arguments` are those of the class `actor`, which also gets `restarts` and counts them, and calls `count_tries` for
+    each block; `name` is what a person calls it. CPUs and GPUs are what each actor books. Two blocks are in an actor at
     once, each in a thread of its own, so that one is written while the network runs on the other: the actor itself
     lets only one of them to the network. After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails
     with an exception of Ray's.
     """
     import ray
-    from ray.util.annotations import RayDeprecationWarning
 
-    with warnings.catch_warnings():
-        # Ray restarts an actor for ever unless it is told so here; Ray 2.64, which we exclude, has no such setting.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return blocks.map_batches(
-            actor,
-            fn_constructor_kwargs=dict(arguments),
-            batch_size=None,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(
-                size=actors,
-                max_concurrent_calls_per_actor=2,
-                max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would go with a lost actor
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=num_cpus,
-            num_gpus=num_gpus or None,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_TRIES,
-        )
+    strategy = ray.data.ActorPoolStrategy
+    threads = accepted(
+        strategy,
+        max_concurrent_calls_per_actor=2,
+        enable_true_multi_threading=True,
+        max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would be lost with an actor
+    )
+    # Before it had a name of its own, the number of threads was an argument of Ray's for any actor.
+    older = {} if "max_concurrent_calls_per_actor" in threads else {"max_concurrency": 2}
+    return blocks.map_batches(
+        actor,
+        fn_constructor_kwargs={**arguments, "restarts": Restarts(actor=name, limit=MAX_RESTARTS)},
+        batch_size=None,
+        batch_format="numpy",
+        compute=strategy(size=actors, **threads),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus or None,
+        **older,
+    )
 
 
-def count_tries() -> int:
-    """Return how often Ray has tried this task before; a task of ours asks it first.
-
-    Raises FailureError after MAX_TRIES: Ray itself would try for ever.
-    """
-    from ray._private.worker import global_worker  # the runtime context does not tell
-
-    tries = int(global_worker.core_worker.get_current_task_attempt_number())
-    if tries >= MAX_TRIES:
-        raise FailureError(f"the process of one part died {tries} times")
-    return tries
+def accepted(call: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
+    """Return those of `arguments` that `call` of the installed Ray knows; older versions lack some."""
+    known = inspect.signature(call).parameters
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def avoid_fusion(cpus: float, task_cpus: float) -> float:

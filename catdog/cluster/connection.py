@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import signal
 import socket
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from catdog.cluster.environment import prepare_environment, worker_environment
 from catdog.cluster.failures import log_directory, root_cause
+from catdog.cluster.messages import open_board
 from catdog.cluster.resources import Resources, read_resources
-from catdog.errors import FailureError
+from catdog.console import only_our_lines
+from catdog.errors import FailureError, one_line
+
+_CONNECT_SECONDS = 10.0
+_VERSIONS = re.compile(r"Version mismatch: .*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -21,15 +32,29 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
     A Ray that is started has no `dashboard` unless the job needs its state API: Ray Train and Ray Tune do.
 
     Yields what the cluster has. A session that is already up is used and left as it is.
-    Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined.
+    Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined, or none can be started.
     """
     prepare_environment(verbose=verbose)
     import ray
 
-    if ray.is_initialized():
-        with _one_line_failures():
+    own = not ray.is_initialized()
+    if own:
+        _connect(verbose=verbose, dashboard=dashboard)
+    try:
+        with contextlib.nullcontext() if verbose else only_our_lines(), _one_line_failures():
+            board = open_board()  # held for the length of the block
             yield read_resources()
-        return
+            del board
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(*, verbose: bool, dashboard: bool) -> None:
+    import ray
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=_address(),
@@ -38,48 +63,76 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
             logging_level=logging.INFO if verbose else logging.ERROR,
             runtime_env={"env_vars": worker_environment()},
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise FailureError(f"cannot join or start a Ray cluster: {' '.join(str(error).split())}") from error
-    try:
-        with contextlib.nullcontext() if verbose else _silent_raylets(), _one_line_failures():
-            yield read_resources()
-    finally:
+    except FailureError:
+        raise
+    except Exception as error:  # Ray raises anything from ConnectionError to a bare Exception here
         ray.shutdown()
+        raise FailureError(connection_failure(error)) from error
+    if in_main_thread:  # Ray has put handlers of its own, which leave in silence or dump the native stack
+        signal.signal(signal.SIGTERM, on_terminate)
 
 
-@contextlib.contextmanager
-def _silent_raylets() -> Iterator[None]:
-    """Keep off the console what raylets say of lost processes and machines, up to twenty lines for each.
-
-    Ray has no setting for it; the one line of losses.py and of Ray Train's callback stand in its place.
-    """
-    from ray._private import worker
-
-    spoken = worker.print_to_stdstream
-    worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = spoken
+def connection_failure(error: Exception) -> str:
+    """Return in a line why Ray could not be joined or started, and what to do."""
+    text = one_line(error)
+    if versions := _VERSIONS.search(str(error)):
+        ray_there, python_there, ray_here, python_here = versions.groups()
+        return (
+            f"the cluster runs Ray {ray_there} on Python {python_there}, this program Ray {ray_here} on Python "
+            f"{python_here}: use the same versions on both (pip install 'ray=={ray_there}')"
+        )
+    if "AF_UNIX" in text:
+        remedy = "set RAY_TMPDIR to a folder with a shorter path"
+    elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        remedy = "check that HOME and RAY_TMPDIR (by default /tmp) can be written"
+    elif os.environ.get("RAY_ADDRESS"):
+        remedy = "check RAY_ADDRESS"
+    else:
+        remedy = "run the same command again; on a slow machine set RAY_raylet_start_wait_time_s=120"
+    return f"cannot join or start Ray: {text.rstrip('.')}; {remedy}"
 
 
 def _address() -> str | None:
     """Return what Ray is to join: None leaves the choice to it.
 
-    Ray remembers a cluster of this machine even when that was killed, and would wait minutes for it to answer.
+    Ray remembers a cluster of this machine even when that was killed, and would wait minutes for it to answer; so it
+    would for a cluster that is named. Raises FailureError when a named cluster does not answer.
     """
-    from ray._private.utils import read_ray_address
-
-    if os.environ.get("RAY_ADDRESS"):
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named:
+        host, port = _host_and_port(named)
+        if host and not _answers(host, port, seconds=_CONNECT_SECONDS):
+            raise FailureError(
+                f"RAY_ADDRESS {named}: expected a Ray cluster, nothing answers at {host}:{port}; start it, or unset "
+                "RAY_ADDRESS to run on this machine"
+            )
         return None
-    host, _, port = (read_ray_address() or "").rpartition(":")
-    if not host:
-        return None
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return "local"
+    # The place that the documentation of ray.init names.
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    with contextlib.suppress(OSError):
+        host, port = _host_and_port(Path(folder, "ray", "ray_current_cluster").read_text().strip())
+        if host and not _answers(host, port, seconds=2.0):
+            return "local"
     return None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of host:port or scheme://host:port, ("", 0) of anything else, such as auto."""
+    found = re.fullmatch(r"(?:\w+://)?(?:\[([^\]]+)\]|([^:/\s]+)):(\d+)/?", address)
+    return (found[1] or found[2], int(found[3])) if found else ("", 0)
+
+
+def _answers(host: str, port: int, *, seconds: float) -> bool:
+    """Tell whether anything listens there; a cluster that starts just now has `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic())).close()
+            return True
+        except (OSError, OverflowError):
+            if time.monotonic() + 0.5 > deadline:
+                return False
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -91,16 +144,3 @@ def _one_line_failures() -> Iterator[None]:
         yield
     except RayError as error:
         raise FailureError(f"the cluster failed: {root_cause(error)} (logs: {log_directory()})") from error
-
-
-def quiet_datasets(*, verbose: bool) -> None:
-    """Keep Ray Data's progress bars and log lines off the console; our own lines stand in their place."""
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose
-    context.execution_options.verbose_progress = verbose
-    if not verbose:
-        for name in ("ray.data", "ray.data.dataset"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # an error reaches the user once, as our one line

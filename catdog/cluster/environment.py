@@ -1,4 +1,9 @@
-"""What must be in the environment before Ray and Keras are imported, in every process of a job."""
+"""What Ray and TensorFlow read from the environment, and how both are kept quiet.
+
+Three means, each where the other two do not reach: variables for native code and for processes of the cluster, the
+levels of documented loggers, and the settings of Ray Data. What Ray prints to stdout none of them stops:
+console.only_our_lines does; native log lines on stderr are dropped by command_line.supervisor.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,8 @@ from catdog.storage.files import cache_directory
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_task_oom_retries": "5",  # Ray tries a task for ever whose processes it ends for want of memory
+    "RAY_task_oom_retries": "5",  # without limit by default, when memory runs out
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the end of the connection must not start a Ray
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
 }
 _QUIET = {
@@ -54,3 +60,16 @@ def worker_environment() -> dict[str, str]:
     """Return the variables that every process of the cluster gets from the driver."""
     names = (*_ENVIRONMENT, *keras_environment(), *_QUIET)
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def quiet_datasets(*, verbose: bool) -> None:
+    """Keep Ray Data's progress bars and log lines off the console; our own lines stand in their place."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    context.execution_options.verbose_progress = verbose
+    if not verbose:
+        for name in ("ray.data", "ray.data.dataset"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # an error reaches the user once, as our one line

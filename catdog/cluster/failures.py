@@ -1,4 +1,4 @@
-"""Lost processes and machines: how often their work is tried again, and the line that tells of each."""
+"""Lost processes and nodes: the line that tells of each, and the line that says why a job failed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+from catdog.cluster import messages
 from catdog.console import say
 
 _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _LOOK_EVERY_SECONDS = 1.0
-# What a person calls the actors that Ray starts anew by itself; of the others Ray Train and Ray Tune tell.
-_ACTORS = {"TrunkWriter": "trunk actor", "TrunkStreamer": "trunk actor", "PartWriter": "model actor"}
+# DeathReason in what ray.nodes() returns.
+_STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
+_DEFAULT_LOGS = "/tmp/ray/session_latest/logs"  # where Ray's documentation finds them
 
 
 @contextlib.contextmanager
 def report_failures() -> Iterator[None]:
-    """Say in a line, as it happens, that an actor or a machine was lost, for the length of the block.
+    """Say each notice of the job's processes, and each loss of a node, as it comes, for the length of the block.
 
     Ray must be connected until the block ends.
     """
-    watch, stop = _Watch(), threading.Event()
+    nodes, stop = _Nodes(), threading.Event()
+    told = len(messages.read(messages.NOTICES))  # of an earlier job in the same Ray
 
-    def look() -> None:
+    def watch() -> None:
+        nonlocal told
         ended = False
         while not ended:
-            ended = stop.wait(_LOOK_EVERY_SECONDS)  # and a last look then
+            ended = stop.is_set()  # and a last look then
             with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
-                for line in watch.news():
+                wait = 0.0 if ended else _LOOK_EVERY_SECONDS
+                notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait)
+                told += len(notices)
+                for line in [*nodes.news(), *notices]:
                     say(line)
 
-    thread = threading.Thread(target=look, name="losses", daemon=True)
+    thread = threading.Thread(target=watch, name="failures", daemon=True)
     thread.start()
     try:
         yield
@@ -40,58 +48,32 @@ def report_failures() -> Iterator[None]:
         thread.join(10)
 
 
-class _Watch:
-    """What is known of the cluster's machines and of this job's actors, and what of it is new."""
+class _Nodes:
+    """Which nodes of the cluster were lost, and which of them is news."""
 
     def __init__(self) -> None:
         import ray
 
+        # The loss of its own node ends this process, and nothing restarts elsewhere.
         self._known = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-        self._told: set[str] = set()  # nodes that a line was about
-        self._seen: dict[str, tuple[int, str]] = {}  # restarts of an actor, and its node
-        list(self._actors())  # of an earlier job in the same Ray: no news
+        self._known.add(ray.get_runtime_context().get_node_id())
 
     def news(self) -> list[str]:
-        """Return a line for each loss since the last call."""
-        return [*self._machines(), *self._actors()]
-
-    def _machines(self) -> Iterator[str]:
+        """Return a line for each node that was lost since the last call."""
         import ray
 
-        state = ray._private.state.state
-        leaving = {node for node, deadline in state.get_draining_nodes().items() if deadline}
-        for node in ray.nodes():
-            name, place = node["NodeID"], f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}"
-            if name in self._known or (node["Alive"] and name not in leaving):
-                continue
-            self._known.add(name)
-            if name in leaving or node["DeathReason"] == _death("AUTOSCALER_DRAIN_PREEMPTED"):
-                self._told.add(name)
-                yield f"The cloud takes back a machine ({place}): what runs there starts again on the others."
-            # One that had nothing to do goes without a word.
-            elif node["DeathReason"] not in (_death("EXPECTED_TERMINATION"), _death("AUTOSCALER_DRAIN_IDLE")):
-                self._told.add(name)
-                yield f"A machine was lost ({place}): what ran there starts again on the others."
-
-    def _actors(self) -> Iterator[str]:
-        import ray
-
-        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-        for name, actor in ray._private.state.state.actor_table(None, job).items():
-            kinds = [kind for part, kind in _ACTORS.items() if f"({part})" in actor["ActorClassName"]]
-            if not kinds:
-                continue
-            restarts, node = actor["NumRestarts"], actor["Address"]["NodeID"]
-            before, place = self._seen.get(name, (0, node))
-            self._seen[name] = (restarts, node or place)
-            if restarts > before and place not in self._told:  # else the line of its machine tells
-                yield f"A {kinds[0]} was lost and starts again."
+        lost = [node for node in ray.nodes() if not node["Alive"] and node["NodeID"] not in self._known]
+        self._known.update(node["NodeID"] for node in lost)
+        return [line for line in map(_loss_text, lost) if line]
 
 
-def _death(reason: str) -> int:
-    from ray.core.generated import common_pb2
-
-    return int(common_pb2.NodeDeathInfo.Reason.Value(reason))
+def _loss_text(node: dict[str, Any]) -> str:
+    """Return the line for a lost node; none for one that was stopped when it had nothing to do."""
+    name, reason = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node.get("DeathReason")
+    if reason in (_STOPPED, _IDLE):
+        return ""
+    how = "preempted" if reason == _PREEMPTED else "lost"
+    return f"Node {name} was {how}; its work restarts elsewhere."
 
 
 def root_cause(error: BaseException) -> str:
@@ -110,7 +92,10 @@ def root_cause(error: BaseException) -> str:
 
 
 def log_directory() -> str:
-    """Return where Ray keeps the logs of this session, on each machine of the cluster."""
+    """Return where Ray keeps the logs of this session, on each node of the cluster."""
     import ray
 
-    return f"{ray._private.worker._global_node.get_session_dir_path()}/logs"
+    if not ray.is_initialized():
+        return _DEFAULT_LOGS
+    context = ray.init(ignore_reinit_error=True, configure_logging=False)  # the one there is
+    return f"{context.address_info['session_dir']}/logs"

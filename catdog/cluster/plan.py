@@ -22,69 +22,22 @@ _ACTOR_CORES = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a train job asks Ray for. CPUs are Ray's bookkeeping; `threads` is what TensorFlow is told."""
+    """What a job asks Ray for: a pool of actors, tasks that feed it, and the workers of a trainer.
 
-    workers: int
-    worker_cpus: float
-    worker_gpus: float
-    trunk_actors: int
-    trunk_cpus: float
-    trunk_gpus: float
-    trunk_threads: int
-    task_cpus: float
-    gpus: int = 0  # over all workers and actors
-
-    def sentence(self, *, batches: Mapping[str, int], storage: str) -> str:
-        """Return the plan in one line for the console.
-
-        `batches` has the rows a step of each stage, over all workers; `storage` is the run directory.
-        """
-        device = "GPU" if self.worker_gpus else "CPU"
-        return (
-            f"Plan: {counted(self.workers, 'train worker')} on {device}, {self.pool_text()}; "
-            f"{batches_text(batches)}; {storage_text(storage)}."
-        )
-
-    def pool_text(self) -> str:
-        """Return what runs the trunk, and the GPUs of the job, in words."""
-        each = "GPU" if self.trunk_gpus else f"{counted(self.trunk_threads, 'thread')} each"
-        return f"{counted(self.trunk_actors, 'trunk actor')} ({each}), {counted(self.gpus, 'GPU')}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictPlan:
-    """What a predict job asks Ray for; as in Plan."""
+    CPUs and GPUs are Ray's bookkeeping, each for one actor, task or worker; `threads` is what an actor's engine uses.
+    """
 
     actors: int
     actor_cpus: float
     actor_gpus: float
     threads: int
-    batch_size: int
     task_cpus: float
-    gpus: int = 0  # over all actors
-
-    def sentence(self, engine: str, *, precision: str = "float32", storage: str) -> str:
-        """Return the plan in one line for the console; `storage` is the folder of the results."""
-        runner = engine if precision == "float32" else f"{engine} in {precision}"
-        device = "a GPU each" if self.actor_gpus else f"{counted(self.threads, 'thread')} each"
-        # OpenVINO takes one photo a thread, whatever the batch size.
-        batch = f"batch {self.batch_size}" if engine == "tensorflow" else "a photo a thread"
-        return (
-            f"Plan: {counted(self.actors, 'model actor')} on {runner} ({device}), {counted(self.gpus, 'GPU')}; "
-            f"{batch}; {storage_text(storage)}."
-        )
-
-
-def batches_text(batches: Mapping[str, int | str]) -> str:
-    """Return the rows a step of each stage in words; a head that is solved takes no steps."""
-    if not batches:
-        return "the head is solved"
-    return "batch " + ", ".join(f"{size} {stage}" for stage, size in batches.items())
-
-
-def storage_text(place: str) -> str:
-    """Return where a job stores what it makes, in words."""
-    return f"stored in {'the URI' if files.is_uri(place) else 'the folder'} {place}"
+    workers: int = 0  # of a train job
+    worker_cpus: float = 0.0
+    worker_gpus: float = 0.0
+    batch_size: int = 0  # photos in a step of a model actor
+    gpus: int = 0  # over all workers and actors
+    is_capacity_known: bool = True  # whether nodes that an autoscaler adds are counted
 
 
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
@@ -94,7 +47,7 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     quarter of the CPUs is left to the tasks, and the shares are fractions where nodes are small.
     Raises UsageError when more is asked for than the cluster has.
     """
-    resources = resources.scaled(gpus=config.use_gpu == "yes")
+    known, resources = resources.is_capacity_known, resources.scaled(gpus=config.use_gpu == "yes")
     gpus = usable_gpus(resources, config.use_gpu)
     workers = config.workers or max(1, gpus)
     if gpus and workers > gpus:
@@ -109,28 +62,30 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     on_a_node = -(-workers // max(1, sum(node.cpus > 0 for node in resources.nodes)))
     actors, actor_cpus, threads = _actors(resources, config.trunk_actors, "--cluster.trunk-actors", gpus=gpus)
     return Plan(
+        is_capacity_known=known,
         workers=workers,
         worker_cpus=actor_cpus
         if gpus
         else _share(min(resources.cpus / 4 / workers, resources.least_cpus / 4 / on_a_node)),
         worker_gpus=_WORKER_GPU if gpus else 0.0,
-        trunk_actors=actors,
-        trunk_cpus=actor_cpus,
-        trunk_gpus=int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
-        trunk_threads=threads,
+        actors=actors,
+        actor_cpus=actor_cpus,
+        actor_gpus=int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
+        threads=threads,
         task_cpus=_task_cpus(resources),
         gpus=min(gpus, max(workers, actors)),
     )
 
 
-def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpus: int) -> PredictPlan:
+def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpus: int) -> Plan:
     """Decide how many model actors to run and what each reserves; `gpus` as `usable_gpus` counts them.
 
     Raises UsageError when more is asked for than the cluster has.
     """
-    resources = resources.scaled(gpus=config.use_gpu == "yes")
+    known, resources = resources.is_capacity_known, resources.scaled(gpus=config.use_gpu == "yes")
     actors, actor_cpus, threads = _actors(resources, config.actors, "--cluster.actors", gpus=gpus)
-    return PredictPlan(
+    return Plan(
+        is_capacity_known=known,
         actors=actors,
         actor_cpus=actor_cpus,
         actor_gpus=int(100 * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
@@ -179,3 +134,51 @@ def _task_cpus(resources: Resources) -> float:
 def _share(cpus: float) -> float:
     """Round a share of the CPUs to what Ray books: whole from 1 on, else in hundredths."""
     return float(int(cpus)) if cpus >= 1 else max(0.01, int(cpus * 100) / 100)
+
+
+# What the console says of a plan
+
+
+def train_plan_text(plan: Plan, *, batches: Mapping[str, int], storage: str) -> str:
+    """Return the plan of a train job in one line.
+
+    `batches` has the rows a step of each stage, over all workers; `storage` is the run directory.
+    """
+    device = "GPU" if plan.worker_gpus else "CPU"
+    return (
+        f"Plan: {counted(plan.workers, 'train worker')} on {device}, {pool_text(plan, 'trunk actor')}; "
+        f"{batches_text(batches)}; {storage_text(storage)}{capacity_text(plan)}."
+    )
+
+
+def predict_plan_text(plan: Plan, engine: str, *, precision: str = "float32", storage: str) -> str:
+    """Return the plan of a predict job in one line; `storage` is the folder of the results."""
+    runner = engine if precision == "float32" else f"{engine} in {precision}"
+    # OpenVINO takes one photo a thread, whatever the batch size.
+    batch = f"batch {plan.batch_size}" if engine == "tensorflow" else "a photo a thread"
+    return (
+        f"Plan: {pool_text(plan, 'model actor', runner=runner)}; {batch}; {storage_text(storage)}{capacity_text(plan)}."
+    )
+
+
+def pool_text(plan: Plan, actor: str, *, runner: str = "") -> str:
+    """Return the pool of actors, and the GPUs of the job, in words."""
+    each = "a GPU each" if plan.actor_gpus else f"{counted(plan.threads, 'thread')} each"
+    return f"{counted(plan.actors, actor)}{runner and f' on {runner}'} ({each}), {counted(plan.gpus, 'GPU')}"
+
+
+def batches_text(batches: Mapping[str, int | str]) -> str:
+    """Return the rows a step of each stage in words; a head that is solved takes no steps."""
+    if not batches:
+        return "the head is solved"
+    return "batch " + ", ".join(f"{size} {stage}" for stage, size in batches.items())
+
+
+def storage_text(place: str) -> str:
+    """Return where a job stores what it makes, in words."""
+    return f"stored in {'the URI' if files.is_uri(place) else 'the folder'} {place}"
+
+
+def capacity_text(plan: Plan) -> str:
+    """Return a warning where an autoscaler may add nodes of which this plan knows nothing, else ""."""
+    return "" if plan.is_capacity_known else "; nodes that an autoscaler may add are unknown and not counted"

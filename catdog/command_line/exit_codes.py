@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from catdog.console import prepare_streams, quiet_stderr, say
-from catdog.errors import CatdogError, UsageError
+from catdog.console import flush_stdout, prepare_streams, say
+from catdog.errors import CatdogError, Terminated, UsageError
 
 
-def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
-    """Call `main`, which reads `arguments`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
-    many bad photos, 130 for Ctrl-C.
-
-    Unless `--verbose` is given, the log lines of native libraries are kept from stderr.
+def run(main: Callable[[], None]) -> int:
+    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
+    many bad photos, 130 for Ctrl-C, 143 for SIGTERM.
 
     A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
     """
@@ -23,14 +20,18 @@ def run(main: Callable[[], None], arguments: Sequence[str]) -> int:
     try:
         if shipped := _shipped_text(_working_directory()):
             say(shipped)
-        with contextlib.nullcontext() if "--verbose" in arguments else quiet_stderr():
-            main()
+        main()
     except CatdogError as error:
         print(f"catdog: {error}", file=sys.stderr)
         return error.exit_code
+    except Terminated:
+        print("catdog: terminated; the same command continues", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("catdog: interrupted; the same command continues", file=sys.stderr)
         return 130
+    finally:
+        flush_stdout()
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.plan import Plan
 from catdog.errors import CatdogError, FailureError
@@ -104,13 +104,14 @@ def _run(
             "extraction": extraction,
             "cuts": cuts,
             "pretrained": shared,
-            "threads": plan.trunk_threads,
-            "gpu": plan.trunk_gpus > 0,
+            "threads": plan.threads,
+            "gpu": plan.actor_gpus > 0,
             "targets": [part.targets for part in parts],
         },
-        actors=min(plan.trunk_actors, len(parts)),
-        num_cpus=avoid_fusion(plan.trunk_cpus, plan.task_cpus),
-        num_gpus=plan.trunk_gpus,
+        name="trunk actor",
+        actors=min(plan.actors, len(parts)),
+        num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
+        num_gpus=plan.actor_gpus,
     )
     done, total = 0, sum(part.rows for part in parts)
     progress(done, total)
@@ -131,14 +132,16 @@ class TrunkWriter:
         threads: int,
         gpu: bool,
         targets: Sequence[Sequence[tuple[str, str, str]]],
+        restarts: Restarts,
     ) -> None:
+        restarts.count()
         self._trunk = Trunk(extraction, cuts, pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._targets = targets
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Write the features of one part; return how many rows it was for the progress line."""
-        count_tries()
+        count_tries(int(block["block"][0]))
         kept = block["label"] >= 0
         whole = bool(kept.all())
         with self._one_by_one:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors
+from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors
 from catdog.cluster.plan import Plan
 from catdog.errors import FailureError
 from catdog.features.spec import PHOTOS_PER_PART, Extraction
@@ -56,20 +56,21 @@ def stream_features(
 
 
 def _run_trunk(dataset: Any, extraction: Extraction, pretrained: Any, plan: Plan, workers: int) -> Any:
-    actors = max(1, plan.trunk_actors // workers)
-    share = min(1.0, plan.trunk_actors / (actors * workers))  # more workers than actors: smaller ones
+    actors = max(1, plan.actors // workers)
+    share = min(1.0, plan.actors / (actors * workers))  # more workers than actors: smaller ones
     return map_in_actors(
         dataset,
         TrunkStreamer,
         {
             "extraction": extraction,
             "pretrained": pretrained,
-            "threads": max(1, round(plan.trunk_threads * share)),
-            "gpu": plan.trunk_gpus > 0,
+            "threads": max(1, round(plan.threads * share)),
+            "gpu": plan.actor_gpus > 0,
         },
+        name="trunk actor",
         actors=actors,
-        num_cpus=avoid_fusion(max(0.01, int(100 * plan.trunk_cpus * share) / 100), plan.task_cpus),
-        num_gpus=int(100 * plan.trunk_gpus * share) / 100,
+        num_cpus=avoid_fusion(max(0.01, int(100 * plan.actor_cpus * share) / 100), plan.task_cpus),
+        num_gpus=int(100 * plan.actor_gpus * share) / 100,
     )
 
 
@@ -87,14 +88,15 @@ def _replace_unreadable(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
 class TrunkStreamer:
     """An actor of the stream: image blocks in, feature blocks out."""
 
-    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
+    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool, restarts: Restarts) -> None:
+        restarts.count()
         self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._extraction = extraction
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Replace the images of a block by their features."""
-        count_tries()
+        count_tries(int(block["block"][0]))
         with self._one_by_one:
             features = self._trunk(block["feature"])[self._extraction.cut]
         return {**block, "feature": features.astype(self._extraction.dtype, copy=False)}

@@ -38,7 +38,7 @@ def load_views(photos: Any, extraction: Extraction, *, task_cpus: float) -> Any:
     def load_block(block: pa.Table) -> dict[str, np.ndarray]:
         import cv2
 
-        count_tries()
+        count_tries(int(block["block"][0].as_py()))
         cv2.setNumThreads(1)  # Ray runs a task on each core already
         return make_views(block, extraction)
 

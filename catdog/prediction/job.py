@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from catdog.cluster.plan import predict_plan_text
 from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig
 from catdog.console import ProgressLine, say
@@ -110,7 +111,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float)
     engine = choose_engine(config.engine, gpus=gpus > 0)
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
     check_shared(written={"--out": out}, read={"--photos": config.photos})
-    say(plan.sentence(engine, precision=config.precision, storage=out))
+    say(predict_plan_text(plan, engine, precision=config.precision, storage=out))
     progress = LabellingProgress()
     begun = time.monotonic()
     label_photos(

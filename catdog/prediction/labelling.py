@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import root_cause
-from catdog.cluster.plan import PredictPlan
+from catdog.cluster.plan import Plan
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
@@ -57,7 +57,7 @@ def label_photos(
     rule: LabelRule,
     engines: Sequence[Any],
     decoding: Decoding,
-    plan: PredictPlan,
+    plan: Plan,
     progress: Progress,
 ) -> None:
     """Write the parts of `inputs` (sources.INPUTS) that do not stand below `out` yet.
@@ -91,7 +91,7 @@ def _pipeline(
     rule: LabelRule,
     engines: Sequence[Any],
     decoding: Decoding,
-    plan: PredictPlan,
+    plan: Plan,
 ) -> Any:
     import ray
 
@@ -110,6 +110,7 @@ def _pipeline(
             "batch_size": plan.batch_size,
             "threads": plan.threads,
         },
+        name="model actor",
         actors=min(plan.actors, len(blocks)),
         num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
         num_gpus=plan.actor_gpus,
@@ -131,7 +132,7 @@ def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
     Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. At a second try, which Ray makes
     when the process died, each photo is decoded in a process of its own, so that the one to blame is known.
     """
-    tries = count_tries()
+    tries = count_tries(int(block["part"][0].as_py()))
     load = _load if tries == 0 else _load_apart
     size, paths = decoding.image_size, block["path"].to_pylist()
     images = np.zeros((len(paths), size, size, 3), np.uint8)
@@ -195,14 +196,17 @@ def _load_first(row: pa.Table, decoding: Decoding) -> Any:
 class PartWriter:
     """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
 
-    def __init__(self, *, engines: Any, out: str, rule: LabelRule, batch_size: int, threads: int) -> None:
+    def __init__(
+        self, *, engines: Any, out: str, rule: LabelRule, batch_size: int, threads: int, restarts: Restarts
+    ) -> None:
+        restarts.count()
         self._models = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
         self._out, self._rule = out, rule
         self._one_by_one = threading.Lock()
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Label and write one part; return how many rows it has."""
-        count_tries()
+        count_tries(int(block["part"][0]))
         good = block["error"] == ""
         images = block["image"] if good.all() else block["image"][good]
         with self._one_by_one:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
-from catdog.cluster.plan import PredictPlan, make_predict_plan, usable_gpus
+from catdog.cluster.plan import Plan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
@@ -156,6 +157,6 @@ class Cluster(contextlib.ExitStack):
         """Return how many GPUs there are for the job."""
         return usable_gpus(self._resources, self._config.cluster.use_gpu)
 
-    def plan(self) -> PredictPlan:
+    def plan(self) -> Plan:
         """Return what the job asks of the cluster."""
         return make_predict_plan(self._resources, self._config.cluster, gpus=self.gpus())

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
-from catdog.cluster.plan import make_plan
+from catdog.cluster.plan import make_plan, train_plan_text
 from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.settings import flatten_config
 from catdog.config import TrainConfig
@@ -33,7 +34,7 @@ from catdog.storage import files
 from catdog.storage.artifacts import versions
 from catdog.storage.run_directory import Stopwatch, open_run
 from catdog.training.diagnosis import choose_run_temperature, diagnose
-from catdog.training.driver import LOSSES_FILE, EpochFollower, Training
+from catdog.training.driver import EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
@@ -77,7 +78,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
         plan = make_plan(resources, config.cluster)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         watch.add("start", time.monotonic() - begin)
-        say(plan.sentence(batches=stage_batches(config), storage=run_dir))
+        say(train_plan_text(plan, batches=stage_batches(config), storage=run_dir))
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir)
         watch.save()
@@ -95,7 +96,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
             limits=DecodeLimits(max_pixels=config.max_pixels),
         )
         follower = EpochFollower(job)
-        training = Training(job, pretrained=pretrained, cluster=config.cluster, alone=resources.is_alone)
+        training = Training(job, pretrained=pretrained, cluster=config.cluster, single_node=resources.is_single_node)
         try:
             with watch.step("trunk"):
                 rows = layout.extract(plan)
@@ -106,7 +107,6 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
         watch.save()
         with watch.step("train"):
             training.finish(follower)
-            follower()
         watch.save()
         report = _finish(config, manifest, job, watch, run_dir=run_dir)
     _say_result(report, run_dir=run_dir)
@@ -130,8 +130,7 @@ def _finish(
     copy_model(files.join(run_dir, best, "model"), files.join(run_dir, "model"), temperature=temperature.value)
     _diagnose(config, manifest, job, run_dir=run_dir, best=best, temperature=temperature)
     draw_curves({name: read_history(files.join(run_dir, name)) for name in marks}, run_dir=run_dir)
-    leftovers = ("checkpoints", LOSSES_FILE, HEATMAP_FILE, HEATMAP_FAILURE)
-    for leftover in (*leftovers, *(f"{name}/progress.json" for name in marks)):
+    for leftover in ("checkpoints", HEATMAP_FILE, HEATMAP_FAILURE):
         files.delete(files.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
     rows = watch.counts.get("trunk_rows", 0)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from catdog.cluster import messages
 from catdog.cluster.actors import Shared
 from catdog.features.rows import MEMORY_BYTES
 from catdog.storage import files
@@ -22,10 +23,20 @@ from catdog.training.fit.train_step import Networks
 from catdog.training.heatmaps import write_heatmaps
 from catdog.training.stages import StageJob, TrainJob
 
-FAILURE_FILE = "failure.json"  # why training again would end in the same way
-ABANDONED_FILE = "abandoned.json"  # tells workers that the rows they wait for will not come
+# What the driver tells workers that wait for the rows of the trunk pass.
+ROWS_READY, ROWS_ABANDONED = "ready", "abandoned"
 _NOTE_EVERY_SECONDS = 10.0
-_POLL_SECONDS = 0.2
+_LOOK_EVERY_SECONDS = 10.0  # for the rows, where the driver says nothing
+
+
+def progress_topic(run_dir: str) -> str:
+    """Return the topic of the message board where workers tell of their epochs."""
+    return f"progress of {run_dir}"
+
+
+def rows_topic(run_dir: str) -> str:
+    """Return the topic where the driver tells that the rows of the trunk pass are ready, or will not come."""
+    return f"rows of {run_dir}"
 
 
 def run_stages(job: TrainJob, pretrained: Shared) -> None:
@@ -51,7 +62,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
         )
     except DivergedError as error:
         # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
-        files.write_json(files.join(job.run_dir, FAILURE_FILE), {"message": str(error)})
+        messages.post(progress_topic(job.run_dir), {"kind": "diverged", "text": str(error)})
         return
     if job.explain and place.rank == 0:
         write_heatmaps(job, networks)
@@ -81,11 +92,13 @@ def _build_networks(job: TrainJob, pretrained: Shared, *, workers: int, threads:
 
 def _await_rows(job: TrainJob) -> bool:
     """Wait until the trunk pass has finished the caches of all stages; return False where it failed."""
+    heard = 0
     for stage in job.stages:
         while not stage.is_ready():
-            if files.exists(files.join(job.run_dir, ABANDONED_FILE)):
+            told = messages.read(rows_topic(job.run_dir), start=heard, wait_seconds=_LOOK_EVERY_SECONDS)
+            heard += len(told)
+            if ROWS_ABANDONED in told:
                 return False
-            time.sleep(_POLL_SECONDS)
     return True
 
 
@@ -95,6 +108,7 @@ class RayTrainObserver:
     def __init__(self, job: TrainJob, stage: StageJob, *, rank: int, state: StageState | None) -> None:
         self._stage, self._rank, self._state = stage, rank, state
         self._directory = files.join(job.run_dir, stage.name)
+        self._topic = progress_topic(job.run_dir)
         self._shown = time.monotonic()
 
     def resume(self) -> StageState | None:
@@ -102,14 +116,12 @@ class RayTrainObserver:
         return self._state
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
-        """Note the progress of a long epoch for the driver's console."""
+        """Tell the driver of the progress of a long epoch."""
         now = time.monotonic()
         if self._rank or now - self._shown < _NOTE_EVERY_SECONDS:
             return
         self._shown = now
-        files.write_json(
-            files.join(self._directory, "progress.json"), {"epoch": epoch + 1, "step": step, "steps": steps}
-        )
+        self._post({"kind": "step", "epoch": epoch + 1, "step": step, "steps": steps})
 
     def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
         """Write the history; report a checkpoint where it is time for one, which every worker does at once."""
@@ -118,6 +130,7 @@ class RayTrainObserver:
         self._shown = time.monotonic()
         if self._rank == 0:
             write_history(self._directory, state.history)
+            self._post({"kind": "epoch", **state.history[-1]})
         if not checkpoint:
             return
         metrics = {**state.history[-1], "stage": self._stage.name}
@@ -137,6 +150,9 @@ class RayTrainObserver:
         from ray.train.collective import barrier
 
         barrier()
+
+    def _post(self, message: dict[str, Any]) -> None:
+        messages.post(self._topic, {**message, "stage": self._stage.name})
 
 
 def _read_checkpoint(checkpoint: Any) -> dict[str, StageState]:

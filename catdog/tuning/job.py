@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from catdog.cluster.actors import share
-from catdog.cluster.connection import connected, quiet_datasets
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures, root_cause
-from catdog.cluster.plan import Plan, batches_text, make_plan, storage_text
+from catdog.cluster.plan import Plan, batches_text, capacity_text, make_plan, pool_text, storage_text
 from catdog.cluster.resources import Resources
 from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.arguments import as_flags
@@ -134,7 +135,7 @@ def _plan_sentence(config: TuneConfig, space: Space, plan: Plan, *, parallel: in
     }
     return (
         f"Plan: {config.trials} trials, {parallel} at once in {each} each, scheduler {config.scheduler}, "
-        f"{plan.pool_text()}; {batches_text(batches)}; {storage_text(run_dir)}."
+        f"{pool_text(plan, 'trunk actor')}; {batches_text(batches)}; {storage_text(run_dir)}{capacity_text(plan)}."
     )
 
 

@@ -24,7 +24,7 @@ from catdog.features.cache import FeatureCache
 from catdog.features.rows import CachedRows
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.storage import files
-from catdog.training.driver import LOSSES_FILE, Training
+from catdog.training.driver import Training
 from catdog.training.fit.checkpoint import StageState, read_history
 from catdog.training.fit.stage_runner import Place, train_stages
 from catdog.training.fit.train_loop import DivergedError, StageRows
@@ -173,11 +173,15 @@ class DistributedTrial:
     def fit(self) -> dict[str, Any]:
         """Train all stages, keep the best one's model, and return its scores."""
         training = Training(self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster)
+        self._report_rows()  # of an earlier process
         training.finish(self._follow)
-        self._follow()
         return _keep_best(self._job)
 
-    def _follow(self) -> None:
+    def _follow(self, message: Mapping[str, Any]) -> None:
+        if message["kind"] == "epoch":
+            self._report_rows()
+
+    def _report_rows(self) -> None:
         """Report to Ray Tune the epochs that the workers have finished since the last call."""
         rows = [
             (place, row)
@@ -203,7 +207,7 @@ def _keep_best(job: TrainJob) -> dict[str, Any]:
     marks = {stage.name: stage_mark(job.run_dir, stage.name) for stage in job.stages}
     best = best_stage(marks)
     copy_model(files.join(job.run_dir, best, "model"), files.join(job.run_dir, "model"))
-    for leftover in ("checkpoints", LOSSES_FILE, *marks):
+    for leftover in ("checkpoints", *marks):
         files.delete(files.join(job.run_dir, leftover))
     scores: dict[str, Any] = {name: marks[best][name] for name in ("validation", "test") if name in marks[best]}
     return {"status": "finished", "stage": best, "epochs": sum(mark["epochs"] for mark in marks.values()), **scores}

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 from ray_processes import free_port, started_head
+
+from catdog.cluster import autoscaler
+from catdog.cluster.autoscaler import Capacity, Limit, Node, read_autoscaler_file, read_capacity
 
 HEAD_ID = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -79,3 +83,32 @@ def test_a_job_plans_for_the_nodes_that_come_and_ends_on_them(
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
     assert "Plan: 2 model actors on openvino (1 thread each), 0 GPUs; " in ended.stdout
     assert pq.read_table(tmp_path / "labels/predictions").num_rows == 35
+
+
+def test_the_autoscaler_s_file_tells_what_the_cluster_can_become(tmp_path: Path) -> None:
+    from ray.autoscaler._private.util import prepare_config
+
+    # As `ray up` leaves it on the head: cluster.yaml with Ray's defaults filled in.
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump(prepare_config(yaml.safe_load(Path("cluster.yaml").read_text()))))
+    assert read_autoscaler_file(file) == Capacity(
+        groups=[(Node(cpus=16), 8), (Node(cpus=8, gpus=1), 8)], limit=Limit(nodes=9)
+    )
+
+
+def test_a_head_without_autoscaler_has_what_is_up_and_of_other_nodes_nobody_knows(ray_session: None) -> None:
+    alive = ray.nodes()
+    assert read_capacity(alive) == Capacity()
+    others = [{"NodeID": "another", "Resources": {"node:__internal_head__": 1.0}}, *alive]
+    others[1] = {**others[1], "Resources": {"CPU": 2.0}}
+    assert read_capacity(others) is None
+
+
+def test_a_ray_without_the_private_name_costs_the_capacity_not_the_job(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ray._private.state.state.__class__, "get_cluster_config")
+    with pytest.raises(AttributeError):
+        autoscaler._reported_config()
+    assert read_capacity(ray.nodes()) == Capacity()
+    assert read_capacity([*ray.nodes(), {"NodeID": "another", "Resources": {}}]) is None

@@ -1,4 +1,9 @@
-from catdog.cluster.failures import root_cause
+from pathlib import Path
+
+import pytest
+
+from catdog.cluster import messages
+from catdog.cluster.failures import _loss_text, log_directory, report_failures, root_cause
 
 
 def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
@@ -9,3 +14,29 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
     assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
     assert root_cause(RuntimeError("plain words")) == "plain words"
     assert root_cause(RuntimeError()) == "RuntimeError"
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        (0, "Node a (10.0.0.1) was lost; its work restarts elsewhere."),
+        (1, ""),  # stopped on purpose
+        (2, "Node a (10.0.0.1) was lost; its work restarts elsewhere."),
+        (3, "Node a (10.0.0.1) was preempted; its work restarts elsewhere."),
+        (4, ""),  # it had nothing to do
+    ],
+)
+def test_the_line_for_a_lost_node_says_why(reason: int, line: str) -> None:
+    node = {"NodeManagerHostname": "a", "NodeManagerAddress": "10.0.0.1", "DeathReason": reason}
+    assert _loss_text(node) == line
+
+
+def test_a_notice_of_any_process_is_said_once(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    messages.post(messages.NOTICES, "of an earlier job")
+    with report_failures():
+        messages.post(messages.NOTICES, "A model actor was lost; it restarts.")
+    assert capsys.readouterr().out == "A model actor was lost; it restarts.\n"
+
+
+def test_the_logs_are_in_the_folder_of_the_session(ray_session: None) -> None:
+    assert any(Path(log_directory()).glob("raylet*"))

@@ -2,8 +2,9 @@ import itertools
 
 import pytest
 
-from catdog.cluster.plan import make_plan, make_predict_plan, usable_gpus
-from catdog.cluster.resources import Node, Resources
+from catdog.cluster.autoscaler import Node
+from catdog.cluster.plan import make_plan, make_predict_plan, predict_plan_text, train_plan_text, usable_gpus
+from catdog.cluster.resources import Resources
 from catdog.config import ClusterConfig, PredictClusterConfig
 from catdog.errors import UsageError
 
@@ -15,8 +16,8 @@ def one_node(cpus: int, gpus: int) -> Resources:
 def test_a_laptop_of_two_cores_gets_one_worker_and_one_actor_of_two_threads() -> None:
     plan = make_plan(one_node(2, 0), ClusterConfig())
     assert (plan.workers, plan.worker_cpus, plan.worker_gpus) == (1, 0.5, 0.0)
-    assert (plan.trunk_actors, plan.trunk_cpus, plan.trunk_threads, plan.task_cpus) == (1, 1.0, 2, 0.5)
-    assert plan.sentence(batches={"frozen": 32, "unfrozen": 16}, storage="/runs/pets") == (
+    assert (plan.actors, plan.actor_cpus, plan.threads, plan.task_cpus) == (1, 1.0, 2, 0.5)
+    assert train_plan_text(plan, batches={"frozen": 32, "unfrozen": 16}, storage="/runs/pets") == (
         "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 frozen, 16 unfrozen; "
         "stored in the folder /runs/pets."
     )
@@ -24,16 +25,16 @@ def test_a_laptop_of_two_cores_gets_one_worker_and_one_actor_of_two_threads() ->
 
 def test_gpus_are_taken_where_there_are_any_one_worker_each() -> None:
     plan = make_plan(one_node(64, 4), ClusterConfig())
-    assert (plan.workers, plan.trunk_actors) == (4, 4)
-    assert plan.sentence(batches={"frozen": 32}, storage="s3://bucket/runs") == (
-        "Plan: 4 train workers on GPU, 4 trunk actors (GPU), 4 GPUs; batch 32 frozen; stored in the URI s3://bucket/runs."
+    assert (plan.workers, plan.actors) == (4, 4)
+    assert train_plan_text(plan, batches={"frozen": 32}, storage="s3://bucket/runs") == (
+        "Plan: 4 train workers on GPU, 4 trunk actors (a GPU each), 4 GPUs; batch 32 frozen; stored in the URI s3://bucket/runs."
     )
 
 
 def test_two_train_workers_never_share_a_gpu_but_a_worker_and_an_actor_do() -> None:
     plan = make_plan(one_node(8, 1), ClusterConfig())
     assert 2 * plan.worker_gpus > 1
-    assert plan.worker_gpus + plan.trunk_gpus <= 1
+    assert plan.worker_gpus + plan.actor_gpus <= 1
 
 
 CLUSTERS = [
@@ -66,9 +67,7 @@ def test_each_worker_actor_and_task_finds_a_node_that_holds_it(nodes: list[tuple
     if resources.gpus and workers > resources.gpus:
         pytest.skip("refused")
     plan = make_plan(resources, ClusterConfig(workers=workers))
-    items = [(plan.worker_cpus, plan.worker_gpus)] * plan.workers + [
-        (plan.trunk_cpus, plan.trunk_gpus)
-    ] * plan.trunk_actors
+    items = [(plan.worker_cpus, plan.worker_gpus)] * plan.workers + [(plan.actor_cpus, plan.actor_gpus)] * plan.actors
     assert packed([*items, (plan.task_cpus, 0.0)], nodes)
 
 
@@ -84,13 +83,13 @@ def test_model_actors_fit_and_leave_room_for_decoding(nodes: list[tuple[int, int
 
 def test_a_predict_plan_is_said_in_one_line() -> None:
     two = make_predict_plan(one_node(2, 0), PredictClusterConfig(), gpus=0)
-    assert two.sentence("tensorflow", storage="/labels") == (
+    assert predict_plan_text(two, "tensorflow", storage="/labels") == (
         "Plan: 1 model actor on tensorflow (2 threads each), 0 GPUs; batch 32; stored in the folder /labels."
     )
-    fast = two.sentence("openvino", precision="bfloat16", storage="/labels")
+    fast = predict_plan_text(two, "openvino", precision="bfloat16", storage="/labels")
     assert (" on openvino in bfloat16 (" in fast, "; a photo a thread; " in fast) == (True, True)
     four = make_predict_plan(one_node(32, 4), PredictClusterConfig(), gpus=4)
-    assert four.sentence("tensorflow", storage="gs://labels/pets") == (
+    assert predict_plan_text(four, "tensorflow", storage="gs://labels/pets") == (
         "Plan: 4 model actors on tensorflow (a GPU each), 4 GPUs; batch 256; stored in the URI gs://labels/pets."
     )
     assert (four.actor_cpus, four.actor_gpus, four.task_cpus, four.batch_size) == (1.0, 1.0, 1.0, 256)
@@ -117,9 +116,9 @@ def test_gpus_are_left_alone_on_request() -> None:
 )
 def test_what_runs_at_the_same_time_always_fits(cpus: int, gpus: int, workers: int, actors: int) -> None:
     plan = make_plan(one_node(cpus, gpus), ClusterConfig(workers=workers, trunk_actors=actors))
-    booked = plan.workers * plan.worker_cpus + plan.trunk_actors * plan.trunk_cpus + plan.task_cpus
+    booked = plan.workers * plan.worker_cpus + plan.actors * plan.actor_cpus + plan.task_cpus
     assert booked <= cpus
-    assert plan.workers * plan.worker_gpus + plan.trunk_actors * plan.trunk_gpus <= gpus + 1e-9
+    assert plan.workers * plan.worker_gpus + plan.actors * plan.actor_gpus <= gpus + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-from pathlib import Path
-
+from catdog.cluster.autoscaler import Limit, Node
 from catdog.cluster.plan import make_plan, make_predict_plan, usable_gpus
-from catdog.cluster.resources import Limit, Node, Resources, read_autoscaler, upcoming_nodes
+from catdog.cluster.resources import Resources, upcoming_nodes
 from catdog.config import ClusterConfig, PredictClusterConfig
 
 
@@ -32,15 +31,3 @@ def test_groups_that_share_one_limit_are_not_counted_beyond_it() -> None:
     assert whole.scaled(gpus=True).nodes == (head, small, *[large] * 7)
     cores = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(cpus=64, gpus=2))
     assert cores.scaled(gpus=True).nodes == (head, small, large, large, small, small)
-
-
-def test_the_autoscaler_s_file_tells_what_the_cluster_can_become(tmp_path: Path) -> None:
-    import yaml
-    from ray.autoscaler._private.util import prepare_config
-
-    # As `ray up` leaves it on the head: cluster.yaml with Ray's defaults filled in.
-    file = tmp_path / "ray_bootstrap_config.yaml"
-    file.write_text(yaml.safe_dump(prepare_config(yaml.safe_load(Path("cluster.yaml").read_text()))))
-    groups, limit = read_autoscaler(file)
-    assert groups == [(Node(cpus=16), 8), (Node(cpus=8, gpus=1), 8)]
-    assert limit == Limit(nodes=9)

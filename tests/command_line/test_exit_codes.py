@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catdog.command_line.exit_codes import run
-from catdog.errors import BadPhotosError, CatdogError, FailureError, UsageError
+from catdog.errors import BadPhotosError, CatdogError, FailureError, Terminated, UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_an_error_of_ours_is_one_line_and_its_exit_code(
     def fail() -> None:
         raise error
 
-    assert run(fail, []) == code
+    assert run(fail) == code
     assert capfd.readouterr().err == "catdog: no\n"
 
 
@@ -27,17 +27,25 @@ def test_ctrl_c_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    assert run(stop, []) == 130
+    assert run(stop) == 130
     assert capfd.readouterr().err == "catdog: interrupted; the same command continues\n"
+
+
+def test_sigterm_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    def stop() -> None:
+        raise Terminated
+
+    assert run(stop) == 143
+    assert capfd.readouterr().err == "catdog: terminated; the same command continues\n"
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        run(lambda: print(1 // 0), [])
+        run(lambda: print(1 // 0))
 
 
 def test_a_successful_job_is_0_and_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(lambda: None, []) == 0
+    assert run(lambda: None) == 0
     assert capfd.readouterr() == ("", "")
 
 
@@ -67,3 +75,11 @@ def test_a_working_directory_that_was_deleted_is_told(tmp_path: Path) -> None:
     ended = shell(f"cd {tmp_path}/gone && rmdir ../gone && catdog train --photos x")
     assert ended.returncode == 2
     assert ended.stderr == "catdog: the working directory does not exist any more: cd to another one\n"
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "--help", "--version"])
+def test_a_console_that_closes_or_is_full_ends_nothing(arguments: str) -> None:
+    ended = shell(
+        f"catdog {arguments} > /dev/full; echo $? >&2; set -o pipefail; catdog {arguments} | true; echo $? >&2"
+    )
+    assert ended.stderr == "0\n0\n"

@@ -17,7 +17,7 @@ from made_photos import draw_photo
 from PIL import Image
 
 from catdog.cluster import actors
-from catdog.cluster.plan import PredictPlan
+from catdog.cluster.plan import Plan
 from catdog.errors import FailureError
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.formats import readable_formats
@@ -34,7 +34,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 RULE = LabelRule(classes=("blue", "red"), threshold=0.0, top_k=1, models=1)
-PLAN = PredictPlan(actors=1, actor_cpus=1.0, actor_gpus=0.0, threads=1, batch_size=32, task_cpus=0.5)
+PLAN = Plan(actors=1, actor_cpus=1.0, actor_gpus=0.0, threads=1, batch_size=32, task_cpus=0.5)
 PART = 8
 
 

@@ -1,0 +1,92 @@
+"""The message board of a job: an actor by which its processes tell the driver, and each other, what happened.
+
+Nothing is polled and no file is written: a reader waits inside the actor until there is a message. Every process of a
+job finds the board by its name. Where there is none, in a program that uses a part of catdog by itself, messages are
+dropped and nobody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from typing import Any
+
+NOTICES = "notices"  # lines for the console
+_NAME = "catdog-messages"
+
+
+class _MessageBoard:
+    """Lists of messages by topic, and counters by name."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, list[Any]] = collections.defaultdict(list)
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._changed = asyncio.Condition()
+
+    async def post(self, topic: str, message: Any) -> None:
+        async with self._changed:
+            self._topics[topic].append(message)
+            self._changed.notify_all()
+
+    async def read(self, topic: str, start: int, wait_seconds: float) -> list[Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_seconds), self._changed:
+                await self._changed.wait_for(lambda: len(self._topics[topic]) > start)
+        return self._topics[topic][start:]
+
+    async def forget(self, topic: str) -> None:
+        self._topics.pop(topic, None)
+
+    async def count(self, name: str) -> int:
+        self._counts[name] += 1
+        return self._counts[name]
+
+
+def open_board() -> Any:
+    """Start the board of this job, or find it; it ends when the result is dropped. Called in the driver."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return (
+        ray.remote(_MessageBoard)
+        .options(
+            name=_NAME,
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=1000,  # readers wait inside
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+        )
+        .remote()
+    )
+
+
+def post(topic: str, message: Any) -> None:
+    """Append `message` to `topic`; it stands there when the call returns."""
+    _call("post", topic, message)
+
+
+def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0) -> list[Any]:
+    """Return the messages of `topic` from number `start` on; wait up to `wait_seconds` until there is one."""
+    return _call("read", topic, start, wait_seconds) or []
+
+
+def forget(topic: str) -> None:
+    """Drop the messages of `topic`."""
+    _call("forget", topic)
+
+
+def count(name: str) -> int:
+    """Return how often this was called for `name`, this call included; 1 where there is no board."""
+    return _call("count", name) or 1
+
+
+def _call(method: str, *arguments: Any) -> Any:
+    import ray
+
+    with contextlib.suppress(ValueError):  # no actor of this name
+        return ray.get(getattr(ray.get_actor(_NAME), method).remote(*arguments))
+    return None

@@ -1,0 +1,165 @@
+"""A small parent process that outlives the job: it keeps native log lines off stderr and always leaves a last line.
+
+The native code of Ray ends a process that loses its cluster before Python can say a word, and it writes to stderr
+before any of its settings is read. So the job runs in a child; the parent, without Ray, filters the child's stderr,
+hands on the signals that ask it to end, and tells of an end that the job itself could not tell of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from catdog.console import prepare_streams
+from catdog.errors import Terminated
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.0  # processes of Ray may hold the child's stderr open
+_NATIVE = re.compile(
+    rb"\[\d{4}-\d\d-\d\d .*? [DIWEFC] \d+ \d+\] |[IWEF]\d{4} |WARNING: All log messages before absl|"
+    rb"\*\*\* SIG|PC: @|    @ +0x|\[failure_signal_handler|SIGTERM handler is not set"
+)
+
+
+def supervise(job: Callable[[], int], *, quiet: bool) -> int:
+    """Run `job` in a child process and return its exit code; where nothing can be forked, run it in this one.
+
+    `quiet` drops the log lines of native libraries from its stderr. SIGINT and SIGTERM reach the job as
+    KeyboardInterrupt and Terminated, once; SIGINT a second time, a second later, ends it at once.
+    """
+    if not hasattr(os, "fork"):
+        return job()
+    prepare_streams()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    errors, lifeline, verdict = os.pipe(), os.pipe(), os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    child = os.fork()
+    if child:
+        for _, inlet in (errors, verdict):
+            os.close(inlet)
+        os.close(lifeline[0])
+        return _Parent(child, quiet=quiet, errors=errors[0], verdict=verdict[0]).wait()
+    os.dup2(errors[1], 2)
+    encoding = sys.stderr.encoding
+    sys.stderr = open(2, "w", closefd=False, encoding=encoding, errors="backslashreplace", buffering=1)  # noqa: SIM115
+    for number in (*errors, lifeline[1], verdict[0]):
+        os.close(number)
+    _die_with_parent(lifeline[0])
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    try:
+        return job()
+    finally:
+        os.write(verdict[1], b"said")  # how the job ended is known to the user
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise in the job what the signal asks for; further signals must not disturb its end."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """End this process when its parent is gone, however the parent died: nobody would hear of its end."""
+
+    def watch() -> None:
+        os.read(lifeline, 1)  # returns when the other end is closed
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+class _Parent:
+    """The parent's side: the child's stderr, signals, and the last line."""
+
+    def __init__(self, child: int, *, quiet: bool, errors: int, verdict: int) -> None:
+        self._child, self._quiet, self._errors, self._verdict = child, quiet, errors, verdict
+        self._asked: tuple[int, float] | None = None  # the first signal, and when it came
+        self._rest = b""  # of the child's stderr: a line that is not complete yet
+        self._native = b""  # the last line that a native library wrote
+        self._open = True
+
+    def wait(self) -> int:
+        """Wait for the child, and return the exit code of this process."""
+        for number in _SIGNALS:
+            signal.signal(number, self._forward)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        status = None
+        while status is None:
+            self._copy_errors(_LOOK_SECONDS)
+            found, ended = os.waitpid(self._child, os.WNOHANG)
+            status = ended if found else None
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while self._open and time.monotonic() < until and self._copy_errors(0):
+            pass
+        self._write(self._rest)
+        code = os.waitstatus_to_exitcode(status)
+        if os.read(self._verdict, 4):
+            return code
+        code, text = _last_words(code, asked=self._asked[0] if self._asked else 0, native=self._native)
+        self._write(f"catdog: {text}\n".encode())
+        return code
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked and number == signal.SIGINT and now - self._asked[1] > 1.0:
+            number = signal.SIGKILL  # the user has no patience left
+        self._asked = self._asked or (number, now)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, number)
+
+    def _copy_errors(self, seconds: float) -> bool:
+        """Copy what the child wrote to stderr; wait for it up to `seconds`. Return whether there was anything."""
+        if not self._open:
+            time.sleep(seconds)
+            return False
+        if not select.select([self._errors], [], [], seconds)[0]:
+            return False
+        content = os.read(self._errors, 65536)
+        self._open = bool(content)
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in lines:
+            if _NATIVE.match(line):
+                self._native = line
+                if self._quiet:
+                    continue
+            self._write(line + b"\n")
+        return self._open
+
+    def _write(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # a console that is gone does not end the job
+            while content:
+                content = content[os.write(2, content) :]
+
+
+def _last_words(code: int, *, asked: int, native: bytes) -> tuple[int, str]:
+    """Return the exit code and the line for a child that ended without a word of its own.
+
+    `code` is that of the child, negative for a signal; `asked` is the signal that was sent to it, `native` the last
+    line of a native library.
+    """
+    if asked == signal.SIGINT:
+        return 130, "interrupted; the same command continues"
+    if asked == signal.SIGTERM:
+        return 143, "terminated; the same command continues"
+    if code == -signal.SIGKILL:
+        return 1, "the job was killed (SIGKILL), perhaps because memory ran out; the same command continues"
+    if code < 0:
+        return 1, f"the job died of {signal.Signals(-code).name}; the same command continues"
+    if b"GCS" in native or b"gcs" in native:
+        return 1, "the head of the Ray cluster is gone; start it again, then the same command continues"
+    if b"aylet" in native:
+        return 1, "Ray's process on this node (the raylet) is gone; the same command continues"
+    return 1, f"the job ended without a word (exit code {code}): Ray ended it; the same command continues"

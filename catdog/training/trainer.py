@@ -1,0 +1,119 @@
+"""The TensorflowTrainer of a job, and what its controller does for the workers.
+
+Import this module where a trainer is started, not before: it imports Ray Train, and with it TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.backend import Backend, BackendConfig
+from ray.train.tensorflow import TensorflowTrainer
+
+from catdog.cluster import messages
+from catdog.cluster.actors import accepted
+from catdog.cluster.failures import root_cause
+from catdog.cluster.plan import Plan
+from catdog.config import ClusterConfig
+
+
+def make_trainer(
+    loop: Callable[[], None], *, run_dir: str, plan: Plan, cluster: ClusterConfig, single_node: bool
+) -> TensorflowTrainer:
+    """Return a trainer that runs `loop` on each worker of `plan`; its checkpoints go below `run_dir`.
+
+    The trainer of the same `run_dir` in a later process goes on from the last checkpoint. `single_node` tells that no
+    node can be preempted while the driver lives.
+    """
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
+    # It watches for nodes that a cloud preempts, in a process of its own.
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(not single_node))
+    return TensorflowTrainer(
+        loop,
+        tensorflow_config=TensorflowWorkers(),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu=plan.worker_gpus > 0,
+            resources_per_worker={
+                "CPU": plan.worker_cpus,
+                **({"GPU": plan.worker_gpus} if plan.worker_gpus else {}),
+            },
+            # On CPUs the cores of several nodes are worth more than a short way between the workers.
+            placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=run_dir,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                **accepted(
+                    FailureConfig,
+                    controller_failure_limit=cluster.max_failures,
+                    max_preemption_failures=cluster.max_preemptions,
+                ),
+            ),
+            callbacks=[LossNotice()],
+        ),
+    )
+
+
+class TensorflowWorkers(BackendConfig):  # type: ignore[misc]
+    """Tells each worker where all of them are, as ray.train.tensorflow.TensorflowConfig does.
+
+    Ray's own lies in a package that imports TensorFlow, so that the controller, which never computes, would wait for
+    that import before it starts a worker.
+    """
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class whose `on_start` does it."""
+        return _ClusterSpec
+
+
+class _ClusterSpec(Backend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        import ray
+
+        places = worker_group.execute(_free_place)
+        ray.get([worker_group.execute_single_async(rank, _set_cluster, places, rank) for rank in range(len(places))])
+
+
+def _free_place() -> str:
+    """Return address:port of this worker, where the others will find it."""
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind(("", 0))
+        port = listener.getsockname()[1]
+    return f"[{address}]:{port}" if family == socket.AF_INET6 else f"{address}:{port}"
+
+
+def _set_cluster(places: list[str], rank: int) -> None:
+    """Set what tf.distribute reads; the legacy Keras is set for the whole job."""
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": places}, "task": {"type": "worker", "index": rank}})
+
+
+class LossNotice(UserCallback):  # type: ignore[misc]
+    """Tells the driver of each loss of workers, from the trainer's controller."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Post which worker was lost first, and why."""
+        first = first_loss(worker_exceptions)
+        messages.post(messages.NOTICES, f"Workers were lost and restart from the last checkpoint: {first}")
+
+
+def first_loss(errors: Mapping[int, Exception]) -> str:
+    """Return in a line which worker went first: the others fail because it no longer answers."""
+    causes = {rank: root_cause(error) for rank, error in sorted(errors.items())}
+    own = {rank: cause for rank, cause in causes.items() if "Collective" not in cause}
+    for rank, cause in own.items():
+        return f"worker {rank}: {cause.partition('. ')[0]}"
+    return f"worker {', '.join(map(str, causes))} lost the connection to the others"

@@ -1,0 +1,93 @@
+"""Jobs that are asked to end, and jobs whose cluster ends under them: one line each, and the exit code says which."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_processes import started_head
+
+# A job that is connected and at work, with Ray's own settings but for the time that it looks for a lost head.
+PROGRAM = """
+import sys, time
+from functools import partial
+from catdog.cluster.connection import connected
+from catdog.cluster.environment import prepare_environment
+from catdog.cluster.failures import report_failures
+from catdog.command_line.exit_codes import run
+from catdog.command_line.supervisor import supervise
+from catdog.console import say
+
+def job():
+    prepare_environment(verbose=False)
+    with connected(dashboard=False), report_failures():
+        import ray
+        say("at work")
+        ray.get(ray.remote(num_cpus=0)(time.sleep).remote(600))
+
+sys.exit(supervise(partial(run, job), quiet=True))
+"""
+
+
+def start_job(address: str) -> subprocess.Popen[str]:
+    """Start the program on the cluster at `address`, and return when it is at work."""
+    job = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={
+            **os.environ, "PYTHONPATH": str(Path.cwd()), "RAY_ADDRESS": address,
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
+        },
+    )  # fmt: skip
+    assert job.stdout
+    assert job.stdout.readline() == "at work\n", job.communicate()
+    return job
+
+
+def end(job: subprocess.Popen[str]) -> tuple[int, str, str]:
+    output, errors = job.communicate(timeout=90)
+    return job.returncode, output, errors
+
+
+@pytest.mark.parametrize(("number", "code", "line"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_a_job_at_work_ends_with_one_line_and_leaves_no_process(
+    ray_session: None, number: int, code: int, line: str
+) -> None:
+    import ray
+
+    job = start_job(ray.get_runtime_context().gcs_address)
+    children = psutil.Process(job.pid).children(recursive=True)
+    job.send_signal(number)
+    assert end(job) == (code, "", f"catdog: {line}; the same command continues\n")
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def own_head() -> Iterator[tuple[psutil.Process, str]]:
+    """A head of this file's own, and its address."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    flags = ("--num-cpus=1", "--port=0", "--include-dashboard=false")
+    with started_head(*flags, environment=environment) as (head, folder):
+        yield psutil.Process(head.pid), (folder / "ray_current_cluster").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("raylet", "Ray's process on this node (the raylet) is gone; the same command continues"),
+        ("gcs_server", "the head of the Ray cluster is gone; start it again, then the same command continues"),
+    ],
+)
+def test_a_job_whose_cluster_dies_says_so(own_head: tuple[psutil.Process, str], name: str, line: str) -> None:
+    head, address = own_head
+    job = start_job(address)
+    (process,) = (child for child in head.children(recursive=True) if child.name() == name)
+    process.send_signal(signal.SIGKILL)
+    code, output, errors = end(job)
+    assert (code, output) == (1, ""), errors
+    assert errors == f"catdog: {line}\n"
