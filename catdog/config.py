@@ -419,6 +419,13 @@ class PredictConfig(Settings):
     overwrite: bool = setting(
         False, "replace results that were made with other settings", group="output", identity=False, also=("force",)
     )
+    retry_errors: bool = setting(
+        False,
+        "label photos anew that were missing, unreadable for a fault of disk or network, or have changed",
+        group="output",
+        identity=False,
+        also=("retry",),
+    )
     verify: bool = setting(
         False, "check that --out has exactly one row for each file, and stop", group="output", identity=False
     )

@@ -19,7 +19,7 @@ from catdog.benchmark.process_monitor import ProcessRun
 from catdog.config import RECIPE_DEFAULTS
 from catdog.console import say, table_text
 from catdog.model.engines import has_bfloat16
-from catdog.prediction.commit import finished_parts, part_path
+from catdog.prediction.results.parts import finished_parts, parts_directory
 
 _BASELINE_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
 _JOB_LABELLERS = {
@@ -152,14 +152,14 @@ def label_by_baseline(programs: Programs, name: str, *, photos: str, model: str)
 
 def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, model: str) -> LabellingTime:
     """Run the predict job, with `more` flags, and watch the parts that it writes."""
-    rows: dict[int, int] = {}
+    rows: dict[str, int] = {}
     counts: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir=programs.folder) as out:
 
         def look(seconds: float) -> None:
             for part in finished_parts(out) - rows.keys():
                 with contextlib.suppress(OSError):  # a commit has just deleted it
-                    rows[part] = pq.read_metadata(part_path(out, part)).num_rows
+                    rows[part] = pq.read_metadata(f"{parts_directory(out)}/{part}").num_rows
             if (total := sum(rows.values())) and (not counts or total > counts[-1][1]):
                 counts.append((seconds, total))
 

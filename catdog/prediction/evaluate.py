@@ -13,9 +13,9 @@ from catdog.errors import UsageError
 from catdog.evaluation.metrics import Evaluation, evaluate
 from catdog.evaluation.paired import Comparison, compare_models
 from catdog.photos.annotations.class_layout import assign_classes
-from catdog.prediction import commit
 from catdog.prediction.output import EVALUATION_FILE
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.results import commit
+from catdog.prediction.results.rows import LabelRule
 from catdog.report.page import PAGE_FILE
 from catdog.storage import files
 

@@ -17,17 +17,21 @@ from catdog.model.engines import EngineSpec, check_precision, choose_engine, rea
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.files import read_photo
-from catdog.photos.sources.inputs import part_bounds
-from catdog.prediction import commit, output
+from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
-from catdog.prediction.labelling import Decoding, label_photos, photos_per_part
+from catdog.prediction.labelling import Decoding, label_photos
+from catdog.prediction.output import InputsDigest, State
 from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.request import Cluster, Inputs, Request, read_request
+from catdog.prediction.results import commit
+from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
 from catdog.prediction.sorting import check_sorting, is_sorted, sort_photos
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files
 from catdog.storage.artifacts import versions
+from catdog.storage.lease import Lease, hold_lease
+from catdog.storage.ownership import check_folder, mark_folder
 
 
 def predict(config: PredictConfig, *, started: float | None = None) -> dict[str, Any]:
@@ -39,12 +43,14 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
     started = started if started is not None else time.monotonic()
     request = read_request(config)
     inputs = Inputs(request)
-    with Cluster(config) as cluster:
-        if prepare_output(request, inputs):
+    check(request, inputs)
+    with hold_lease(request.out, flag="--out") as lease, Cluster(config) as cluster:
+        state = prepare_output(request, inputs)
+        if state is State.FINISHED:
             say(f"Nothing to label: {request.where} is finished. --overwrite labels anew.")
             summary = files.read_json(files.join(request.out, output.SUMMARY_FILE))
         else:
-            summary = label(request, inputs, cluster, started=started)
+            summary = label(request, inputs, cluster, lease, replaces=state is State.RETRIED, started=started)
         output.say_summary(summary, where=request.where)
         evaluate(request, inputs)
         report(request, inputs, cluster, summary=summary)  # before the photos are moved away
@@ -81,32 +87,54 @@ def predict_one(config: PredictConfig) -> None:
 # Steps
 
 
-def prepare_output(request: Request, inputs: Inputs) -> bool:
-    """Make the output folder ready for this job, and tell whether its predictions are finished already.
+def check(request: Request, inputs: Inputs) -> State:
+    """Return what stands in the output folder; nothing is written.
 
-    Raises UsageError when they were made with other settings, or --sort-into or --evaluate cannot work.
+    Raises UsageError where the command cannot work: another job's folder, --sort-into or --evaluate without sense.
     """
-    out, config = request.out, request.config
-    found, wanted = output.open_output(out, request.identity, inputs=lambda: inputs.digest, overwrite=config.overwrite)
-    if found and commit.is_committed(out):
-        return True
-    wanted["inputs"] = inputs.digest.to_json()
-    if not found:
+    config = request.config
+    state = output.check_output(
+        request.out,
+        request.identity,
+        inputs=lambda: inputs.table,
+        overwrite=config.overwrite,
+        retry_errors=config.retry_errors,
+    )
+    if state in (State.NEW, State.OVERWRITTEN):
         _check_sorting(request, inputs)
         if config.evaluate:
             _true_labels(request, inputs, required=True)
-    size = photos_per_part(inputs.table.num_rows)
-    if found.get("photos_per_part") != size:
-        # Parts that another version of catdog cut otherwise hold other photos than ours of the same number.
-        files.delete(commit.parts_directory(out))
-        output.write_job(out, {**wanted, "exclude": inputs.exclude, "photos_per_part": size})
-    return False
+    return state
 
 
-def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float) -> dict[str, Any]:
-    """Label what has no part yet, commit, and return the summary."""
-    config, out = request.config, request.out
-    bounds = part_bounds(inputs.table, photos_a_part=photos_per_part(inputs.table.num_rows))
+def prepare_output(request: Request, inputs: Inputs) -> State:
+    """Make the output folder, which nobody else writes to by now, ready for this job; return what stood there."""
+    out = request.out
+    state = check(request, inputs)  # again: another job may have finished before this one had the folder
+    commit.clean_staging(out)
+    if state is State.FINISHED:
+        files.delete(parts_directory(out))  # where a kill came between mark and tidying
+        return state
+    if state is State.OVERWRITTEN:
+        output.clear(out)
+    mark_folder(out, kind="labels")
+    identity = {**request.identity, "inputs": InputsDigest.of(inputs.table["path"].to_pylist()).to_json()}
+    output.write_job(out, {**identity, "exclude": inputs.exclude})
+    output.write_inputs(out, inputs.table)
+    if state is State.RETRIED:
+        commit.restore_parts(out, inputs.parts, rule=request.rule)
+        for name in (output.EVALUATION_FILE, output.SORTED_FILE, PAGE_FILE):  # of the rows before
+            files.delete(files.join(out, name))
+    elif request.config.retry_errors:
+        drop_parts_with_passing_errors(out, inputs.parts)
+    return state
+
+
+def label(
+    request: Request, inputs: Inputs, cluster: Cluster, lease: Lease, *, replaces: bool, started: float
+) -> dict[str, Any]:
+    """Label what has no part yet, commit, and return the summary; `replaces`: a result stands until the commit."""
+    config, out, parts = request.config, request.out, inputs.parts
     plan, gpus = cluster.plan(), cluster.gpus()
     engine = choose_engine(config.engine, gpus=gpus > 0)
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
@@ -116,7 +144,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float)
     begun = time.monotonic()
     label_photos(
         inputs.table,
-        bounds,
+        parts,
         out=out,
         rule=request.rule,
         engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in request.models],
@@ -126,11 +154,7 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float)
     )
     labelled = time.monotonic()
     manifest = commit.join_parts(
-        out,
-        [stop - start for start, stop in bounds],
-        rule=request.rule,
-        format=config.format,
-        num_cpus=plan.task_cpus,
+        out, parts, owner=lease.owner, rule=request.rule, format=config.format, num_cpus=plan.task_cpus
     )
     committed = time.monotonic()
     steps = {"list": inputs.seconds, "label": labelled - begun, "commit": committed - labelled}
@@ -145,8 +169,9 @@ def label(request: Request, inputs: Inputs, cluster: Cluster, *, started: float)
         ],
         "versions": versions(),
     }
+    lease.check()
     files.write_json(files.join(out, output.SUMMARY_FILE), summary)
-    commit.finish_commit(out, manifest)
+    commit.finish_commit(out, manifest, lease=lease, replaces=replaces)
     return summary
 
 
@@ -208,6 +233,7 @@ def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
         say(f"Nothing to sort: {directory} is laid out already.")
         return
     moved = {"moved": True} if config.sort == "move" else {}
+    mark_folder(directory, kind="sorted")
     output.write_job(out, {**output.read_job(out), "exclude": inputs.exclude, **moved})
     sort_photos(out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus)
 
@@ -216,12 +242,15 @@ def _check_sorting(request: Request, inputs: Inputs) -> None:
     config = request.config
     if not config.sort_into:
         return
+    directory = files.absolute(config.sort_into)
+    if directory not in output.read_job(request.out).get("exclude", []):  # where this job has sorted before
+        check_folder(directory, kind="sorted", flag="--sort-into")
     sample: list[str] = []
     if inputs.listed:
         if inputs.table["table"].null_count < inputs.table.num_rows:
             raise UsageError("--sort-into: expected photos that are files, found a Parquet table: leave it out")
         sample = inputs.table["path"].slice(0, 1000).to_pylist()
-    check_sorting(config.sort_into, mode=config.sort, classes=request.rule.classes, sample_paths=sample)
+    check_sorting(directory, mode=config.sort, classes=request.rule.classes, sample_paths=sample)
 
 
 # Console

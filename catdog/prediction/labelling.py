@@ -24,8 +24,8 @@ from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import read_inputs
-from catdog.prediction.commit import finished_parts, write_prediction_part
-from catdog.prediction.rows import LabelRule, build_rows
+from catdog.prediction.results.parts import Part, finished_parts, write_prediction_part
+from catdog.prediction.results.rows import LabelRule, build_rows
 
 Decode = Callable[..., np.ndarray]
 Progress = Callable[[int, int], None]
@@ -51,7 +51,7 @@ def photos_per_part(photos: int) -> int:
 
 def label_photos(
     inputs: pa.Table,
-    bounds: Sequence[tuple[int, int]],
+    parts: Sequence[Part],
     *,
     out: str,
     rule: LabelRule,
@@ -60,20 +60,20 @@ def label_photos(
     plan: Plan,
     progress: Progress,
 ) -> None:
-    """Write the parts of `inputs` (sources.INPUTS) that do not stand below `out` yet.
+    """Write those of `parts`, of the photos `inputs` (sources.INPUTS), that do not stand below `out` yet.
 
-    Part i has the rows from `bounds[i][0]` up to `bounds[i][1]`. `engines` are engines.EngineSpec, one for each model.
+    `engines` are engines.EngineSpec, one for each model.
     `progress` is called with (photos done, photos in all), those of earlier tries included.
     Raises FailureError when the pass breaks; what was written stands.
     """
     present = finished_parts(out)
-    missing = [part for part in range(len(bounds)) if part not in present]
+    missing = [part for part in parts if part.name not in present]
     total = inputs.num_rows
-    done = total - sum(bounds[part][1] - bounds[part][0] for part in missing)
+    done = total - sum(part.rows for part in missing)
     progress(done, total)
     if not missing:
         return
-    blocks = [_block(inputs, *bounds[part], part=part) for part in missing]
+    blocks = [_block(inputs, part) for part in missing]
     try:
         for batch in _pipeline(blocks, out=out, rule=rule, engines=engines, decoding=decoding, plan=plan):
             done += int(batch["rows"].sum())
@@ -118,9 +118,9 @@ def _pipeline(
     return written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)
 
 
-def _block(inputs: pa.Table, start: int, stop: int, *, part: int) -> pa.Table:
-    rows = inputs.slice(start, stop - start).combine_chunks()
-    return rows.append_column("part", pa.array(np.full(stop - start, part, np.int32)))
+def _block(inputs: pa.Table, part: Part) -> pa.Table:
+    rows = inputs.slice(part.start, part.rows).combine_chunks()
+    return rows.append_column("part", pa.array([part.name] * part.rows, pa.string()))
 
 
 # Decoding
@@ -148,7 +148,7 @@ def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
         "path": np.array(paths, object),
         "error": errors,
         "image": images,
-        "part": block["part"].to_numpy(),
+        "part": np.array(block["part"].to_pylist(), object),
         "retried": retried,
     }
 
@@ -212,5 +212,5 @@ class PartWriter:
         with self._one_by_one:
             found = [model(images) for model in self._models]
         rows = build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
-        write_prediction_part(self._out, int(block["part"][0]), rows, retried=int(block["retried"].sum()))
+        write_prediction_part(self._out, str(block["part"][0]), rows, retried=int(block["retried"].sum()))
         return {"rows": np.array([len(good)])}

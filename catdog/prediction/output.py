@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import re
 from collections import Counter
@@ -10,18 +11,23 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.photos.sources.inputs import list_inputs
-from catdog.prediction import commit
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.results import commit
+from catdog.prediction.results.rows import LabelRule
 from catdog.report.page import PAGE_FILE
 from catdog.storage import artifacts, files
+from catdog.storage.ownership import check_folder
 from catdog.storage.schemas import UNSURE
 
 JOB_FILE = "predict.json"
 SUMMARY_FILE = "summary.json"
+INPUTS_FILE = "inputs.parquet"
 EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
 
@@ -55,6 +61,16 @@ class InputsDigest:
         return dataclasses.asdict(self)
 
 
+class State(enum.Enum):
+    """What a job finds in its output folder, and does about it."""
+
+    NEW = enum.auto()
+    UNFINISHED = enum.auto()  # parts stand: the others are labelled
+    FINISHED = enum.auto()
+    OVERWRITTEN = enum.auto()  # --overwrite: all is labelled anew
+    RETRIED = enum.auto()  # --retry-errors: parts with errors that may pass are labelled anew
+
+
 def default_out(photos: str) -> str:
     """Return where the results go of a job that names no --out: the same command finds them again."""
     name = re.sub(r"[^\w.-]+", "-", Path(photos.rstrip("/")).stem).strip("-.")
@@ -69,8 +85,6 @@ def read_job(out: str) -> dict[str, Any]:
     found = files.read_json(path)
     if "inputs" in found:
         found["inputs"] = InputsDigest.from_json(found["inputs"]).to_json()
-    if "photos_a_part" in found:  # its name in earlier versions
-        found["photos_per_part"] = found.pop("photos_a_part")
     return found
 
 
@@ -79,40 +93,79 @@ def write_job(out: str, job: Mapping[str, Any]) -> None:
     files.write_json(files.join(out, JOB_FILE), job)
 
 
-def open_output(
-    out: str, identity: Mapping[str, Any], *, inputs: Callable[[], InputsDigest], overwrite: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compare what is asked for with what an earlier command left in `out`; return the job found and the job wanted.
+def with_versions(inputs: pa.Table) -> pa.Table:
+    """Return `inputs` with the column `version`, null where the listing does not tell it."""
+    if "version" in inputs.column_names:
+        return inputs
+    return inputs.append_column("version", pa.nulls(inputs.num_rows, pa.string()))
 
-    `identity` is what decides the rows but for the photos, whose digest `inputs` gives; it is not asked for where the
-    photos were moved away after they were labelled. The first is empty where there is no job, or none any more.
-    Raises UsageError with the differences when the job was another, unless it is to be overwritten.
+
+def write_inputs(out: str, inputs: pa.Table) -> None:
+    """Write which photos are labelled, and what tells that one of them has changed since."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(inputs.select(["path", "version"]), sink, compression="zstd")
+    files.write_bytes(files.join(out, INPUTS_FILE), sink.getvalue())
+
+
+def changed_photos(out: str, inputs: pa.Table) -> list[str]:
+    """Return the paths of `inputs` whose version is another one than when they were labelled, in their order.
+
+    A folder of an earlier version of catdog has no versions, and so no changes that could be known.
     """
-    found, wanted = read_job(out), dict(identity)
-    committed = commit.is_committed(out)
-    if not (committed and found.get("moved")):
-        wanted["inputs"] = inputs().to_json()
+    path = files.join(out, INPUTS_FILE)
+    if not files.exists(path):
+        return []
+    stored = pq.read_table(pa.BufferReader(files.read_bytes(path)))
+    before = dict(zip(stored["path"].to_pylist(), stored["version"].to_pylist(), strict=True))
+    now = zip(inputs["path"].to_pylist(), inputs["version"].to_pylist(), strict=True)
+    return [path for path, version in now if version and before.get(path) and before[path] != version]
+
+
+def check_output(
+    out: str, identity: Mapping[str, Any], *, inputs: Callable[[], pa.Table], overwrite: bool, retry_errors: bool
+) -> State:
+    """Compare what is asked for with what an earlier command left in `out`; nothing is written.
+
+    `identity` is what decides the rows but for the photos, which `inputs` lists; it is not asked for where the photos
+    were moved away after they were labelled. Raises UsageError for a folder that is not ours, with the differences
+    when the job was another, and for photos that changed since, unless the flag for it is given; FailureError where
+    files of a finished result are missing.
+    """
+    check_folder(out, kind="labels", flag="--out")
+    found, wanted, committed = read_job(out), dict(identity), commit.is_committed(out)
+    if committed and not found:
+        found = {"photos": f"unknown: {JOB_FILE} is missing"}
+    moved = committed and bool(found.get("moved"))
+    if not moved:
+        wanted["inputs"] = InputsDigest.of(inputs()["path"].to_pylist()).to_json()
+    if not found:
+        return State.NEW
     same = all(found.get(key) == value for key, value in wanted.items())
-    if found and overwrite and (committed or not same):
-        _clear(out)
-        found = {}
+    if overwrite and (committed or not same):
+        return State.OVERWRITTEN
     artifacts.refuse_difference(out, found=found, wanted=wanted, remedy="another --out, or --overwrite to label anew")
-    return found, wanted
+    if not committed:
+        return State.UNFINISHED
+    commit.check_standing(out)
+    if retry_errors and moved:
+        raise UsageError("--retry-errors: the photos were moved after they were labelled: leave it out")
+    if retry_errors:
+        return State.RETRIED
+    changed = [] if moved else changed_photos(out, inputs())
+    if changed:
+        raise UsageError(
+            f"{len(changed)} photos have changed since they were labelled, such as {changed[0]}: --retry-errors labels "
+            "these and the failed ones anew, --overwrite all"
+        )
+    return State.FINISHED
 
 
-def _clear(out: str) -> None:
+def clear(out: str) -> None:
+    """Delete the results of an earlier job, but for the folder's mark and whatever else stands there."""
     # The mark goes first: what is left after a kill must not look finished.
-    for name in (
-        f"predictions/{commit.SUCCESS_FILE}",
-        "predictions",
-        "predictions.part",
-        "parts",
-        EVALUATION_FILE,
-        SORTED_FILE,
-        PAGE_FILE,
-        SUMMARY_FILE,
-        JOB_FILE,
-    ):
+    names = [f"predictions/{commit.SUCCESS_FILE}", "predictions", "parts"]
+    names += [EVALUATION_FILE, SORTED_FILE, PAGE_FILE, SUMMARY_FILE, INPUTS_FILE, JOB_FILE]
+    for name in names:
         files.delete(files.join(out, name))
 
 
@@ -147,15 +200,15 @@ def verify(out: str) -> None:
 
 
 def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, int]) -> None:
-    """Raise FailureError unless the photos are those that `rows` has."""
-    listed = set(list_inputs(job["photos"], exclude=[out, *job["exclude"]])["path"].to_pylist())
+    """Raise FailureError unless the photos are those that `rows` has, as they were."""
+    inputs = with_versions(list_inputs(job["photos"], exclude=[out, *job["exclude"]]))
+    listed = set(inputs["path"].to_pylist())
     gone, new = rows.keys() - listed, listed - rows.keys()
-    if gone or new:
-        example = min(new or gone)
-        raise FailureError(
-            f"{job['photos']} has changed since: {len(new)} files have no row, {len(gone)} rows have no file any more, "
-            f"such as {example}; --overwrite labels anew"
-        )
+    changed = changed_photos(out, inputs)
+    if gone or new or changed:
+        counts = {"files have no row": new, "rows have no file any more": gone, "photos have other content": changed}
+        said = ", ".join(f"{len(paths)} {what}, such as {min(paths)}" for what, paths in counts.items() if paths)
+        raise FailureError(f"{job['photos']} has changed since: {said}; --overwrite labels anew")
     say(f"{job['photos']} holds these {len(listed)} files and no other.")
 
 

@@ -26,7 +26,9 @@ from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import output
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.labelling import photos_per_part
+from catdog.prediction.results.parts import Part, plan_parts
+from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
@@ -123,15 +125,15 @@ class Inputs:
     def table(self) -> pa.Table:
         """The photos, as list_inputs lists them."""
         start = time.monotonic()
-        table = list_inputs(self._source, exclude=[self._out, *self.exclude])
+        table = output.with_versions(list_inputs(self._source, exclude=[self._out, *self.exclude]))
         self.seconds = time.monotonic() - start
         say(f"Found {counted(table.num_rows, 'file')} in {self._source}.")
         return table
 
     @cached_property
-    def digest(self) -> output.InputsDigest:
-        """What names the set of the photos."""
-        return output.InputsDigest.of(self.table["path"].to_pylist())
+    def parts(self) -> list[Part]:
+        """How they are cut into parts."""
+        return plan_parts(self.table, photos_per_part=photos_per_part(self.table.num_rows))
 
     @property
     def listed(self) -> bool:

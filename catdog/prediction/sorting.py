@@ -19,9 +19,9 @@ from urllib.parse import unquote
 from catdog.console import ProgressLine, counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.sources.files import read_photo
-from catdog.prediction.commit import read_rows
 from catdog.prediction.output import SORTED_FILE
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.results.commit import read_rows
+from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 

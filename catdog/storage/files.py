@@ -259,6 +259,20 @@ def delete(path: str) -> None:
             system.delete_file(inside)
 
 
+def rename(path: str, target: str) -> None:
+    """Give the directory at `path` the name `target` beside it, for good; not on object stores.
+
+    Raises FailureError when it cannot be renamed, such as where a directory that is not empty has that name.
+    """
+    system, inside = open_filesystem(path)
+    try:
+        system.move(inside, open_filesystem(target)[1])
+    except OSError as error:
+        raise FailureError(f"cannot rename {path} to {target}: {one_line(error)}") from error
+    if system.type_name == "local":
+        sync_directory(Path(inside).parent)
+
+
 @contextlib.contextmanager
 def staged_directory(path: str) -> Iterator[Path]:
     """Yield a local folder whose content stands at `path`, all of it, once the block ends without an error.
@@ -286,9 +300,14 @@ def staged_directory(path: str) -> Iterator[Path]:
         delete(str(before))
 
 
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return `content` as indented JSON."""
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Write `content` as indented JSON at `path`, whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(content))
 
 
 def read_json(path: str) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from typing import Any
 
 from catdog.errors import CatdogError, FailureError, UsageError
 from catdog.storage.files import absolute, delete, join, list_directory, read_json, write_json
+from catdog.storage.ownership import LEASE_PREFIX
 
-_PREFIX = ".catdog-lease-"
 _OWNERS: set[str] = set()  # the leases of this process
 
 
@@ -56,7 +56,7 @@ class Lease:
     def __init__(self, directory: str, *, flag: str, times: LeaseTimes) -> None:
         self.owner = uuid.uuid4().hex[:8]
         self._directory, self._flag, self._times = directory, flag, times
-        self._name = f"{_PREFIX}{self.owner}.json"
+        self._name = f"{LEASE_PREFIX}{self.owner}.json"
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._ended = threading.Event()
 
@@ -109,7 +109,7 @@ class Lease:
         now = entries[self._name].mtime_ns if self._name in entries else time.time_ns()
         found = []
         for name, entry in entries.items():
-            if not (name.startswith(_PREFIX) and name.endswith(".json")) or name == self._name:
+            if not (name.startswith(LEASE_PREFIX) and name.endswith(".json")) or name == self._name:
                 continue
             path = join(self._directory, name)
             try:

@@ -14,6 +14,7 @@ from catdog.errors import FailureError, UsageError
 from catdog.storage.files import absolute, join, list_directory, read_json, write_json
 
 MARK_FILE = ".catdog.json"
+LEASE_PREFIX = ".catdog-lease-"
 
 Kind = Literal["run", "labels", "sorted", "features", "export"]
 
@@ -49,7 +50,7 @@ def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
         entries = list_directory(directory)
     except NotADirectoryError as error:
         raise UsageError(f"{flag} {directory}: expected a folder, found a file: give another {flag}") from error
-    names = entries.keys() - _NOT_CONTENT
+    names = {name for name in entries if name not in _NOT_CONTENT and not name.startswith(LEASE_PREFIX)}
     if not names:
         return
     if MARK_FILE in names:

@@ -23,10 +23,16 @@ from catdog.config import PredictConfig
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image
-from catdog.prediction import commit, output
+from catdog.photos.sources.inputs import INPUTS
 from catdog.prediction import job as inference
+from catdog.prediction import output
+from catdog.prediction.request import Inputs, read_request
+from catdog.prediction.results.parts import Part, write_prediction_part
+from catdog.storage.lease import hold_lease
+from catdog.storage.schemas import prediction_schema
 
 SAID: list[str] = []
+RESULTS = [".catdog.json", "inputs.parquet", "predict.json", "predictions", "summary.json"]
 
 
 @pytest.fixture
@@ -47,6 +53,16 @@ def predict(photos: Path | str, out: Path, *models: Path, **settings: Any) -> di
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     return pq.read_table(out / "predictions").to_pylist()
+
+
+def rows_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=prediction_schema(["cat", "dog"]))
+
+
+def parts_of(photos: Path, out: Path, model: Path) -> list[Part]:
+    """The parts that a job is cut into."""
+    values = {"photos": str(photos), "out": str(out), "model": (str(model),)}
+    return heard([], lambda: Inputs(read_request(build_config(PredictConfig, values))).parts)
 
 
 def run_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -73,7 +89,7 @@ def test_each_file_is_one_row_with_the_probabilities_of_the_model(
     assert [row["probability"] for row in good] == pytest.approx(wanted.max(axis=1).tolist(), abs=1e-5)
     (bad,) = [row for row in rows if row["error"]]
     assert (bad["label"], bad["error"][:13]) == (None, "not-an-image:")
-    assert sorted(path.name for path in out.iterdir()) == ["predict.json", "predictions", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == RESULTS
     stored = json.loads((out / "summary.json").read_text())
     assert stored == summary
     assert (stored["photos"], sum(stored["labels"].values()), stored["errors"]) == (13, 12, {"not-an-image": 1})
@@ -105,7 +121,8 @@ def test_a_member_of_a_zip_and_a_list_are_labelled_whatever_their_names(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.write(folder / "cat/0.jpg", name)
     predict(tmp_path / "x.zip", tmp_path / "zipped", model_dir, format="csv")
-    (row,) = csv.DictReader((tmp_path / "zipped/predictions/predictions-00000.csv").open(newline=""))
+    (file,) = (tmp_path / "zipped/predictions").glob("*.csv")
+    (row,) = csv.DictReader(file.open(newline=""))
     assert (row["path"], row["error"]) == (f"{tmp_path}/x.zip!{name}", "")
     (tmp_path / "list.txt").write_text("photos/cat/0.jpg\nx.zip!gone.jpg\n")
     predict(tmp_path / "list.txt", tmp_path / "listed", model_dir)
@@ -146,36 +163,114 @@ def test_a_commit_that_was_killed_is_made_again(folder: Path, model_dir: Path, t
     out = tmp_path / "labels"
     predict(folder, out, model_dir)
     rows = rows_of(out)
-    table = pq.read_table(out / "predictions")
+    (part,) = parts_of(folder, out, model_dir)
+    write_prediction_part(str(out), part.name, pq.read_table(out / "predictions"), retried=0)
+    write_prediction_part(str(out), "part-0000000-00000000.parquet", rows_table(rows[:3]), retried=0)  # of other photos
     shutil.rmtree(out / "predictions")
-    commit.write_prediction_part(str(out), 0, table, retried=0)
-    (out / "predictions.part").mkdir()
-    (out / "predictions.part/predictions-00000.parquet").write_bytes(b"half")
-    (out / "predictions.part/predictions-00001.parquet").write_bytes(b"of another plan")
+    (out / "predictions.12345678.part").mkdir()
+    (out / "predictions.12345678.part/predictions-00000-12345678.parquet").write_bytes(b"half")
     assert predict(folder, out, model_dir)["labelled_now"] == 0
     assert "Resuming: 13 of 13 photos are labelled already." in SAID
     assert rows_of(out) == rows
+    assert sorted(path.name for path in out.iterdir()) == RESULTS
     heard(SAID, output.verify, str(out))
 
 
-# Proof
+@pytest.mark.usefixtures("ray_session")
+def test_faults_that_may_have_passed_are_labelled_again_on_request(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
+    (tmp_path / "list.txt").write_text("photos/cat/0.jpg\nphotos/cat/1.jpg\nphotos/cat/late.jpg\n")
+    predict(tmp_path / "list.txt", out, model_dir)
+    assert [row["error"] for row in rows_of(out)] == [None, None, "missing: no such file"]
+    draw_photo(folder / "cat/late.jpg", seed=5, colour=(190, 90, 60))
+    predict(tmp_path / "list.txt", out, model_dir)
+    assert SAID[1].startswith("Nothing to label")
+    summary = predict(tmp_path / "list.txt", out, model_dir, retry_errors=True)
+    assert [row["error"] for row in rows_of(out)] == [None, None, None]
+    assert summary["errors"] == {}
+    heard(SAID, output.verify, str(out))
+    assert predict(tmp_path / "list.txt", out, model_dir, retry_errors=True)["labelled_now"] == 0
+
+
+# Other people's folders, and two jobs at once
+
+
+@pytest.mark.parametrize("flag", ["--out", "--sort-into"])
+def test_a_folder_that_is_not_ours_is_refused_before_anything_is_written(
+    flag: str, folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine/parts").mkdir(parents=True)
+    (tmp_path / "mine/parts/mine.step").write_text("x")
+    (tmp_path / "mine/summary.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    places = {"out": tmp_path / "labels", flag.strip("-").replace("-", "_"): tmp_path / "mine"}
+    values = {name: str(place) for name, place in places.items()}
+    config = build_config(PredictConfig, {"photos": str(folder), "model": (str(model_dir),), **values})
+    with pytest.raises(UsageError, match=rf"^{flag} .*/mine: expected a new or empty folder or .*, found 2 entries"):
+        inference.predict(config)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_job_on_a_folder_is_refused_while_the_first_is_at_work(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    with hold_lease(str(tmp_path / "labels"), flag="--out"), pytest.raises(UsageError, match="another job is at work"):
+        predict(folder, tmp_path / "labels", model_dir)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_parts_that_another_version_cut_otherwise_are_not_taken_for_ours(
+def test_a_finished_result_with_a_file_missing_is_not_called_finished(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    predict(folder, tmp_path / "labels", model_dir)
+    next((tmp_path / "labels/predictions").glob("*.parquet")).unlink()
+    with pytest.raises(FailureError, match="is missing: label the photos again with --overwrite"):
+        predict(folder, tmp_path / "labels", model_dir)
+    assert predict(folder, tmp_path / "labels", model_dir, overwrite=True)["labelled_now"] == 13
+
+
+# Photos that change
+
+
+@pytest.mark.skipif("version" not in INPUTS.names, reason="the listing has no versions yet")
+@pytest.mark.usefixtures("ray_session")
+def test_photos_that_change_are_found_out_and_labelled_again_on_request(
     folder: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "labels"
     predict(folder, out, model_dir)
-    wanted = rows_of(out)
-    (out / "predictions").rename(out / "first")
-    job = json.loads((out / "predict.json").read_text())
-    assert job["photos_per_part"] == 32
-    (out / "predict.json").write_text(json.dumps({**job, "photos_per_part": 3}))
-    three = pa.Table.from_pylist(wanted[:3], schema=pq.read_schema(next((out / "first").glob("*.parquet"))))
-    commit.write_prediction_part(str(out), 0, three, retried=0)
+    first = rows_of(out)
+    draw_photo(folder / "cat/3.jpg", seed=77, colour=(10, 200, 10))
+    with pytest.raises(FailureError, match=r"1 photos have other content, such as .*/cat/3\.jpg; --overwrite"):
+        output.verify(str(out))
+    with pytest.raises(
+        UsageError, match=r"1 photos have changed since they were labelled, such as .*/cat/3\.jpg: --re"
+    ):
+        predict(folder, out, model_dir)
+    predict(folder, out, model_dir, retry_errors=True)
+    assert [row["path"] for row, old in zip(rows_of(out), first, strict=True) if row != old] == [f"{folder}/cat/3.jpg"]
+    heard(SAID, output.verify, str(out))
+
+
+@pytest.mark.skipif("version" not in INPUTS.names, reason="the listing has no versions yet")
+@pytest.mark.usefixtures("ray_session")
+def test_the_part_of_a_photo_that_changed_while_the_job_was_stopped_is_labelled_anew(
+    folder: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
     predict(folder, out, model_dir)
-    assert rows_of(out) == wanted
+    first = rows_of(out)
+    (part,) = parts_of(folder, out, model_dir)
+    write_prediction_part(str(out), part.name, pq.read_table(out / "predictions"), retried=0)
+    shutil.rmtree(out / "predictions")
+    draw_photo(folder / "cat/3.jpg", seed=77, colour=(10, 200, 10))
+    assert predict(folder, out, model_dir)["labelled_now"] == 13
+    assert [row["path"] for row, old in zip(rows_of(out), first, strict=True) if row != old] == [f"{folder}/cat/3.jpg"]
+
+
+# Proof
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -192,10 +287,11 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     (folder / "cat/0.jpg").unlink()
     draw_photo(folder / "cat/new.jpg", seed=1, colour=(9, 9, 9))
     with pytest.raises(
-        FailureError, match=r"1 files have no row, 1 rows have no file any more, such as .*/cat/new\.jpg"
+        FailureError,
+        match=r"1 files have no row, such as .*/cat/new\.jpg, 1 rows have no file any more, such as .*/cat/0\.jpg",
     ):
         heard(SAID, output.verify, str(out))
-    (out / "predictions/predictions-00000.csv").write_text("path\n")
+    next((out / "predictions").glob("*.csv")).write_text("path\n")
     with pytest.raises(FailureError, match="was changed after it was written"):
         heard(SAID, output.verify, str(out))
     with pytest.raises(UsageError, match="expected the results of a predict job"):

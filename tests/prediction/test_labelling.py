@@ -24,10 +24,12 @@ from catdog.photos.decoding.formats import readable_formats
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
-from catdog.photos.sources.inputs import list_inputs, part_bounds
-from catdog.prediction import commit, labelling
+from catdog.photos.sources.inputs import list_inputs
+from catdog.prediction import labelling
 from catdog.prediction.labelling import Decoding, label_photos, photos_per_part
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.output import with_versions
+from catdog.prediction.results.parts import finished_parts, plan_parts
+from catdog.prediction.results.rows import LabelRule
 
 # Workers do not have this file: what it defines travels with the call.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -79,10 +81,10 @@ def label(
     folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: labelling.Decode = decode_image
 ) -> list[int]:
     """Label `folder`; return the counts that progress was told."""
-    inputs, seen = list_inputs(str(folder)), list[int]()
+    inputs, seen = with_versions(list_inputs(str(folder))), list[int]()
     label_photos(
         inputs,
-        part_bounds(inputs, photos_per_part=PART),
+        plan_parts(inputs, photos_per_part=PART),
         out=str(out),
         rule=RULE,
         engines=[engine or RedOrBlue()],
@@ -103,18 +105,21 @@ def test_every_photo_gets_the_label_of_its_own_pixels(tmp_path: Path) -> None:
     rows = rows_below(tmp_path / "out")
     assert [row["path"] for row in rows] == [str(folder / f"{index:03d}.jpg") for index in range(20)]
     assert [row["label"] for row in rows] == ["blue", "red"] * 10
-    assert commit.finished_parts(str(tmp_path / "out")) == {0, 1, 2}
+    assert sorted(name[:12] for name in finished_parts(str(tmp_path / "out"))) == [
+        f"part-000000{part}" for part in range(3)
+    ]
 
 
 def test_what_stands_is_not_done_again(tmp_path: Path) -> None:
     folder, out = draw_folder(tmp_path / "photos", count=20), tmp_path / "out"
     label(folder, out)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
-    (out / "parts/part-0000001.parquet").unlink()
-    (out / "parts/part-0000002.parquet.deadbeef.part").write_bytes(b"half a part of a killed process")
+    (second,) = (out / "parts").glob("part-0000001-*.parquet")
+    second.unlink()
+    (out / "parts/part-0000002-00000000.parquet.deadbeef.part").write_bytes(b"half a part of a killed process")
     assert label(folder, out) == [12, 20]
     after = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("*.parquet")}
-    assert {name for name in after if after[name] != before[name]} == {"part-0000001.parquet"}
+    assert {name for name in after if after[name] != before[name]} == {second.name}
 
 
 def hostile_files(folder: Path) -> dict[str, str | None]:

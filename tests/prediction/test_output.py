@@ -16,7 +16,6 @@ def test_a_job_file_of_an_earlier_version_reads_as_one_of_today(tmp_path: Path) 
     (tmp_path / "predict.json").write_text(json.dumps(old))
     found = output.read_job(str(tmp_path))
     assert InputsDigest.from_json(found["inputs"]) == InputsDigest.of(["a", "b"])
-    assert found["photos_per_part"] == 32
     assert output.read_job(str(tmp_path / "none")) == {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import shutil
@@ -18,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from heard import heard
+from made_results import commit_rows
 from PIL import Image
 
 from catdog.evaluation.metrics import evaluate, reliability_bins
 from catdog.evaluation.paired import compare_models
 from catdog.photos.annotations.corrections import read_corrections
-from catdog.prediction import commit
 from catdog.prediction.page.report import build_predict_page
-from catdog.prediction.rows import LabelRule, build_rows, encode
+from catdog.prediction.results.rows import LabelRule, build_rows
 from catdog.report.page import write_page
 from catdog.storage import files
 from catdog.training.page.report import build_train_page
@@ -130,10 +129,7 @@ def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cat = np.linspace(0.02, 0.98, 70, dtype=np.float32)
     told = np.stack([cat, 1 - cat, 0 * cat], axis=1)
     rows = build_rows(paths, errors, [told], rule)
-    content = encode(rows, format="csv")
-    entry = {"name": "predictions-00000.csv", "rows": 72, "sha256": hashlib.sha256(content).hexdigest()}
-    files.write_bytes(files.join(commit.staging_directory(str(out)), entry["name"]), content)
-    commit.finish_commit(str(out), {"format": "csv", "files": [entry]})
+    commit_rows(str(out), rows, format="csv")
     true = np.where(np.arange(72) % 2, 0, 1).astype(np.int32)
     known = np.tile([0, 1], 35)
     found = evaluate(known, told, classes=CLASSES, threshold=0.6)

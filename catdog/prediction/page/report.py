@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from catdog.console import counted, duration
-from catdog.prediction.commit import read_rows
 from catdog.prediction.page.gallery import DIFFERENT, WRONG, Shown, choose_rows, common_prefix, summarize_kinds
-from catdog.prediction.rows import LabelRule
+from catdog.prediction.results.commit import read_rows
+from catdog.prediction.results.rows import LabelRule
 from catdog.report.charts import histogram
 from catdog.report.evaluation_tables import comparison_sentence, score_sentence, score_tables
 from catdog.report.markup import Child, Html, join, tag

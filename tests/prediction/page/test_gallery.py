@@ -13,7 +13,7 @@ from catdog.prediction.page.gallery import (
     common_prefix,
     summarize_kinds,
 )
-from catdog.prediction.rows import LabelRule, build_rows
+from catdog.prediction.results.rows import LabelRule, build_rows
 
 
 def tables(count: int, *, size: int, threshold: float = 0.0, models: int = 1) -> Iterator[pa.Table]:

@@ -8,31 +8,29 @@ import numpy as np
 import pytest
 from heard import heard
 from made_photos import draw_photo
+from made_results import commit_rows
 
 from catdog.command_line.settings import build_config
 from catdog.config import PredictConfig
-from catdog.prediction import commit
 from catdog.prediction import job as inference
 from catdog.prediction.page.report import build_predict_page
-from catdog.prediction.rows import LabelRule, build_rows, encode
+from catdog.prediction.results.rows import LabelRule, build_rows
 from catdog.storage import files
 
 SUMMARY = {"seconds": 1.0, "photos_per_second": 1.0, "engine": "tensorflow", "versions": {}, "models": []}
 
 
-def commit_rows(out: Path, rule: LabelRule, count: int) -> None:
+def commit_random_rows(out: Path, rule: LabelRule, count: int) -> None:
     """Leave `count` committed rows of random probabilities."""
     dog = np.random.default_rng(0).random(count).astype(np.float32)
     paths = [f"/a/rather/long/folder/of/photos/number-{index:08d}.jpg" for index in range(count)]
-    rows = build_rows(paths, [""] * count, [np.stack([1 - dog, dog], axis=1)] * rule.models, rule)
-    content = encode(rows, format="parquet")
-    files.write_bytes(files.join(commit.staging_directory(str(out)), "0.parquet"), content)
-    commit.finish_commit(str(out), {"format": "parquet", "files": [{"name": "0.parquet"}]})
+    probabilities = [np.stack([1 - dog, dog], axis=1)] * rule.models
+    commit_rows(str(out), build_rows(paths, [""] * count, probabilities, rule))
 
 
 def test_a_page_of_many_photos_stays_small(tmp_path: Path) -> None:
     rule = LabelRule(classes=("cat", "dog"), threshold=0, top_k=1, models=1)
-    commit_rows(tmp_path, rule, 100_000)
+    commit_random_rows(tmp_path, rule, 100_000)
     begin = time.monotonic()
     page = build_predict_page(
         str(tmp_path),
@@ -48,7 +46,7 @@ def test_a_page_of_many_photos_stays_small(tmp_path: Path) -> None:
 
 def test_photos_that_cannot_be_read_any_more_leave_a_page_without_pictures(tmp_path: Path) -> None:
     rule = LabelRule(classes=("cat", "dog"), threshold=0.9, top_k=1, models=2)
-    commit_rows(tmp_path, rule, 30)
+    commit_random_rows(tmp_path, rule, 30)
     comparison = {"photos": 30, "agree": 30, "p_value": None}
     files.write_json(f"{tmp_path}/evaluation.json", {"comparison": comparison})
     page = build_predict_page(str(tmp_path), rule=rule, summary=SUMMARY, photos="/a", thumbnails=lambda names: {})

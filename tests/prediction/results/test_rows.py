@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from catdog.errors import FailureError
-from catdog.prediction.rows import LabelRule, build_rows, decode, encode
+from catdog.prediction.results.rows import LabelRule, build_rows, decode, encode
 
 TWO = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
 ODD = [

@@ -1,0 +1,99 @@
+"""The parts of an unfinished job: Parquet files of some photos' rows each, from which a killed job resumes.
+
+They stand below `OUT/parts`, each whole, until a commit has joined them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from catdog.errors import FailureError, one_line
+from catdog.photos.sources.inputs import part_bounds
+from catdog.storage import files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part: the name of its file, and its range of the inputs."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many photos it has."""
+        return self.stop - self.start
+
+
+def parts_directory(out: str) -> str:
+    """Return where the parts of an unfinished job stand."""
+    return files.join(out, "parts")
+
+
+def plan_parts(inputs: pa.Table, *, photos_per_part: int) -> list[Part]:
+    """Cut `inputs` into parts of at most `photos_per_part` photos, in their order.
+
+    A part is named by its number and 8 hex digits of its photos' paths and versions: so it is known by its name alone
+    to hold these photos, as they are now.
+    """
+    paths, versions = inputs["path"].to_pylist(), inputs["version"].to_pylist()
+    parts = []
+    for number, (start, stop) in enumerate(part_bounds(inputs, photos_a_part=photos_per_part)):
+        state = hashlib.sha256()
+        for path, version in zip(paths[start:stop], versions[start:stop], strict=True):
+            state.update(f"{path}\0{version or ''}\0".encode())
+        parts.append(Part(name=f"part-{number:07d}-{state.hexdigest()[:8]}.parquet", start=start, stop=stop))
+    return parts
+
+
+def write_prediction_part(out: str, name: str, rows: pa.Table, *, retried: int) -> None:
+    """Write one part, whole or not at all; `retried` photos of it were read at a second try or later."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.replace_schema_metadata({"retried": str(retried)}), sink)
+    files.write_bytes(files.join(parts_directory(out), name), sink.getvalue())
+
+
+def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
+    """Return the rows of one part, and how many of them were read at a second try or later.
+
+    Raises FailureError when it cannot be read here.
+    """
+    path = files.join(parts_directory(out), name)
+    try:
+        table = pq.read_table(pa.BufferReader(files.read_bytes(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise FailureError(
+            f"{path} cannot be read ({one_line(error)}): --out must be a folder that all machines share, or a URI; "
+            "give one, or delete the part and run the command again"
+        ) from error
+    return table.replace_schema_metadata(), int(table.schema.metadata[b"retried"])
+
+
+def finished_parts(out: str) -> set[str]:
+    """Return the names of the parts that stand."""
+    names = files.list_directory(parts_directory(out))
+    return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
+
+
+def drop_parts_with_passing_errors(out: str, parts: Sequence[Part]) -> None:
+    """Delete those of `parts` that have rows whose error may be gone by now."""
+    for name in sorted(finished_parts(out).intersection(part.name for part in parts)):
+        if has_passing_errors(read_prediction_part(out, name)[0]):
+            files.delete(files.join(parts_directory(out), name))
+
+
+def has_passing_errors(rows: pa.Table) -> bool:
+    """Tell whether a row has an error that another try may not have: a fault of disk or network, a missing file."""
+    return bool(pc.any(pc.is_in(error_codes(rows), pa.array(["io", "missing"]))).as_py())
+
+
+def error_codes(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the code of each error in `rows`; rows without one are left out."""
+    return pc.list_element(pc.split_pattern(rows["error"].drop_null(), ":", max_splits=1), 0)
