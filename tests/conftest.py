@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from made_photos import draw_photo, save_classifier
+from object_store import ENVIRONMENT, ObjectStore
 
 from catdog.cluster.environment import prepare_environment, quiet_datasets
 from catdog.cluster.messages import open_board
 
 prepare_environment(verbose=False)
+os.environ.update(ENVIRONMENT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,6 +53,14 @@ def ray_session() -> Iterator[None]:
     yield
     del board
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """An S3-compatible store on this machine, started once."""
+    store = ObjectStore()
+    yield store
+    store.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
 from pyarrow import fs
 
 from catdog.errors import FailureError, UsageError
-from catdog.storage import files
+from catdog.storage import files, outages
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -154,3 +155,58 @@ def test_a_place_that_cannot_be_written_is_a_failure_of_one_line(tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(FailureError, match=r"^cannot write .*/file/below: .*File exists"):
         files.write_bytes(str(tmp_path / "file" / "below"), b"x")
+
+
+# Object stores
+
+
+def test_a_small_file_is_one_request_to_write_and_two_to_read(object_store: ObjectStore) -> None:
+    path = object_store.uri("files/small.bin")
+    files.write_bytes(path, b"x" * 300_000)
+    object_store.requests.clear()
+    files.write_bytes(path, b"y" * 300_000)
+    assert object_store.requests == {"PUT": 1}
+    object_store.requests.clear()
+    assert files.read_bytes(path) == b"y" * 300_000
+    assert object_store.requests == {"HEAD": 1, "GET": 1}
+
+
+def test_an_object_store_is_written_to_without_markers_of_directories(object_store: ObjectStore) -> None:
+    files.make_directory(object_store.uri("nothing/below"))
+    files.write_json(object_store.uri("json/a/b.json"), {"a": "ü"})
+    with files.staged_directory(object_store.uri("json/model")) as folder:
+        (folder / "card.json").write_text("{}")
+    assert object_store.keys("nothing") == []
+    assert object_store.keys("json") == ["a/b.json", "model/card.json"]
+    assert list(files.list_directory(object_store.uri("json"))) == ["a", "model"]
+    assert files.is_object_store(object_store.uri("json"))
+    files.delete(object_store.uri("json/model"))
+    assert not files.exists(object_store.uri("json/model"))
+
+
+def test_a_busy_object_store_is_asked_again(object_store: ObjectStore) -> None:
+    object_store.busy_every = 5
+    try:
+        for number in range(10):
+            files.write_bytes(object_store.uri(f"busy/{number}"), str(number).encode())
+        assert [files.read_bytes(object_store.uri(f"busy/{number}")) for number in range(10)] == [
+            str(number).encode() for number in range(10)
+        ]
+    finally:
+        object_store.busy_every = 0
+
+
+def test_an_object_store_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
+    store = ObjectStore()
+    store.close()
+    message = r"cannot reach s3://\S+ for 0 s: .*NETWORK_CONNECTION.*; run the same command to resume$"
+    with pytest.raises(FailureError, match=message) as caught:
+        files.write_bytes(store.uri("x"), b"x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_told_by_the_store_itself(object_store: ObjectStore) -> None:
+    files.require_bucket(object_store.uri("run"), flag="--run-dir")
+    with pytest.raises(UsageError, match=r"found no bucket photos-of-nobody$"):
+        files.require_bucket(object_store.uri("run").replace("photos-of-pets", "photos-of-nobody"), flag="--run-dir")

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
 
 from catdog.errors import FailureError, UsageError
 from catdog.storage import lease as leases
@@ -104,3 +105,14 @@ def test_a_job_that_lost_its_lease_finds_out_before_it_commits(tmp_path: Path) -
         (tmp_path / f".catdog-lease-{lease.owner}.json").unlink()
         with pytest.raises(FailureError, match=r"another job has taken over .*; run the same command to resume"):
             lease.check()
+
+
+def test_a_lease_holds_on_an_object_store_too(object_store: ObjectStore) -> None:
+    out = object_store.uri("leases/out")
+    with hold_lease(out, flag="--out", times=QUICK) as lease:
+        assert object_store.keys("leases/out") == [f".catdog-lease-{lease.owner}.json"]
+        with pytest.raises(UsageError, match="another job is at work there"):
+            acquire(out)
+        lease.check()
+    assert object_store.keys("leases/out") == []
+    assert acquire(out)

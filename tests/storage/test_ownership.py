@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
 
 from catdog.errors import UsageError
 from catdog.storage.ownership import MARK_FILE, Kind, check_folder, is_ours, mark_folder
@@ -86,3 +87,13 @@ def test_a_folder_of_an_earlier_version_is_known_by_the_file_of_its_job(
 )
 def test_results_are_told_from_photos_by_the_names_in_a_folder(names: set[str], ours: bool) -> None:
     assert is_ours(names) is ours
+
+
+def test_a_prefix_of_an_object_store_is_a_folder(object_store: ObjectStore) -> None:
+    out = object_store.uri("owners/out")
+    check(out)
+    object_store.put("owners/out/parts/mine.step", b"x")
+    with pytest.raises(UsageError, match="found 1 entries that catdog did not write, such as parts"):
+        check(out)
+    mark_folder(out, kind="labels")
+    check(out)

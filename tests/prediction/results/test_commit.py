@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import ObjectStore
 
 from catdog.errors import FailureError
 from catdog.prediction.results import commit
@@ -168,3 +169,23 @@ def test_everything_that_success_vouches_for_is_on_the_disk_before_it(
         "predictions-00000.parquet.part", "predictions.part", "_MANIFEST.json.part", "predictions.part",
         "_SUCCESS.part", "predictions.part", tmp_path.name,
     ]  # fmt: skip
+
+
+def test_a_commit_on_an_object_store_ends_with_its_mark_and_leaves_nothing_else(object_store: ObjectStore) -> None:
+    out = object_store.uri("commits/out")
+    parts, paths = write_parts(out, [2, 3])
+    object_store.put("commits/out/predictions/predictions-00000-12345678.parquet", b"of a commit that was killed")
+    with hold_lease(out, flag="--out") as lease:
+        assert commit.staging_directory(out, owner=lease.owner) == object_store.uri("commits/out/predictions")
+    commit_parts(out, parts)
+    assert commit.is_committed(out)
+    names = object_store.keys("commits/out")
+    assert [re.sub("-[0-9a-f]{8}", "", name) for name in names] == [
+        "predictions/_MANIFEST.json", "predictions/_SUCCESS", "predictions/predictions-00000.parquet",
+    ]  # fmt: skip
+    assert next(commit.read_rows(out, rule=TWO))["path"].to_pylist() == paths
+    commit_parts(out, write_parts(out, [2, 3])[0], replaces=True)
+    after = object_store.keys("commits/out")
+    assert len(after) == 3
+    assert after != names
+    assert commit.check_files(out)["files"][0]["rows"] == 5

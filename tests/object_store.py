@@ -1,0 +1,63 @@
+"""An S3-compatible object store on this machine, which can be made to fail."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from pyarrow import fs
+from werkzeug.serving import make_server
+
+BUCKET = "photos-of-pets"
+# What every process of a test finds in its environment: keys belong there, not into URIs.
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+class ObjectStore:
+    """moto's server. `busy_every`: one in so many requests is answered with 503. `requests` counts them by method."""
+
+    def __init__(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.busy_every = 0
+        self.requests: Counter[str] = Counter()
+        self._lock, self._count = threading.Lock(), 0
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._query = f"?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{self._server.server_port}"
+        system, _ = fs.FileSystem.from_uri(self.uri("") + "&allow_bucket_creation=true")
+        system.create_dir(BUCKET)
+        self.system = system
+
+    def uri(self, key: str) -> str:
+        """The URI of `key` in the one bucket."""
+        return f"s3://{BUCKET}/{key}{self._query}"
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys below `prefix`, without it."""
+        found = self.system.get_file_info(fs.FileSelector(f"{BUCKET}/{prefix}", recursive=True, allow_not_found=True))
+        return sorted(entry.path.removeprefix(f"{BUCKET}/{prefix}/") for entry in found if entry.is_file)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store `content` as `key`."""
+        with self.system.open_output_stream(f"{BUCKET}/{key}") as stream:
+            stream.write(content)
+
+    def close(self) -> None:
+        """Go away for good: connections are refused from now on."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        with self._lock:
+            self._count += 1
+            busy = self.busy_every and self._count % self.busy_every == 0
+            self.requests[environ["REQUEST_METHOD"]] += 1
+        if busy:
+            start("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        return self._moto(environ, start)
