@@ -40,6 +40,7 @@ def standardize(mean: Collection[float], stddev: Collection[float]) -> Scaling:
 
 
 UNIT_SCALING = Scaling((1 / 255,) * 3, (0.0,) * 3)
+SYMMETRIC_SCALING = Scaling((1 / 127.5,) * 3, (-1.0,) * 3)
 _IMAGENET_SCALING = standardize(IMAGENET_MEAN, IMAGENET_STDDEV)
 _LITE_SCALING = Scaling((1 / 128,) * 3, (-127 / 128,) * 3)  # (image - 127) / 128
 

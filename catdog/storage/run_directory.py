@@ -10,7 +10,7 @@ from typing import Any
 
 from catdog.command_line.settings import flatten_config
 from catdog.config import IngestConfig
-from catdog.storage import artifacts, files
+from catdog.storage import artifacts, files, lease, ownership
 
 _FILES = ("corrections", "labels", "groups")  # settings that name a file
 
@@ -60,13 +60,26 @@ def open_run(config: IngestConfig, *, fingerprints: Mapping[str, str] | None = N
 
     `fingerprints` names the content of each file that a setting gives, by the setting.
 
-    Raises UsageError with the differences when it was made with other settings, or where its bucket does not exist.
+    Raises UsageError with the differences when it was made with other settings, where its bucket does not exist, and
+    for a folder that is not ours.
     """
     run_dir = files.absolute(config.run_dir or default_run_dir(config))
     files.require_bucket(run_dir, flag="--run-dir")
+    ownership.check_folder(run_dir, kind="run", flag="--run-dir")
     wanted = {key: value for key, value in _settings(config, fingerprints).items() if key not in _FILES}
     artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=wanted)
     return run_dir
+
+
+@contextlib.contextmanager
+def hold_run(run_dir: str) -> Iterator[None]:
+    """Keep every other job out of the run directory for the length of the block, and declare it ours.
+
+    Raises UsageError, which names the other job, when one is at work there.
+    """
+    with lease.hold_lease(run_dir, flag="--run-dir"):
+        ownership.mark_folder(run_dir, kind="run")
+        yield
 
 
 def record_config(config: IngestConfig, *, run_dir: str, fingerprints: Mapping[str, str] | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from catdog.cluster.connection import connected
 from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
-from catdog.cluster.plan import make_plan, train_plan_text
+from catdog.cluster.plan import Plan, make_plan, train_plan_text
 from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.settings import flatten_config
 from catdog.config import TrainConfig
@@ -22,7 +22,7 @@ from catdog.features.cache import (
 )
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
-from catdog.model.weights.pretrained import load_weights
+from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import ingest, require_photos
@@ -32,7 +32,7 @@ from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
 from catdog.storage import files
 from catdog.storage.artifacts import versions
-from catdog.storage.run_directory import Stopwatch, open_run
+from catdog.storage.run_directory import Stopwatch, hold_run, open_run
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
@@ -61,19 +61,13 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     require_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
-    report_path = files.join(run_dir, "report.json")
-    if files.exists(report_path):
-        say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
-        report = files.read_json(report_path)
-        _say_result(report, run_dir=run_dir)
-        if not files.exists(files.join(run_dir, PAGE_FILE)):
-            _write_page(report, run_dir=run_dir)
-        return report
+    if files.exists(files.join(run_dir, "report.json")):
+        return _say_finished(run_dir)
     watch = Stopwatch(run_dir)
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
-    with connected(verbose=config.verbose) as resources, report_failures():
+    with hold_run(run_dir), connected(verbose=config.verbose) as resources, report_failures():
         quiet_datasets(verbose=config.verbose)
         plan = make_plan(resources, config.cluster)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
@@ -82,37 +76,63 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
         with watch.step("ingest"):
             manifest = ingest(config, run_dir=run_dir)
         watch.save()
-        layout = StageLayout(config, manifest, pretrained, root=files.join(run_dir, "features"))
-        job = TrainJob(
-            run_dir=run_dir,
-            spec=layout.spec,
-            seed=config.seed,
-            stages=layout.stages(),
-            card=model_card(config, manifest, pretrained),
-            plan=plan,
-            class_weights=class_weights(config, manifest),
-            precision=config.precision,
-            explain=True,
-            limits=DecodeLimits(max_pixels=config.max_pixels),
+        job = _train_stages(
+            config, manifest, pretrained, watch, plan, run_dir=run_dir, single_node=resources.is_single_node
         )
-        follower = EpochFollower(job)
-        training = Training(job, pretrained=pretrained, cluster=config.cluster, single_node=resources.is_single_node)
-        try:
-            with watch.step("trunk"):
-                rows = layout.extract(plan)
-        except Exception:
-            training.abandon()
-            raise
-        watch.count("trunk_rows", rows)
-        watch.save()
-        with watch.step("train"):
-            training.finish(follower)
-        watch.save()
         report = _finish(config, manifest, job, watch, run_dir=run_dir)
     _say_result(report, run_dir=run_dir)
     _write_page(report, run_dir=run_dir)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir)
     return report
+
+
+def _say_finished(run_dir: str) -> dict[str, Any]:
+    say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
+    report = files.read_json(files.join(run_dir, "report.json"))
+    _say_result(report, run_dir=run_dir)
+    if not files.exists(files.join(run_dir, PAGE_FILE)):
+        _write_page(report, run_dir=run_dir)
+    return report
+
+
+def _train_stages(
+    config: TrainConfig,
+    manifest: Manifest,
+    pretrained: Pretrained | None,
+    watch: Stopwatch,
+    plan: Plan,
+    *,
+    run_dir: str,
+    single_node: bool,
+) -> TrainJob:
+    """Run the trunk pass, while the workers start, and the stages on its features; return what was trained."""
+    layout = StageLayout(config, manifest, pretrained, root=files.join(run_dir, "features"))
+    job = TrainJob(
+        run_dir=run_dir,
+        spec=layout.spec,
+        seed=config.seed,
+        stages=layout.stages(),
+        card=model_card(config, manifest, pretrained),
+        plan=plan,
+        class_weights=class_weights(config, manifest),
+        precision=config.precision,
+        explain=True,
+        limits=DecodeLimits(max_pixels=config.max_pixels),
+    )
+    follower = EpochFollower(job)
+    training = Training(job, pretrained=pretrained, cluster=config.cluster, single_node=single_node)
+    try:
+        with watch.step("trunk"):
+            rows = layout.extract(plan)
+    except Exception:
+        training.abandon()
+        raise
+    watch.count("trunk_rows", rows)
+    watch.save()
+    with watch.step("train"):
+        training.finish(follower)
+    watch.save()
+    return job
 
 
 def _finish(

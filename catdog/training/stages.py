@@ -19,9 +19,10 @@ from catdog.features.cache import FeatureCache, locate_cache
 from catdog.features.extract import extract_features
 from catdog.features.rows import StreamSource
 from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
-from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, UNIT_SCALING, Scaling, backbone_spec
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, SYMMETRIC_SCALING, UNIT_SCALING, Scaling, backbone_spec
 from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
+from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.manifest import UNEVEN_RATIO, Manifest
 from catdog.storage import artifacts, files
@@ -86,6 +87,7 @@ class StageLayout:
             pooling=config.pooling,
             dropout=config.dropout,
             scaling=_input_scaling(config, pretrained),
+            framing=Framing(resize=config.resize, resampling=config.resampling),
         )
         self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
         self._photo_sets: dict[tuple[str, tuple[int, ...]], PhotoSet] = {}  # each computes its fingerprint once
@@ -201,7 +203,10 @@ def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
 
 
 def _input_scaling(config: TrainConfig, pretrained: Pretrained | None) -> Scaling:
-    return UNIT_SCALING if config.input_scaling == "1/255" or pretrained is None else pretrained.scaling
+    asked = {"1/255": UNIT_SCALING, "-1..1": SYMMETRIC_SCALING}
+    if config.input_scaling in asked:
+        return asked[config.input_scaling]
+    return pretrained.scaling if pretrained else UNIT_SCALING
 
 
 def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ from catdog.report.plots import draw_sweep
 from catdog.report.tracking import require_tracker, track_runs
 from catdog.storage import files
 from catdog.storage.artifacts import versions
-from catdog.storage.run_directory import open_run
+from catdog.storage.run_directory import hold_run, open_run
 from catdog.training.stages import StageJob, StageLayout, check_cut, class_weights, model_card, stage_batches
 from catdog.tuning.records import (
     Record,
@@ -83,7 +83,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
     say(f"Run directory: {run_dir}")
-    with connected(verbose=config.verbose) as resources, report_failures():
+    with hold_run(run_dir), connected(verbose=config.verbose) as resources, report_failures():
         from catdog.tuning.trial import Sweep
 
         quiet_datasets(verbose=config.verbose)

@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from catdog.command_line.settings import build_config
+from catdog.config import TrainConfig
+from catdog.errors import UsageError
+from catdog.storage.run_directory import Stopwatch, hold_run, open_run
+
+
+def opened(run_dir: Path) -> str:
+    return open_run(build_config(TrainConfig, {"run_dir": str(run_dir)}))
+
+
+def test_counts_stand_apart_from_seconds_and_both_survive(tmp_path: Path) -> None:
+    watch = Stopwatch(str(tmp_path))
+    watch.add("trunk", 1.5)
+    watch.count("trunk_rows", 100)
+    watch.save()
+    again = Stopwatch(str(tmp_path))
+    again.add("trunk", 0.5)
+    again.count("trunk_rows", 28)
+    assert (again.seconds, again.counts) == ({"trunk": 2.0}, {"trunk_rows": 128})
+
+
+def test_a_run_of_an_earlier_version_had_the_count_among_the_seconds(tmp_path: Path) -> None:
+    (tmp_path / "seconds.json").write_text('{"start": 2.0, "trunk_rows": 64, "trunk": 1.0}')
+    watch = Stopwatch(str(tmp_path))
+    assert (watch.seconds, watch.counts) == ({"start": 2.0, "trunk": 1.0}, {"trunk_rows": 64})
+
+
+def test_somebody_else_s_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.py").write_text("kept")
+    with pytest.raises(UsageError, match=rf"^--run-dir {tmp_path}: expected a new or empty folder or a run directory"):
+        opened(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.py"]
+
+
+def test_a_second_job_on_a_run_directory_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with hold_run(str(tmp_path)):
+        with pytest.raises(UsageError, match=r"--run-dir .*: another job is at work there"), hold_run(str(tmp_path)):
+            pass
+        assert json.loads((tmp_path / ".catdog.json").read_text())["kind"] == "run"
+    with hold_run(str(tmp_path)):
+        pass
+    assert opened(tmp_path) == str(tmp_path)
