@@ -51,14 +51,14 @@ def diagnose(
     best: str,
     temperature: Temperature,
     train_features: FeatureCache | None,
-    heat: str,
+    heatmaps: str,
     limits: DecodeLimits,
     task_cpus: float,
 ) -> list[str]:
     """Write diagnosis.json and thumbnails.parquet into `run_dir`; return the lines that a person should read.
 
     `best` is the stage whose model the run's is, `train_features` the cache of pooled features of the training photos,
-    `heat` a file of pictures (rows.PICTURES) of where the model looked, which need not exist.
+    `heatmaps` a file of pictures (schemas.PICTURES) of where the model looked, which need not exist.
     """
     found = {stage: read_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
     outcomes = {stage: rows for stage, rows in found.items() if rows is not None}
@@ -69,7 +69,7 @@ def diagnose(
         "label_errors": _label_errors(train_features, manifest.classes),
         **_near_duplicates(manifest),
     }
-    _write_pictures(run_dir, diagnosis, heat=heat, limits=limits, task_cpus=task_cpus)
+    _write_pictures(run_dir, diagnosis, heatmaps=heatmaps, limits=limits, task_cpus=task_cpus)
     files.write_json(files.join(run_dir, DIAGNOSIS_FILE), diagnosis)
     return _lines(diagnosis, temperature)
 
@@ -149,7 +149,7 @@ def _as_calibrated(
 
 
 def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the training photos whose label is likely wrong; `label` and `probability` are what it rather is."""
+    """Return the training photos whose label is likely wrong; `label` and `probability` are predicted."""
     if cache is None:
         return []
     # Rows stand in the order of digests: the first ones are as good as drawn.
@@ -186,13 +186,13 @@ def _near_duplicates(manifest: Manifest) -> dict[str, Any]:
 
 
 def _write_pictures(
-    run_dir: str, diagnosis: dict[str, Any], *, heat: str, limits: DecodeLimits, task_cpus: float
+    run_dir: str, diagnosis: dict[str, Any], *, heatmaps: str, limits: DecodeLimits, task_cpus: float
 ) -> None:
     listed = [row["path"] for key in ("worst", "least_sure", "label_errors") for row in diagnosis.get(key, [])]
     listed += [pair[side] for pair in diagnosis["near_duplicates"] for side in ("first", "second")]
     made = make_thumbnails(listed, limits=limits, task_cpus=task_cpus)
     photos = [{"name": name, "kind": "photo", "jpeg": jpeg} for name, jpeg in made.items()]
-    pictures = pa.concat_tables([pa.Table.from_pylist(photos, PICTURES), read_pictures(heat)])
+    pictures = pa.concat_tables([pa.Table.from_pylist(photos, PICTURES), read_pictures(heatmaps)])
     write_pictures(files.join(run_dir, PICTURES_FILE), pictures)
 
 
@@ -202,14 +202,16 @@ def _lines(diagnosis: dict[str, Any], temperature: Temperature) -> list[str]:
         lines.append(f"Calibration: temperature {temperature.value:.2f} in the model; {temperature.reason}.")
     if suspects := diagnosis["label_errors"]:
         first = suspects[0]
+        count = f"{len(suspects)}{'' if len(suspects) < SHOWN else ' or more'}"
         lines.append(
-            f"{len(suspects)}{'' if len(suspects) < SHOWN else ' or more'} training photos may have a wrong label, "
-            f"such as {first['path']}: {first['true']}, or rather {first['label']}."
+            f"{count} training photo{'' if len(suspects) == 1 else 's'} may have a wrong label, "
+            f"such as {first['path']}: labelled {first['true']}, predicted {first['label']}."
         )
     if count := diagnosis["near_duplicate_count"]:
         pair = diagnosis["near_duplicates"][0]
+        what = "1 pair of photos looks" if count == 1 else f"{count} pairs of photos look"
         lines.append(
-            f"Warning: {count} pairs of photos look the same across splits, which flatters the scores, such as "
+            f"Warning: {what} the same across splits; this inflates the scores. For example "
             f"{pair['first']} ({pair['first_split']}) and {pair['second']} ({pair['second_split']})."
         )
     return lines

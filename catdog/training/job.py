@@ -202,7 +202,7 @@ def _diagnose(
             best=best,
             temperature=temperature,
             train_features=cached[0] if cached else None,
-            heat=files.join(run_dir, HEATMAP_FILE),
+            heatmaps=files.join(run_dir, HEATMAP_FILE),
             limits=DecodeLimits(max_pixels=config.max_pixels),
             task_cpus=job.plan.task_cpus,
         )

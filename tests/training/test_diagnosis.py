@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 def diagnosed(run: tuple[Path, Manifest], **changes: object) -> tuple[dict, list[str]]:
     folder, manifest = run
     options = {"stages": ["frozen", "unfrozen"], "best": "unfrozen", "temperature": NONE, "train_features": None,
-               "heat": str(folder / "heat.parquet"), "limits": DecodeLimits(), "task_cpus": 0.25}  # fmt: skip
+               "heatmaps": str(folder / "heat.parquet"), "limits": DecodeLimits(), "task_cpus": 0.25}  # fmt: skip
     lines = diagnose(str(folder), manifest, **{**options, **changes})  # type: ignore[arg-type]
     return json.loads((folder / "diagnosis.json").read_text()), lines
 
@@ -101,7 +101,7 @@ def test_a_diagnosis_has_the_numbers_the_photos_and_their_pictures(
     assert [one["photos"] for one in found["calibration"]["before"]["bins"]] == [1, 3]
     assert set(found["calibration"]["before"]["bins"][0]) == {"low", "high", "photos", "confidence", "accuracy"}
     assert lines == [
-        "Warning: 1 pairs of photos look the same across splits, which flatters the scores, such as "
+        "Warning: 1 pair of photos looks the same across splits; this inflates the scores. For example "
         f"{folder}/photos/00.jpg (train) and {folder}/photos/12.jpg (test)."
     ]
     pictures = read_pictures(str(folder / "thumbnails.parquet")).to_pylist()
@@ -137,7 +137,7 @@ def test_label_errors_come_from_the_cached_features(ray_session: None, run: tupl
     assert [(row["path"], row["true"], row["label"]) for row in found["label_errors"]] == [
         ("/p/5", "cat", "<i>dog</i>")
     ]
-    assert lines[0] == "1 training photos may have a wrong label, such as /p/5: cat, or rather <i>dog</i>."
+    assert lines[0] == "1 training photo may have a wrong label, such as /p/5: labelled cat, predicted <i>dog</i>."
 
 
 def test_a_run_without_predictions_has_a_diagnosis_of_the_rest(
