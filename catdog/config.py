@@ -65,6 +65,15 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 RECIPES = tuple(RECIPE_DEFAULTS)
+# What runs did before these settings existed; the config.json of such a run lacks them.
+VALUES_BEFORE: Mapping[str, Any] = {
+    "image_size": 0,
+    "resize": "squash",
+    "resampling": "bilinear",
+    "class_weights": "none",
+    "frozen.head": "epochs",
+    "augmentation.mirror_pairs": False,
+}
 # Words that people type for a setting, from other tools.
 _PHOTOS_WORDS = ("data", "data_dir", "data_path", "dataset", "input", "input_dir", "inputs", "images", "path")
 _OUT_WORDS = ("output", "output_dir", "out_dir", "save_dir", "dest", "destination", "results")
@@ -219,6 +228,7 @@ class TrainConfig(IngestConfig):
     """The whole train job."""
 
     recipes: ClassVar = RECIPE_DEFAULTS
+    values_before: ClassVar = VALUES_BEFORE
 
     recipe: str = setting("default", "the defaults of the other settings", group="model", choices=RECIPES)
     # Its names are checked where they stand, in model/backbone_specs, before Ray starts.

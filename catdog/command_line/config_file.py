@@ -9,6 +9,7 @@ from typing import Any
 from catdog.command_line.settings import check_setting, convert_setting, fields_of
 from catdog.errors import UsageError
 
+_RECORDED = "config.json"  # of a run: all settings that there were when it was made
 _FINGERPRINT = "_fingerprint"  # in the config.json of a run: of the content of a file that a setting names
 
 
@@ -37,6 +38,8 @@ def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
             continue
         check_setting(config_class, key, prefix="", source=f"{source}: ")
         values[key] = convert_setting(config_class, key, value, flag=f"{source}: {key}")
+    if Path(path).name == _RECORDED:
+        values = {**getattr(config_class, "values_before", {}), **values}
     return values
 
 

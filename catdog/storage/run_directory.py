@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.command_line.settings import flatten_config
-from catdog.config import IngestConfig
+from catdog.config import VALUES_BEFORE, IngestConfig
 from catdog.storage import artifacts, files, lease, ownership
 
 _FILES = ("corrections", "labels", "groups")  # settings that name a file
@@ -67,7 +67,8 @@ def open_run(config: IngestConfig, *, fingerprints: Mapping[str, str] | None = N
     files.require_bucket(run_dir, flag="--run-dir")
     ownership.check_folder(run_dir, kind="run", flag="--run-dir")
     wanted = {key: value for key, value in _settings(config, fingerprints).items() if key not in _FILES}
-    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=wanted)
+    remedy = f"--config {run_dir}/config.json, which has them, or another --run-dir"
+    artifacts.refuse_difference(run_dir, found=_recorded(run_dir), wanted=wanted, remedy=remedy)
     return run_dir
 
 
@@ -94,7 +95,8 @@ def _recorded(run_dir: str) -> dict[str, Any]:
     found = files.read_json(path)
     # A run of an earlier version knew no such files, or recorded the fingerprint of the corrections in their place.
     before = {f"{name}_fingerprint": found.get(name, "") for name in _FILES}
-    return {"splits": "", **before, **found}
+    older = VALUES_BEFORE if "frozen.epochs" in found else {}
+    return {"splits": "", **before, **older, **found}
 
 
 def _settings(config: IngestConfig, fingerprints: Mapping[str, str] | None) -> dict[str, Any]:

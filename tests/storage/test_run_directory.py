@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog.command_line.settings import build_config
+from catdog.command_line.arguments import parse_arguments
+from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig
 from catdog.errors import UsageError
 from catdog.storage.run_directory import Stopwatch, hold_run, open_run
@@ -46,3 +47,17 @@ def test_a_second_job_on_a_run_directory_is_refused_and_the_first_goes_on(tmp_pa
     with hold_run(str(tmp_path)):
         pass
     assert opened(tmp_path) == str(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_own_config_and_not_with_the_new_defaults(tmp_path: Path) -> None:
+    recorded = flatten_config(TrainConfig(), identity_only=True)
+    for name in ("frozen.head", "class_weights", "resize", "resampling", "image_size", "augmentation.mirror_pairs"):
+        del recorded[name]
+    (tmp_path / "config.json").write_text(json.dumps({**recorded, "photos": "", "corrections": ""}))
+    with pytest.raises(
+        UsageError, match=r'frozen.head was "epochs", is now "logistic".*--config .*/config.json'
+    ) as told:
+        open_run(parse_arguments(TrainConfig, ["--run-dir", str(tmp_path)], description=""))
+    assert 'resize was "squash", is now "crop"' in str(told.value)
+    flags = ["--config", f"{tmp_path}/config.json", "--run-dir", str(tmp_path)]
+    assert open_run(parse_arguments(TrainConfig, flags, description="")) == str(tmp_path)
