@@ -39,7 +39,7 @@ from catdog.photos.sources.files import list_photos, read_photo
 _LIMITS = DecodeLimits(max_pixels=10**8)
 _WARM = 256  # images that the loops of single steps go over
 _ROUNDS = 5
-_VIEWS = (1, 2, 3)  # as the default recipe has them
+_VIEWS = (1, 2, 3)
 EPOCH_ROWS = 1000
 
 
@@ -144,7 +144,7 @@ def _augment(image: np.ndarray) -> np.ndarray:
 
 
 def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
-    """Return what the default recipe computes at `cut`; without weights, what names such features."""
+    """Return what Lite0 computes at `cut` at 224 pixels; without weights, what names such features."""
     return Extraction(
         backbone="efficientnet-lite0",
         image_size=224,

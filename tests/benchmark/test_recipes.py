@@ -1,7 +1,11 @@
 import json
 from pathlib import Path
 
-from catdog.benchmark.recipes import RecipeScore, recipe_rows, score_runs
+import pytest
+
+from catdog.benchmark.recipes import _VARIANTS, RecipeScore, recipe_rows, score_runs
+from catdog.command_line.arguments import parse_arguments
+from catdog.config import TrainConfig
 
 
 def leave_run(folder: Path, *, accuracy: float, best: str) -> str:
@@ -19,6 +23,11 @@ def leave_run(folder: Path, *, accuracy: float, best: str) -> str:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     return str(folder)
+
+
+@pytest.mark.parametrize("flags", _VARIANTS.values(), ids=_VARIANTS.keys())
+def test_a_variant_has_flags_that_the_train_job_knows(flags: str) -> None:
+    parse_arguments(TrainConfig, flags.split(), description="", program="train")
 
 
 def test_scores_are_means_over_the_runs_of_a_recipe(tmp_path: Path) -> None:
