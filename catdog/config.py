@@ -400,6 +400,13 @@ class PredictConfig(Settings):
         choices=("float32", "bfloat16"),
         also=("dtype", "bf16", "fp16", "half"),
     )
+    tta: str = setting(
+        "none",
+        "test-time augmentation: `flip` averages each photo and its mirror image, at half the speed",
+        group="model",
+        choices=("none", "flip"),
+        also=("flip", "augment", "hflip"),
+    )
     threshold: float = setting(
         0.0, "below this probability the label is `unsure`", group="labels", low=0, high=1, also=("confidence", "conf")
     )

@@ -13,13 +13,12 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig
 from catdog.console import ProgressLine, say
 from catdog.errors import FailureError, ImageError, UsageError
-from catdog.model.engines import EngineSpec, check_precision, choose_engine, read_model
+from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.files import read_photo
 from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
-from catdog.prediction.labelling import Decoding, label_photos
+from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
 from catdog.prediction.output import InputsDigest, State
 from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.request import Cluster, Inputs, Request, read_request
@@ -62,24 +61,20 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
 def predict_one(config: PredictConfig) -> None:
     """Label one photo in this process, without Ray, and print (class name, probability) for each model.
 
-    Raises UsageError as read_model does, FailureError when the photo cannot be read.
+    Raises UsageError as read_model does and for a file that is no photo, FailureError when it cannot be read.
     """
+    request = read_request(config)
     engine = choose_engine(config.engine, gpus=False)
     check_precision(config.precision, engine=engine, gpus=False)
-    for directory in config.model:
-        model = read_model(directory)
-        try:
-            content = read_photo(files.absolute(config.photos))
-            image = decode_image(
-                content,
-                size=model.spec.image_size,
-                framing=model.spec.framing,
-                limits=DecodeLimits(max_pixels=config.max_pixels),
-            )
-        except ImageError as error:
-            raise FailureError(f"{config.photos}: {error}") from error
+    try:
+        content = read_photo(files.absolute(config.photos))
+        image = decode_image(content, size=request.spec.image_size, limits=request.limits)
+    except ImageError as error:
+        failure = FailureError if error.code in ("io", "truncated", "crash") else UsageError
+        raise failure(f"{config.photos}: {error}") from error
+    for model in request.models:
         run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
-        (probabilities,) = run(image[np.newaxis])
+        (probabilities,) = with_augmentation(run, config.tta)(image[np.newaxis])
         label = int(np.argmax(probabilities))
         say(str((model.spec.classes[label], float(probabilities[label]))))
 
@@ -147,6 +142,7 @@ def label(
         parts,
         out=out,
         rule=request.rule,
+        tta=config.tta,
         engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in request.models],
         decoding=Decoding(image_size=request.spec.image_size, framing=request.spec.framing, limits=request.limits),
         plan=plan,
@@ -163,6 +159,7 @@ def label(
         **output.summarize(manifest, labelled=progress.labelled, steps=steps),
         "engine": engine,
         "precision": config.precision,
+        "tta": config.tta,
         "models": [
             {"path": files.absolute(path), "fingerprint": model.fingerprint}
             for path, model in zip(config.model, request.models, strict=True)

@@ -20,6 +20,7 @@ from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_ac
 from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import Plan
 from catdog.errors import CatdogError, FailureError, ImageError
+from catdog.model.engines import Engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
@@ -59,10 +60,11 @@ def label_photos(
     decoding: Decoding,
     plan: Plan,
     progress: Progress,
+    tta: str = "none",
 ) -> None:
     """Write those of `parts`, of the photos `inputs` (sources.INPUTS), that do not stand below `out` yet.
 
-    `engines` are engines.EngineSpec, one for each model.
+    `engines` are engines.EngineSpec, one for each model; `tta` as with_augmentation takes it.
     `progress` is called with (photos done, photos in all), those of earlier tries included.
     Raises FailureError when the pass breaks; what was written stands.
     """
@@ -74,8 +76,16 @@ def label_photos(
     if not missing:
         return
     blocks = [_block(inputs, part) for part in missing]
+    settings = {
+        "engines": share(list(engines)),
+        "out": out,
+        "rule": rule,
+        "tta": tta,
+        "batch_size": plan.batch_size,
+        "threads": plan.threads,
+    }
     try:
-        for batch in _pipeline(blocks, out=out, rule=rule, engines=engines, decoding=decoding, plan=plan):
+        for batch in _pipeline(blocks, settings, decoding=decoding, plan=plan):
             done += int(batch["rows"].sum())
             progress(done, total)
     except CatdogError:
@@ -84,15 +94,7 @@ def label_photos(
         raise FailureError(f"labelling failed: {root_cause(error)}; run the same command to resume") from error
 
 
-def _pipeline(
-    blocks: list[pa.Table],
-    *,
-    out: str,
-    rule: LabelRule,
-    engines: Sequence[Any],
-    decoding: Decoding,
-    plan: Plan,
-) -> Any:
+def _pipeline(blocks: list[pa.Table], settings: dict[str, Any], *, decoding: Decoding, plan: Plan) -> Any:
     import ray
 
     def read_block(block: pa.Table) -> dict[str, np.ndarray]:
@@ -103,13 +105,7 @@ def _pipeline(
     written = map_in_actors(
         images,
         PartWriter,
-        {
-            "engines": share(list(engines)),
-            "out": out,
-            "rule": rule,
-            "batch_size": plan.batch_size,
-            "threads": plan.threads,
-        },
+        settings,
         name="model actor",
         actors=min(plan.actors, len(blocks)),
         num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
@@ -197,10 +193,11 @@ class PartWriter:
     """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
 
     def __init__(
-        self, *, engines: Any, out: str, rule: LabelRule, batch_size: int, threads: int, restarts: Restarts
+        self, *, engines: Any, out: str, rule: LabelRule, tta: str, batch_size: int, threads: int, restarts: Restarts
     ) -> None:
         restarts.count()
-        self._models = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
+        loaded = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
+        self._models = [with_augmentation(model, tta) for model in loaded]
         self._out, self._rule = out, rule
         self._one_by_one = threading.Lock()
 
@@ -214,3 +211,18 @@ class PartWriter:
         rows = build_rows(block["path"].tolist(), block["error"].tolist(), found, self._rule)
         write_prediction_part(self._out, str(block["part"][0]), rows, retried=int(block["retried"].sum()))
         return {"rows": np.array([len(good)])}
+
+
+def with_augmentation(model: Engine, tta: str) -> Engine:
+    """Return `model` with test-time augmentation: `flip` is the mean over an image and its mirror image.
+
+    `none` is the model itself. Both probabilities are those of the same network, so their mean adds up to 1 as well.
+    """
+    if tta == "none":
+        return model
+
+    def run(images: np.ndarray) -> np.ndarray:
+        mirrored = np.ascontiguousarray(images[:, :, ::-1])
+        return np.asarray((model(images) + model(mirrored)) / 2, np.float32)
+
+    return run

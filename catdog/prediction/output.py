@@ -30,6 +30,7 @@ SUMMARY_FILE = "summary.json"
 INPUTS_FILE = "inputs.parquet"
 EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
+_MANY_LABELS = 12  # of more, those without photos are not listed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,8 +155,8 @@ def check_output(
     changed = [] if moved else changed_photos(out, inputs())
     if changed:
         raise UsageError(
-            f"{len(changed)} photos have changed since they were labelled, such as {changed[0]}: --retry-errors labels "
-            "these and the failed ones anew, --overwrite all"
+            f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
+            "changed and failed photos anew, --overwrite all"
         )
     return State.FINISHED
 
@@ -206,9 +207,15 @@ def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, in
     gone, new = rows.keys() - listed, listed - rows.keys()
     changed = changed_photos(out, inputs)
     if gone or new or changed:
-        counts = {"files have no row": new, "rows have no file any more": gone, "photos have other content": changed}
-        said = ", ".join(f"{len(paths)} {what}, such as {min(paths)}" for what, paths in counts.items() if paths)
-        raise FailureError(f"{job['photos']} has changed since: {said}; --overwrite labels anew")
+        differences = [
+            ("file", "without a row", new),
+            ("row", "without a file", gone),
+            ("photo", "changed", changed),
+        ]
+        said = [
+            f"{counted(len(found), noun)} {what}, such as {min(found)}" for noun, what, found in differences if found
+        ]
+        raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels anew")
     say(f"{job['photos']} holds these {len(listed)} files and no other.")
 
 
@@ -241,13 +248,16 @@ def say_summary(summary: Mapping[str, Any], *, where: str) -> None:
         **({UNSURE: summary["unsure"]} if "unsure" in summary else {}),
         "errors": sum(bad.values()),
     }
+    shown = {name: count for name, count in counts.items() if count or len(counts) <= _MANY_LABELS}
     rows = [
         ("label", "photos", "share"),
-        *((name, str(count), f"{count / photos:.1%}") for name, count in counts.items()),
+        *((name, str(count), f"{count / photos:.1%}") for name, count in shown.items()),
     ]
     rows += [(f"  {code}", str(count), "") for code, count in bad.items()]
     say("")
     say(table_text(rows))
+    if len(shown) < len(counts):
+        say(f"{counted(len(counts) - len(shown), 'label')} without photos not listed.")
     again, rate = summary["io"]["recovered"], summary["photos_per_second"]
     say(
         f"{counted(summary['labelled_now'], 'photo')} in {duration(summary['seconds'])}: {rate:.1f} photos/s"
@@ -262,7 +272,7 @@ def refuse_bad_photos(summary: Mapping[str, Any], config: PredictConfig) -> None
     bad = sum(errors.values()) + summary["io"]["failed"]
     if errors.keys() <= {"empty", "not-an-image"} and bad == photos:
         raise UsageError(
-            f"expected photos in {config.photos}, found {photos} files and no image among them: check --photos"
+            f"expected photos in {config.photos}, found {counted(photos, 'file')}, none an image: check --photos"
         )
     if bad > config.max_errors * photos:
         raise BadPhotosError(

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,10 +33,14 @@ from catdog.storage.schemas import UNSURE
 
 
 def is_one_photo(config: PredictConfig) -> bool:
-    """Tell whether the job is one local photo whose label is only to be printed."""
-    path = Path(config.photos).expanduser()
-    listing = path.suffix.lower() in (".zip", ".txt", ".parquet")
-    return not config.out and bool(config.model) and not config.sort_into and path.is_file() and not listing
+    """Tell whether the job is one photo, local or by URI, whose label is only to be printed."""
+    if config.out or config.sort_into or not config.photos or config.photos.lower().endswith(_LISTINGS):
+        return False
+    return files.is_file(files.absolute(config.photos))
+
+
+# Files that hold several photos, or name them.
+_LISTINGS = (".zip", ".txt", ".parquet", ".csv", ".tsv", ".tar", ".gz", ".tgz", ".zst")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

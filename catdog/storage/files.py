@@ -128,6 +128,14 @@ def is_directory(path: str) -> bool:
     return bool(_kind(path) == fs.FileType.Directory)
 
 
+def is_file(path: str) -> bool:
+    """Tell whether a file stands at `path`.
+
+    Raises FailureError when that cannot be told: no network, no permission.
+    """
+    return bool(_kind(path) == fs.FileType.File)
+
+
 def _kind(path: str) -> fs.FileType:
     system, inside = open_filesystem(path)
     try:
@@ -239,8 +247,8 @@ def list_directory(path: str) -> dict[str, fs.FileInfo]:
     Raises NotADirectoryError where a file stands there, FailureError when it cannot be listed.
     """
     system, inside = open_filesystem(path)
-    if system.type_name == "local" and Path(inside).is_file():
-        raise NotADirectoryError(f"{path} is a file")
+    if system.type_name == "local" and any(part.is_file() for part in (Path(inside), *Path(inside).parents)):
+        raise NotADirectoryError(f"{path} is a file, or below one")
     selector = fs.FileSelector(inside, allow_not_found=True)
     try:
         return {entry.base_name: entry for entry in wait_out(lambda: system.get_file_info(selector), where=path)}

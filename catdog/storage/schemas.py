@@ -45,19 +45,20 @@ REJECTED = pa.schema(
 UNSURE = "unsure"  # the label of a photo whose greatest probability is below the threshold
 
 
-def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1) -> pa.Schema:
+def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1, first_rank: int = 2) -> pa.Schema:
     """Return the columns of a prediction: one row for each input path.
 
     label (class name, UNSURE, null on error), probability (of the most probable class), p_<class> for each class,
     error ("code: message", null for a photo that has a label). With `top_k` over 1 the next classes follow as
-    top2_label, top2_probability …; a second model's columns are second_label, second_probability, second_p_<class>.
+    top2_label, top2_probability …, from `first_rank` on: with 1, top1_label is the most probable class also where
+    label is UNSURE. A second model's columns are second_label, second_probability, second_p_<class>.
     """
     fields = [pa.field("path", pa.string(), nullable=False)]
     for model in range(models):
         prefix = "second_" if model else ""
         fields += [pa.field(f"{prefix}label", pa.string()), pa.field(f"{prefix}probability", pa.float32())]
         fields += [pa.field(f"{prefix}p_{name}", pa.float32()) for name in classes]
-        for rank in range(2, top_k + 1):
+        for rank in range(first_rank, top_k + 1):
             fields.append(pa.field(f"{prefix}top{rank}_label", pa.string()))
             fields.append(pa.field(f"{prefix}top{rank}_probability", pa.float32()))
     return pa.schema([*fields, pa.field("error", pa.string())])

@@ -243,7 +243,7 @@ def test_photos_that_change_are_found_out_and_labelled_again_on_request(
     predict(folder, out, model_dir)
     first = rows_of(out)
     draw_photo(folder / "cat/3.jpg", seed=77, colour=(10, 200, 10))
-    with pytest.raises(FailureError, match=r"1 photos have other content, such as .*/cat/3\.jpg; --overwrite"):
+    with pytest.raises(FailureError, match=r"1 photo changed, such as .*/cat/3\.jpg; --overwrite"):
         output.verify(str(out))
     with pytest.raises(
         UsageError, match=r"1 photos have changed since they were labelled, such as .*/cat/3\.jpg: --re"
@@ -425,7 +425,7 @@ def test_too_many_bad_photos_have_an_exit_code_of_their_own_and_all_rows(
 def test_a_folder_without_any_image_is_the_user_s_mistake(model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/1.jpg").write_text("a text")
-    with pytest.raises(UsageError, match="found 1 files and no image among them"):
+    with pytest.raises(UsageError, match="found 1 file, none an image"):
         predict(tmp_path / "texts", tmp_path / "labels", model_dir)
 
 

@@ -26,7 +26,7 @@ from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import labelling
-from catdog.prediction.labelling import Decoding, label_photos, photos_per_part
+from catdog.prediction.labelling import Decoding, label_photos, photos_per_part, with_augmentation
 from catdog.prediction.output import with_versions
 from catdog.prediction.results.parts import finished_parts, plan_parts
 from catdog.prediction.results.rows import LabelRule
@@ -120,6 +120,19 @@ def test_what_stands_is_not_done_again(tmp_path: Path) -> None:
     assert label(folder, out) == [12, 20]
     after = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("*.parquet")}
     assert {name for name in after if after[name] != before[name]} == {second.name}
+
+
+def test_a_mirrored_photo_counts_as_much_as_the_photo_itself() -> None:
+    def share_on_the_left(images: np.ndarray) -> np.ndarray:
+        left = images[:, :, :1].mean(axis=(1, 2, 3)).astype(np.float32) / 255
+        return np.stack([left, 1 - left], axis=1)
+
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    images[0, :, 0] = 255  # white on the left, black elsewhere
+    assert share_on_the_left(images).tolist() == [[1, 0], [0, 1]]
+    assert with_augmentation(share_on_the_left, "flip")(images).tolist() == [[0.5, 0.5], [0, 1]]
+    assert with_augmentation(share_on_the_left, "none") is share_on_the_left
+    assert with_augmentation(share_on_the_left, "flip")(images[:1]).shape == (1, 2)
 
 
 def hostile_files(folder: Path) -> dict[str, str | None]:

@@ -1,5 +1,8 @@
 import json
 from pathlib import Path
+from typing import Any
+
+from heard import heard
 
 from catdog.prediction import output
 from catdog.prediction.output import InputsDigest
@@ -22,3 +25,31 @@ def test_a_job_file_of_an_earlier_version_reads_as_one_of_today(tmp_path: Path) 
 def test_results_without_a_place_go_below_labels() -> None:
     found = [output.default_out(photos) for photos in ("a/Pets.zip", "s3://b/pets/", "x/*.jpg", "/")]
     assert found == ["labels/Pets", "labels/pets", "labels/photos", "labels/photos"]
+
+
+def summary_of(labels: dict[str, int]) -> dict[str, Any]:
+    photos = sum(labels.values())
+    times = {"labelled_now": photos, "seconds": 2.0, "photos_per_second": photos / 2}
+    return {"photos": photos, "labels": labels, "errors": {}, "io": {"failed": 0, "recovered": 0}, **times}
+
+
+def test_of_many_labels_those_without_photos_are_counted_only() -> None:
+    said: list[str] = []
+    labels = {f"breed {number}": 0 for number in range(200)} | {"pug": 3, "beagle": 1}
+    heard(said, output.say_summary, summary_of(labels), where="out/predictions")
+    assert said == [
+        "",
+        "label   photos  share",
+        "------  ------  -----",
+        "pug          3  75.0%",
+        "beagle       1  25.0%",
+        "201 labels without photos not listed.",
+        "4 photos in 2s: 2.0 photos/s",
+        "Predictions: out/predictions",
+    ]
+
+
+def test_of_few_labels_each_is_listed() -> None:
+    said: list[str] = []
+    heard(said, output.say_summary, summary_of({"cat": 1, "dog": 0}), where="out/predictions")
+    assert said[3:6] == ["cat          1  100.0%", "dog          0    0.0%", "errors       0    0.0%"]

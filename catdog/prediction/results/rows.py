@@ -25,17 +25,23 @@ _FORMULA = r"^['=+\-@\t\r]"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelRule:
-    """How probabilities become a row: the class names, the threshold, and how many ranks are written."""
+    """How probabilities become a row: the class names, the threshold, and how many ranks are written.
+
+    `names_top`: the most probable class has columns of its own, because `label` may be UNSURE in its place.
+    """
 
     classes: tuple[str, ...]
     threshold: float
     top_k: int
     models: int
+    names_top: bool = False
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of the rows."""
-        return prediction_schema(self.classes, top_k=self.top_k, models=self.models)
+        return prediction_schema(
+            self.classes, top_k=self.top_k, models=self.models, first_rank=1 if self.names_top else 2
+        )
 
 
 def build_rows(
@@ -52,13 +58,14 @@ def build_rows(
     for found in probabilities:
         ranks = np.argsort(-found, axis=1, kind="stable")[:, : rule.top_k]
         tops = np.take_along_axis(found, ranks, axis=1)
-        labels = names[ranks]
+        ranked = names[ranks]
+        labels = ranked[:, 0].copy()
         if rule.threshold > 0 and len(found):
-            labels[tops[:, 0] < rule.threshold, 0] = UNSURE
-        columns += [_spread(labels[:, 0], good, pa.string()), _spread(tops[:, 0], good, pa.float32())]
+            labels[tops[:, 0] < rule.threshold] = UNSURE
+        columns += [_spread(labels, good, pa.string()), _spread(tops[:, 0], good, pa.float32())]
         columns += [_spread(found[:, label], good, pa.float32()) for label in range(len(names))]
-        for rank in range(1, rule.top_k):
-            columns += [_spread(labels[:, rank], good, pa.string()), _spread(tops[:, rank], good, pa.float32())]
+        for rank in range(0 if rule.names_top else 1, rule.top_k):
+            columns += [_spread(ranked[:, rank], good, pa.string()), _spread(tops[:, rank], good, pa.float32())]
     columns.append(pa.array([error or None for error in errors], pa.string()))
     return pa.table(columns, schema=rule.schema)
 

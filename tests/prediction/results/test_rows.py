@@ -63,6 +63,14 @@ def test_the_next_classes_follow_in_the_order_of_their_probability() -> None:
     assert (row["probability"], row["top2_probability"], row["top3_probability"]) == (0.625, 0.25, 0.125)
 
 
+def test_an_unsure_photo_keeps_its_top_class_where_ranks_are_asked_for() -> None:
+    rule = LabelRule(classes=("ant", "bee", "cat"), threshold=0.9, top_k=2, models=1, names_top=True)
+    (row,) = build_rows(["a"], [""], [np.array([[0.25, 0.625, 0.125]], np.float32)], rule).to_pylist()
+    assert (row["label"], row["probability"]) == ("unsure", 0.625)
+    assert (row["top1_label"], row["top1_probability"], row["top2_label"]) == ("bee", 0.625, "ant")
+    assert "top3_label" not in row
+
+
 def test_a_second_model_has_columns_of_its_own() -> None:
     rule = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=2)
     first, second = np.array([[0.25, 0.75]], np.float32), np.array([[0.875, 0.125]], np.float32)
