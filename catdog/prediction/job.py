@@ -68,7 +68,7 @@ def predict_one(config: PredictConfig) -> None:
     check_precision(config.precision, engine=engine, gpus=False)
     try:
         content = read_photo(files.absolute(config.photos))
-        image = decode_image(content, size=request.spec.image_size, limits=request.limits)
+        image = decode_image(content, size=request.spec.image_size, framing=request.spec.framing, limits=request.limits)
     except ImageError as error:
         failure = FailureError if error.code in ("io", "truncated", "crash") else UsageError
         raise failure(f"{config.photos}: {error}") from error

@@ -70,7 +70,11 @@ def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
 def mark_folder(directory: str, *, kind: Kind) -> None:
     """Declare `directory` a folder of ours; call it after `check_folder` and before anything else is written there."""
     path = join(absolute(directory), MARK_FILE)
-    wanted = {"kind": kind, "catdog": catdog.__version__, "note": "catdog wrote this folder and may overwrite it"}
+    wanted = {
+        "kind": kind,
+        "catdog": catdog.__version__,
+        "note": "written by catdog, which knows its folders by this file",
+    }
     if MARK_FILE not in list_directory(absolute(directory)):
         write_json(path, wanted)
 

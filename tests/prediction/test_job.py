@@ -339,7 +339,7 @@ def test_photos_are_moved_into_folders_once_their_rows_are_safe(folder: Path, mo
     rows = rows_of(out)
     for row in rows:
         assert not Path(row["path"]).exists()
-    placed = [path for path in target.rglob("*") if path.is_file()]
+    placed = [path for path in target.rglob("[!.]*") if path.is_file()]
     assert {path.read_bytes() for path in placed} == before
     counts = {name: sum(path.parent.name == name for path in placed) for name in ("cat", "dog", "unsure", "unreadable")}
     labels = [row["label"] or "unreadable" for row in rows]
@@ -357,7 +357,7 @@ def test_copies_laid_out_among_the_photos_later_are_no_new_photos(
     out = tmp_path / "labels"
     predict(folder, out, model_dir)
     predict(folder, out, model_dir, sort_into=str(folder / "sorted"))
-    assert len([path for path in (folder / "sorted").rglob("*") if path.is_file()]) == 13
+    assert len([path for path in (folder / "sorted").rglob("[!.]*") if path.is_file()]) == 13
     predict(folder, out, model_dir)
     assert SAID[0] == f"Found 13 files in {folder}."
     heard(SAID, output.verify, str(out))
