@@ -38,7 +38,7 @@ class Restarts:
         messages.post(messages.NOTICES, f"A {self.actor} was lost; it restarts.")
 
 
-def count_tries(block: int) -> int:
+def count_tries(block: int | str) -> int:
     """Return how often Ray tried this task on `block` before; a task of ours asks this first.
 
     Raises FailureError after MAX_TRIES, because Ray itself tries without limit.

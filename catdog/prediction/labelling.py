@@ -128,7 +128,7 @@ def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
     Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. At a second try, which Ray makes
     when the process died, each photo is decoded in a process of its own, so that the one to blame is known.
     """
-    tries = count_tries(int(block["part"][0].as_py()))
+    tries = count_tries(block["part"][0].as_py())
     load = _load if tries == 0 else _load_apart
     size, paths = decoding.image_size, block["path"].to_pylist()
     images = np.zeros((len(paths), size, size, 3), np.uint8)
@@ -203,7 +203,7 @@ class PartWriter:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Label and write one part; return how many rows it has."""
-        count_tries(int(block["part"][0]))
+        count_tries(str(block["part"][0]))
         good = block["error"] == ""
         images = block["image"] if good.all() else block["image"][good]
         with self._one_by_one:
