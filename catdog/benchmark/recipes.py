@@ -20,7 +20,8 @@ from catdog.config import RECIPES
 from catdog.console import say, table_text
 
 _UNFROZEN = "--unfrozen.epochs 6 --unfrozen.learning-rate 3e-5 --unfrozen.schedule cosine --unfrozen.weight-decay 1e-4"
-_RANDOM = "--augmentation.rotation-degrees {0} --augmentation.width-shift-fraction {1} --augmentation.height-shift-fraction {1}"
+_SHIFT = "--augmentation.width-shift-fraction {1} --augmentation.height-shift-fraction {1}"
+_RANDOM = f"--augmentation.rotation-degrees {{0}} {_SHIFT}"
 # The recipes, then what differs from the default one, one thing at a time.
 _VARIANTS: Mapping[str, str] = {
     **{recipe: f"--recipe {recipe}" for recipe in RECIPES if recipe != "article"},
