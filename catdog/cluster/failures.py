@@ -25,11 +25,10 @@ def report_failures() -> Iterator[None]:
     Ray must be connected until the block ends.
     """
     nodes, stop = _Nodes(), threading.Event()
-    told = len(messages.read(messages.NOTICES))  # of an earlier job in the same Ray
+    messages.forget(messages.NOTICES)  # of an earlier job in the same Ray
 
     def watch() -> None:
-        nonlocal told
-        ended = False
+        ended, told = False, 0
         while not ended:
             ended = stop.is_set()  # and a last look then
             with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
@@ -37,7 +36,8 @@ def report_failures() -> Iterator[None]:
                 notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait)
                 told += len(notices)
                 for line in [*nodes.news(), *notices]:
-                    say(line)
+                    if line:
+                        say(line)
 
     thread = threading.Thread(target=watch, name="failures", daemon=True)
     thread.start()
@@ -45,6 +45,8 @@ def report_failures() -> Iterator[None]:
         yield
     finally:
         stop.set()
+        with contextlib.suppress(Exception):
+            messages.wake(messages.NOTICES)
         thread.join(10)
 
 

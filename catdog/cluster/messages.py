@@ -75,8 +75,13 @@ def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0) -> list[Any]:
 
 
 def forget(topic: str) -> None:
-    """Drop the messages of `topic`."""
-    _call("forget", topic)
+    """Drop the messages of `topic`, before anything else that this process does with it; the call does not wait."""
+    _send("forget", topic)
+
+
+def wake(topic: str) -> None:
+    """Let readers of `topic` return, with a message that is None; the call does not wait."""
+    _send("post", topic, None)
 
 
 def count(name: str) -> int:
@@ -87,6 +92,13 @@ def count(name: str) -> int:
 def _call(method: str, *arguments: Any) -> Any:
     import ray
 
+    sent = _send(method, *arguments)
+    return None if sent is None else ray.get(sent)
+
+
+def _send(method: str, *arguments: Any) -> Any:
+    import ray
+
     with contextlib.suppress(ValueError):  # no actor of this name
-        return ray.get(getattr(ray.get_actor(_NAME), method).remote(*arguments))
+        return getattr(ray.get_actor(_NAME), method).remote(*arguments)
     return None
