@@ -1,6 +1,7 @@
 """The TensorflowTrainer of a job, and what its controller does for the workers.
 
-Import this module where a trainer is started, not before: it imports Ray Train, and with it TensorFlow.
+Import this module where a trainer is started, not before: it imports Ray Train. The controller imports it, too, and
+must not wait for TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.backend import Backend, BackendConfig
-from ray.train.tensorflow import TensorflowTrainer
 
 from catdog.cluster import messages
 from catdog.cluster.actors import accepted
@@ -24,12 +24,14 @@ from catdog.config import ClusterConfig
 
 def make_trainer(
     loop: Callable[[], None], *, run_dir: str, plan: Plan, cluster: ClusterConfig, single_node: bool
-) -> TensorflowTrainer:
-    """Return a trainer that runs `loop` on each worker of `plan`; its checkpoints go below `run_dir`.
+) -> Any:
+    """Return a TensorflowTrainer that runs `loop` on each worker of `plan`; its checkpoints go below `run_dir`.
 
     The trainer of the same `run_dir` in a later process goes on from the last checkpoint. `single_node` tells that no
     node can be preempted while the driver lives.
     """
+    from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which the controller does not need
+
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
     # It watches for nodes that a cloud preempts, in a process of its own.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(not single_node))

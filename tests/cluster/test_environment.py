@@ -1,0 +1,57 @@
+"""Each means by which Ray and TensorFlow are kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+import ray
+
+from catdog.cluster.environment import prepare_environment, quiet_datasets, worker_environment
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without our variables, which the test may fill."""
+    monkeypatch.setattr(os, "environ", {name: os.environ[name] for name in ("HOME", "PATH")})
+
+
+@pytest.fixture
+def own_levels() -> object:
+    """The levels of Ray's loggers, restored at the end."""
+    names = ("ray", "ray.data", "ray.data.dataset", "ray.train", "ray.tune")
+    before = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_native_code_and_processes_of_the_cluster_are_quiet_by_variables(
+    own_environment: None, own_levels: None
+) -> None:
+    os.environ["PYTHONWARNINGS"] = "default"  # the user's own stands
+    prepare_environment(verbose=False)
+    assert {name: os.environ[name] for name in QUIET} == {**QUIET, "PYTHONWARNINGS": "default"}
+    assert worker_environment().items() >= {**QUIET, "PYTHONWARNINGS": "default"}.items()
+
+
+def test_ray_s_loggers_tell_of_errors_only(own_environment: None, own_levels: None) -> None:
+    prepare_environment(verbose=False)
+    assert {logging.getLogger(name).level for name in ("ray", "ray.data", "ray.train", "ray.tune")} == {logging.ERROR}
+
+
+def test_a_verbose_job_silences_nothing(own_environment: None, own_levels: None) -> None:
+    logging.getLogger("ray").setLevel(logging.INFO)
+    prepare_environment(verbose=True)
+    assert not QUIET.keys() & os.environ.keys()
+    assert logging.getLogger("ray").level == logging.INFO
+
+
+def test_ray_data_draws_no_bars_and_its_errors_come_as_our_one_line(own_levels: None) -> None:
+    context = ray.data.DataContext.get_current()
+    quiet_datasets(verbose=False)
+    assert (context.enable_progress_bars, context.print_on_execution_start) == (False, False)
+    assert logging.getLogger("ray.data").level == logging.CRITICAL
