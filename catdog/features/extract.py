@@ -17,15 +17,20 @@ import pyarrow as pa
 from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.plan import Plan
+from catdog.console import counted, duration, say
 from catdog.errors import CatdogError, FailureError
 from catdog.features.cache import locate_cache, write_part
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.features.views import load_views, photo_block
+from catdog.model.backbone_specs import backbone_spec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
+
+# Of one core, with reading, decoding and writing: measured for Lite0 at 224 and Lite2 at 260 pixels on a Xeon.
+_MULTIPLICATIONS_PER_SECOND = 22e9
 
 
 def extract_features(
@@ -46,6 +51,8 @@ def extract_features(
     missing = [pair for pair in wanted if not locate_cache(*pair, root=root).is_finished()]
     parts = missing_parts(missing, root=root)
     if parts:
+        if not plan.actor_gpus:
+            say(_expected_text(parts, missing[0][0], plan))
         try:
             _run(parts, missing[0][0], pretrained=pretrained, plan=plan, progress=progress)
         except CatdogError:
@@ -57,6 +64,14 @@ def extract_features(
         cache = locate_cache(extraction, photos, root=root)
         unreadable.update(cache.finish(blocks=photos.blocks, cut=extraction.cut))
     return sorted(unreadable)
+
+
+def _expected_text(parts: Sequence[PartJob], extraction: Extraction, plan: Plan) -> str:
+    """Return in a line what the pass computes and about how long it takes."""
+    rows, cores = sum(part.rows for part in parts), plan.actors * plan.threads
+    cost = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
+    seconds = rows * cost / (_MULTIPLICATIONS_PER_SECOND * cores)
+    return f"Trunk pass: {counted(rows, 'image')} on {counted(cores, 'core')}, about {duration(max(1.0, seconds))}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,17 @@ class BackboneSpec:
             side = after
         return {**found, "top_conv": (side, side, self.blocks()[-1].filters_out), HEAD_CUT: (self.top_filters,)}
 
+    def multiply_adds(self, image_size: int) -> int:
+        """Return the multiplications of one image of `image_size` pixels a side in the convolutions, top included."""
+        side = math.ceil(image_size / 2)
+        found = side**2 * 27 * self.stem_filters
+        for block in self.blocks():
+            inner, after = block.filters_in * block.expansion, math.ceil(side / block.stride)
+            expand = side**2 * block.filters_in * inner if block.expansion > 1 else 0
+            found += expand + after**2 * inner * (block.kernel**2 + block.filters_out)
+            side = after
+        return found + side**2 * self.blocks()[-1].filters_out * self.top_filters
+
     def tensor_shapes(self) -> Shapes:
         """Return the shapes of all weights, without the top, by layer and variable name, in Keras's layouts."""
         found: Shapes = {

@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 from made_features import EXTRACTION, photo_set
 
-from catdog.features.extract import missing_parts
+from catdog.cluster.plan import make_plan
+from catdog.cluster.resources import Node, Resources
+from catdog.config import ClusterConfig
+from catdog.features.extract import _expected_text, missing_parts
 from catdog.features.spec import PHOTOS_PER_PART
 from catdog.storage import artifacts
 
@@ -28,3 +31,11 @@ def test_cuts_of_the_same_photos_share_a_part(tmp_path: Path) -> None:
     parts = missing_parts([(EXTRACTION, photos), (deep, photos)], root=str(tmp_path))
     assert [part.rows for part in parts] == [64, 36]
     assert [[cut for cut, _, _ in part.targets] for part in parts] == [["head", "block7a_project_conv"]] * 2
+
+
+def test_the_expected_time_is_that_of_the_images_and_cores(tmp_path: Path) -> None:
+    parts = missing_parts([(EXTRACTION, photo_set(1000, (1, 2)))], root=str(tmp_path))
+    plan = make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig())
+    assert _expected_text(parts, EXTRACTION, plan) == "Trunk pass: 2,000 images on 2 cores, about 17s."
+    larger = dataclasses.replace(EXTRACTION, backbone="efficientnet-lite2", image_size=260)
+    assert _expected_text(parts, larger, plan) == "Trunk pass: 2,000 images on 2 cores, about 39s."

@@ -72,3 +72,13 @@ def test_an_unknown_backbone_is_refused_with_the_nearest_one() -> None:
 def test_weights_say_how_their_input_is_scaled() -> None:
     assert {BACKBONES[f"efficientnet-{short}"].scaling.scale[0] for short in ("lite0", "lite4")} == {1 / 128}
     assert BACKBONES["efficientnet-l2"].scaling == BACKBONES["efficientnet-b0"].scaling != UNIT_SCALING
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    # M. Tan, Q. V. Le, ICML 2019; tensorflow/tpu, models/official/efficientnet/lite/README.md.
+    [("efficientnet-b0", 390e6), ("efficientnet-lite0", 407e6), ("efficientnet-lite2", 899e6)],
+)
+def test_the_cost_of_an_image_is_that_which_was_published(name: str, published: float) -> None:
+    spec = backbone_spec(name)
+    assert spec.multiply_adds(spec.image_size) == pytest.approx(published, rel=0.06)
