@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.0  # processes of Ray may hold the child's stderr open
 _NATIVE = re.compile(
     rb"\[\d{4}-\d\d-\d\d .*? [DIWEFC] \d+ \d+\] |[IWEF]\d{4} |WARNING: All log messages before absl|"
-    rb"\*\*\* SIG|PC: @|    @ +0x|\[failure_signal_handler|SIGTERM handler is not set"
+    rb"/\S*arrow/\S+\.cc:\d+: |\*\*\* SIG|PC: @|    @ +0x|\[failure_signal_handler|SIGTERM handler is not set"
 )
 
 

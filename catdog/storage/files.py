@@ -6,6 +6,7 @@ A path is local or a URI that pyarrow opens, such as `s3://bucket/key`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -282,6 +283,22 @@ def rename(path: str, target: str) -> None:
 
 
 @contextlib.contextmanager
+def _temporary_directory() -> Iterator[str]:
+    """Yield a folder for a while; raise FailureError, naming its place, where that has no room."""
+    place = "of temporary files"
+    try:
+        place = tempfile.gettempdir()
+        with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+            yield folder
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS):
+            raise
+        raise FailureError(
+            f"cannot write to the folder {place}: {one_line(error)}; make room there, or name another by TMPDIR"
+        ) from error
+
+
+@contextlib.contextmanager
 def staged_directory(path: str) -> Iterator[Path]:
     """Yield a local folder whose content stands at `path`, all of it, once the block ends without an error.
 
@@ -289,7 +306,7 @@ def staged_directory(path: str) -> Iterator[Path]:
     """
     system, inside = open_filesystem(path)
     if system.type_name != "local":
-        with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
+        with _temporary_directory() as folder:
             yield Path(folder)
             delete(path)
             for file in sorted(Path(folder).rglob("*")):

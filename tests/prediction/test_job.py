@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from heard import heard
 from made_photos import draw_photo, save_classifier
+from object_store import ObjectStore
 
 from catdog.command_line.settings import build_config
 from catdog.config import PredictConfig
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def predict(photos: Path | str, out: Path, *models: Path, **settings: Any) -> dict[str, Any]:
+def predict(photos: Path | str, out: Path | str, *models: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
     values = {"photos": str(photos), "out": str(out), "model": tuple(map(str, models)), "report": False, **settings}
     return heard(SAID, inference.predict, build_config(PredictConfig, values))
@@ -229,6 +230,29 @@ def test_a_finished_result_with_a_file_missing_is_not_called_finished(
     with pytest.raises(FailureError, match="is missing: label the photos again with --overwrite"):
         predict(folder, tmp_path / "labels", model_dir)
     assert predict(folder, tmp_path / "labels", model_dir, overwrite=True)["labelled_now"] == 13
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
+    folder: Path, model_dir: Path, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    for path in folder.rglob("*.*"):
+        object_store.put(f"job/photos/{path.relative_to(folder)}", path.read_bytes())
+    photos, out = object_store.uri("job/photos"), object_store.uri("job/labels")
+    object_store.busy_every = 5
+    try:
+        summary = predict(photos, out, model_dir, format="csv", report=True)
+    finally:
+        object_store.busy_every = 0
+    assert (summary["photos"], sum(summary["labels"].values()), summary["errors"]) == (13, 12, {"not-an-image": 1})
+    names = [name.partition("-0")[0] for name in object_store.keys("job/labels")]
+    assert names == [
+        ".catdog.json", "inputs.parquet", "predict.json", "predictions/_MANIFEST.json", "predictions/_SUCCESS",
+        "predictions/predictions", "report.html", "summary.json",
+    ]  # fmt: skip
+    heard(SAID, output.verify, out)
+    predict(photos, out, model_dir, format="csv", report=True)
+    assert SAID[1].startswith("Nothing to label")
 
 
 # Photos that change

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,17 @@ def test_a_bucket_that_is_not_there_is_told_by_the_store_itself(object_store: Ob
     files.require_bucket(object_store.uri("run"), flag="--run-dir")
     with pytest.raises(UsageError, match=r"found no bucket photos-of-nobody$"):
         files.require_bucket(object_store.uri("run").replace("photos-of-pets", "photos-of-nobody"), flag="--run-dir")
+
+
+def test_a_full_folder_of_temporary_files_is_one_line(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def stage() -> None:
+        with files.staged_directory(object_store.uri("full/model")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(FailureError, match=rf"cannot write to the folder {tmp_path}: .* another by TMPDIR$"):
+        stage()
+    assert list(tmp_path.iterdir()) == []
