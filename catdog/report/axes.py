@@ -66,7 +66,7 @@ def axis_of(values: Sequence[float], *, start: float, end: float, log: bool = Fa
     if log:
         widen = (high / low) ** margin if high > low else 2.0
         return Axis(low=low / widen, high=high * widen, start=start, end=end, log=True)
-    widen = (high - low) * margin if high > low else max(abs(high) * 0.05, 0.05)
+    widen = (high - low) * margin if high > low else abs(high) * 0.05 or 0.05
     return Axis(low=low - widen, high=high + widen, start=start, end=end)
 
 

@@ -42,7 +42,8 @@ def curve(histories: Mapping[str, History], score: str, *, title: str) -> Html:
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     x = horizontal_axis(0.5, total + 0.5)
     if score == "acc":
-        y = vertical_axis(min(finite) - 0.05 * (1.02 - min(finite)), 1.005)
+        low = min(0.99, min(finite) - 0.05 * (1.02 - min(finite)))
+        y = vertical_axis(low, 1 + 0.02 * (1 - low))
     else:
         y = vertical_axis(0, max(finite) * 1.05 or 1.0)
     marks: list[Html] = []
@@ -158,10 +159,12 @@ def scatter(
     y_label: str,
     names: Sequence[str] | None = None,
     steps: Sequence[tuple[float, float]] = (),
+    greatest: float = math.inf,
 ) -> Html:
     """Return a mark for each of `points`; an axis is logarithmic where its values are far apart.
 
     With `names`, x counts through them. `steps` is a line over time that holds each value until the next.
+    No tick of y is above `greatest`, the greatest value that there can be.
     """
     across = [point.x for point in points]
     if names:
@@ -170,6 +173,8 @@ def scatter(
         x = axis_of(across, start=LEFT, end=RIGHT, log=is_wide(across) and not steps)
     heights = [point.y for point in points]
     y = axis_of(heights, start=BOTTOM, end=TOP, log=is_wide(heights))
+    if y.high > greatest:
+        y = dataclasses.replace(y, high=greatest + 0.04 * (greatest - y.low))
     marks = [tag("path", d=line_path(_stairs(steps, x, y)), class_="line s0")] if steps else []
     for point in points:
         kind = f"dot s{point.series}" + (" hollow" if point.hollow else "")

@@ -135,7 +135,12 @@ def _scatter(drawn: Sequence[Record], key: str, score: str, title: str) -> Html:
         names = sorted({str(value) for value in values})
         values = [names.index(str(value)) for value in values]
     points = [_point(record, value, record["validation"][score]) for record, value in zip(drawn, values, strict=True)]
-    return scatter(points, title=f"{title} against {key}", x_label=key, y_label=title, names=names)
+    limit = _greatest(score)
+    return scatter(points, title=f"{title} against {key}", x_label=key, y_label=title, names=names, greatest=limit)
+
+
+def _greatest(score: str) -> float:
+    return 1.0 if score == "accuracy" else math.inf
 
 
 def _point(record: Record, x: float, y: float) -> Point:
@@ -152,9 +157,9 @@ def _progress(rated: Sequence[Record]) -> Html:
     begin = order[0]["ended"] - order[0]["seconds"]
     minutes = [(record["ended"] - begin) / 60 for record in order]
     charts = []
-    for score, title, greatest in _SCORES:
+    for score, title, is_best_high in _SCORES:
         values = [record["validation"][score] for record in order]
-        choose = max if greatest else min
+        choose = max if is_best_high else min
         best = [choose(values[: index + 1]) for index in range(len(values))]
         points = [_point(*one) for one in zip(order, minutes, values, strict=True)]
         chart = scatter(
@@ -163,6 +168,7 @@ def _progress(rated: Sequence[Record]) -> Html:
             x_label="minutes since the first trial started",
             y_label=title,
             steps=list(zip(minutes, best, strict=True)),
+            greatest=_greatest(score),
         )
         charts.append(figure(f"{title.capitalize()} of each trial when it ended; the line is the best so far.", chart))
     return tag("div", join(charts), class_="columns")

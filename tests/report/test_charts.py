@@ -23,3 +23,21 @@ def test_counts_far_apart_are_drawn_on_a_logarithmic_axis() -> None:
     assert "logarithmic" in charts.histogram([1, 0, 1000], low=0, high=1, title="x", x_label="x")
     assert "logarithmic" not in charts.histogram([1, 0, 10], low=0, high=1, title="x", x_label="x")
     assert "NaN" not in charts.histogram([0, 0], low=0, high=1, title="x", x_label="x")
+
+
+def test_no_tick_is_above_the_greatest_value_that_there_can_be() -> None:
+    points = [charts.Point(x=10.0 * place, y=1.0, tip="") for place in range(3)]
+    texts = re.findall(
+        r"<text[^>]*>([^<]+)</text>", charts.scatter(points, title="", x_label="", y_label="", greatest=1.0)
+    )
+    assert "1" in texts
+    assert not [text for text in texts if re.fullmatch(r"1\.\d+", text)]
+    row = {"epoch": 1, "acc": 1.0, "val_acc": 1.0}
+    assert "1.00" not in re.sub(r'data-tip="[^"]+"', "", charts.curve({"frozen": [row]}, "acc", title="Accuracy"))
+
+
+def test_time_is_never_on_a_logarithmic_axis() -> None:
+    points = [charts.Point(x=x, y=x, tip="") for x in (0.1, 1.0, 100.0)]
+    steps = [(point.x, point.y) for point in points]
+    assert ">20<" not in charts.scatter(points, title="", x_label="", y_label="")
+    assert ">20<" in charts.scatter(points, title="", x_label="", y_label="", steps=steps)

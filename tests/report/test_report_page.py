@@ -288,7 +288,7 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
 def test_a_training_without_diagnosis_has_a_page_of_what_there_is(browser: Any, tmp_path: Path) -> None:
     assert open_page(browser, train_run(tmp_path, diagnosed=False), width=500) == []
     assert [text.split("\n")[0] for text in texts(browser, "h2")] == [
-        "Summary", "Stages compared", "Photos and splits", "Time by step", "Settings and versions",
+        "Summary", "Stages", "Photos and splits", "Time by step", "Settings and versions",
     ]  # fmt: skip
     wide = browser.execute_script("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide == 0

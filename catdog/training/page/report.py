@@ -46,8 +46,8 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
         subtitle=f"{run_dir}: {_classes_text(report['classes'])}",
         sections=[
             Section(name="scores", title="Summary", body=overview(report, diagnosis)),
-            _curves(histories),
-            Section(name="stages", title="Stages compared", body=stages_table(report, diagnosis)),
+            _curves({name: rows for name, rows in histories.items() if not _is_solved(report, name)}),
+            Section(name="stages", title="Stages", body=stages_table(report, diagnosis)),
             confusion_section(report, diagnosis),
             calibration_section(diagnosis),
             photos_section(diagnosis, pictures, "worst"),
@@ -86,7 +86,7 @@ def _curves(histories: Mapping[str, History]) -> Section | None:
     charts = (
         figure(
             [
-                f"{title} after each epoch. Training photos are augmented, validation photos are not.",
+                f"{title} after each epoch, on training and validation photos.",
                 _curve_values(histories, score),
             ],
             key,
@@ -95,6 +95,11 @@ def _curves(histories: Mapping[str, History]) -> Section | None:
         for score, title in (("acc", "Accuracy"), ("loss", "Loss"))
     )
     return Section(name="curves", title="Curves", body=tag("div", join(charts), class_="columns"))
+
+
+def _is_solved(report: Mapping[str, Any], stage: str) -> bool:
+    """Tell whether the head of `stage` was computed as a logistic regression: there are no epochs then."""
+    return bool(report["stages"].get(stage, {}).get("head"))
 
 
 def _curve_values(histories: Mapping[str, History], score: str) -> Html:
@@ -124,7 +129,9 @@ def _uneven_text(counts: Mapping[str, int], config: Mapping[str, Any]) -> str:
         return ""
     text = f"The largest class has {most / least:.1f} times as many training photos as the smallest. "
     text += "Judge the model by its balanced accuracy, in which all classes count alike."
-    return text + (f" Class weights: {config['class_weights']}." if "class_weights" in config else "")
+    if "class_weights" not in config:
+        return text
+    return f"{text} Training {'did not weight' if config['class_weights'] == 'none' else 'weighted'} the classes."
 
 
 def _settings(run_dir: str, report: Mapping[str, Any], config: Mapping[str, Any], card: Mapping[str, Any]) -> Html:

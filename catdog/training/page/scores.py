@@ -34,7 +34,7 @@ def overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
         ("calibration error", f"{final['error']:.4f}", f"on {calibration['split']} photos; 0 is perfect")
         if final
         else None,
-        ("model", stage, "stage that is better on validation"),
+        ("stage", stage, "chosen on validation" if len(report["stages"]) > 1 else "the only one"),
         ("time", duration(report["seconds"]["total"]), counted(trained, "training photo")),
     )
 

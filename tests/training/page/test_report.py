@@ -9,7 +9,7 @@ def test_of_many_classes_six_are_named() -> None:
 def test_uneven_classes_are_said_and_how_the_training_weighted_them() -> None:
     assert _uneven_text({"cat": 100, "dog": 150}, {}) == ""
     assert _uneven_text({"cat": 0, "dog": 150}, {}) == ""
-    assert _uneven_text({"cat": 100, "dog": 4}, {"class_weights": "balanced"}) == (
+    assert _uneven_text({"cat": 100, "dog": 4}, {"class_weights": "auto"}) == (
         "The largest class has 25.0 times as many training photos as the smallest. Judge the model by its balanced "
-        "accuracy, in which all classes count alike. Class weights: balanced."
+        "accuracy, in which all classes count alike. Training weighted the classes."
     )
