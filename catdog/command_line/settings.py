@@ -133,8 +133,8 @@ def flag_of(key: str) -> str:
 
 def _convert(value: Any, kind: type) -> Any:
     """Return `value` as `kind` has it, or itself where it cannot be read so."""
-    if kind is tuple and isinstance(value, list):
-        return tuple(value)
+    if kind is tuple:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
     if kind is bool:
         return _TRUTHS.get(value.lower(), value) if isinstance(value, str) else value
     if kind not in (int, float) or not isinstance(value, str):

@@ -6,7 +6,7 @@ import pytest
 from catdog.command_line.arguments import parse_arguments
 from catdog.command_line.config_file import read_config_file
 from catdog.command_line.settings import flatten_config
-from catdog.config import TrainConfig, TuneConfig
+from catdog.config import PredictConfig, TrainConfig, TuneConfig
 from catdog.errors import UsageError
 
 
@@ -34,6 +34,11 @@ def test_a_space_is_a_table_in_the_file(tmp_path: Path) -> None:
         "dropout=uniform:0,0.5",
         "frozen.learning_rate=loguniform:1e-4,1e-2",
     )
+
+
+def test_a_list_may_be_one_text(tmp_path: Path) -> None:
+    assert read_config_file(write(tmp_path, "model: runs/a"), PredictConfig) == {"model": ("runs/a",)}
+    assert read_config_file(write(tmp_path, "model: [a, b]"), PredictConfig) == {"model": ("a", "b")}
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
