@@ -24,7 +24,7 @@ from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.request import Cluster, Inputs, Request, read_request
 from catdog.prediction.results import commit
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
-from catdog.prediction.sorting import check_sorting, is_sorted, sort_photos
+from catdog.prediction.sorting import check_sorting, clean_copies, is_sorted, sort_photos
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files
@@ -230,9 +230,11 @@ def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
         say(f"Nothing to sort: {directory} is laid out already.")
         return
     moved = {"moved": True} if config.sort == "move" else {}
-    mark_folder(directory, kind="sorted")
-    output.write_job(out, {**output.read_job(out), "exclude": inputs.exclude, **moved})
-    sort_photos(out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus)
+    with hold_lease(directory, flag="--sort-into"):
+        mark_folder(directory, kind="sorted")
+        clean_copies(directory)
+        output.write_job(out, {**output.read_job(out), "exclude": inputs.exclude, **moved})
+        sort_photos(out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus)
 
 
 def _check_sorting(request: Request, inputs: Inputs) -> None:

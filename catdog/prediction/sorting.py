@@ -8,6 +8,7 @@ import errno
 import filecmp
 import hashlib
 import os
+import re
 import shutil
 import unicodedata
 import uuid
@@ -27,6 +28,8 @@ from catdog.storage.schemas import UNSURE
 
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
 _CHUNK = 256
+# The name of a copy that is not whole yet, as _beside gives it.
+_HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
 Progress = Callable[[int, int], None]
 
@@ -96,6 +99,15 @@ def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpu
             "failed": list(result.failed),
         },
     )
+
+
+def clean_copies(directory: str) -> None:
+    """Delete what copies that were killed have left below the local `directory`; call it under its lease alone."""
+    if files.is_uri(directory):
+        return
+    for path in Path(directory).glob("*/.*.part"):
+        if _HALF.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:

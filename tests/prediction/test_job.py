@@ -255,6 +255,20 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
     assert SAID[1].startswith("Nothing to label")
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_results_of_an_earlier_version_are_known_and_finished(folder: Path, model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    predict(folder, out, model_dir)
+    job = json.loads((out / "predict.json").read_text())
+    inputs = "{files} files {digest}".format(**job["inputs"])
+    (out / "predict.json").write_text(json.dumps({**job, "inputs": inputs, "photos_a_part": 32}))
+    for name in (".catdog.json", "inputs.parquet"):
+        (out / name).unlink()
+    predict(folder, out, model_dir)
+    assert SAID[1].startswith("Nothing to label")
+    heard(SAID, output.verify, str(out))
+
+
 # Photos that change
 
 

@@ -205,3 +205,11 @@ def test_a_full_disk_ends_the_job_with_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(FailureError, match=r"no space left in .*/d: make room and run the command again"):
         place_some(write(tmp_path, ["1.jpg"]), ["cat/1.jpg"], str(tmp_path / "d"), "copy")
     assert tree(tmp_path / "d") == {}
+
+
+def test_what_killed_copies_left_is_cleaned_and_nothing_else(tmp_path: Path) -> None:
+    for name in (f".{'0a' * 16}.part", ".mine.part", "cat.jpg", "cat.part"):
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        (tmp_path / "cat" / name).write_text("x")
+    sorting.clean_copies(str(tmp_path))
+    assert sorted(path.name for path in (tmp_path / "cat").iterdir()) == [".mine.part", "cat.jpg", "cat.part"]

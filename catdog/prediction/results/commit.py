@@ -32,6 +32,8 @@ from catdog.storage.lease import Lease
 
 MANIFEST_FILE = "_MANIFEST.json"
 SUCCESS_FILE = "_SUCCESS"
+# What is written beside its place first, in the output folder.
+_HALF = re.compile(r"(predictions|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
 # What commits write into the folder of a result, whole or half.
 _OURS = re.compile(
     r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_MANIFEST\.json|_SUCCESS)(\.[0-9a-f]{8}\.part)?"
@@ -61,7 +63,7 @@ def plan_files(parts: Sequence[Part], *, columns: int) -> list[Sequence[Part]]:
 def clean_staging(out: str) -> None:
     """Delete what commits that were killed have left; call it under the lease alone."""
     for name in files.list_directory(out):
-        if name.startswith("predictions.") and name.endswith(".part"):
+        if _HALF.fullmatch(name):
             files.delete(files.join(out, name))
     directory, kept = files.join(out, "predictions"), set[str]()
     if is_committed(out):

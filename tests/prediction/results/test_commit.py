@@ -116,6 +116,8 @@ def test_what_killed_commits_left_is_cleaned_and_nothing_else(tmp_path: Path) ->
     (tmp_path / "predictions.12345678.part/predictions-00000-12345678.csv").write_text("half")
     (tmp_path / "predictions/predictions-00000-12345678.csv").write_text("half")
     (tmp_path / "predictions/mine.csv").write_text("of the user")
+    for half in ("predictions.part", "predict.json.12345678.part", ".catdog-lease-12345678.json.12345678.part"):
+        (tmp_path / half).write_text("half")
     (tmp_path / "predictions.part.txt").write_text("of the user")
     commit.clean_staging(str(tmp_path))
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == sorted([*before, "mine.csv"])
