@@ -16,8 +16,9 @@ from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES
+from catdog.training.fit.marks import best_stage, stage_mark
 from catdog.training.fit.train_step import Networks
-from catdog.training.stages import TrainJob, best_stage, stage_mark
+from catdog.training.stages import TrainJob
 
 WORST = 24  # errors that are shown
 HEATMAP_FILE, HEATMAP_FAILURE = "heat.parquet", "heat.json"

@@ -36,19 +36,10 @@ from catdog.storage.run_directory import Stopwatch, hold_run, open_run
 from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
+from catdog.training.fit.marks import best_stage, choice_text, stage_mark
 from catdog.training.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
-from catdog.training.stages import (
-    StageLayout,
-    TrainJob,
-    best_stage,
-    check_cut,
-    choice_text,
-    class_weights,
-    model_card,
-    stage_batches,
-    stage_mark,
-)
+from catdog.training.stages import StageLayout, TrainJob, check_cut, class_weights, model_card, stage_batches
 
 
 def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.storage import files
 from catdog.training.driver import Training
 from catdog.training.fit.checkpoint import StageState, read_history
+from catdog.training.fit.marks import best_stage, stage_mark
 from catdog.training.fit.stage_runner import Place, train_stages
 from catdog.training.fit.train_loop import DivergedError, StageRows
 from catdog.training.fit.train_step import Networks
-from catdog.training.stages import StageJob, TrainJob, best_stage, stage_mark
+from catdog.training.stages import StageJob, TrainJob
 from catdog.tuning.records import trial_directory, write_record
 from catdog.tuning.space import Space, layout_settings
 
