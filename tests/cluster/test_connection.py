@@ -1,5 +1,4 @@
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -31,15 +30,14 @@ def test_a_cluster_of_this_machine_that_is_dead_is_not_waited_for(remembered: Pa
 def test_a_named_cluster_that_is_dead_is_known_in_ten_seconds(
     scheme: str, monkeypatch: pytest.MonkeyPatch, remembered: Path
 ) -> None:
+    assert connection._CONNECT_SECONDS <= 10
     monkeypatch.setattr(connection, "_CONNECT_SECONDS", 0.6)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{port}")
         assert connection._address() is None  # Ray joins it
-    start = time.monotonic()
     with pytest.raises(FailureError, match=rf"^RAY_ADDRESS {scheme}127.0.0.1:{port}: .*nothing answers at 127.0.0.1"):
         connection._address()
-    assert time.monotonic() - start < 10
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert connection._address() is None
 
