@@ -39,6 +39,9 @@ class ModelBytes:
     spec: ClassifierSpec
     weights: bytes  # the content of weights.h5
     fingerprint: str  # 16 hex digits: what decides its answers
+    rest: str = ""  # the class that is never a label: all that is none of the others
+    threshold: float = 0.0  # below this probability the label is `unsure`, unless the user says otherwise
+    drawn: bool = False  # trained on the drawn sample alone: of no use for real photos
 
 
 def read_model(model_dir: str) -> ModelBytes:
@@ -46,7 +49,8 @@ def read_model(model_dir: str) -> ModelBytes:
 
     Raises UsageError when it is not a model directory or its weights cannot be read.
     """
-    spec = spec_from_card(read_card(model_dir), where=model_dir)
+    card = read_card(model_dir)
+    spec = spec_from_card(card, where=model_dir)
     path = files.join(files.absolute(model_dir), WEIGHTS_FILE)
     try:
         weights = files.read_bytes(path)
@@ -57,7 +61,15 @@ def read_model(model_dir: str) -> ModelBytes:
     checksum = hashlib.sha256(weights).hexdigest()
     # What only training knows of, dropout, is left out: it is no part of an answer.
     decides = {**spec.settings(), "dropout": None, "weights": checksum}
-    return ModelBytes(spec=spec, weights=weights, fingerprint=artifacts.fingerprint(decides))
+    config = card.get("config")
+    return ModelBytes(
+        spec=spec,
+        weights=weights,
+        fingerprint=artifacts.fingerprint(decides),
+        rest=str(card.get("rest", "")),
+        threshold=float(card.get("threshold", 0.0)),
+        drawn=isinstance(config, dict) and config.get("photos") == "",
+    )
 
 
 def choose_engine(asked: str, *, gpus: bool) -> str:

@@ -25,7 +25,7 @@ def true_labels(relative: Sequence[str], *, classes: Sequence[str], source: str)
 
     Raises UsageError when the folders are not classes of the model.
     """
-    layout, assigned = assign_classes(relative, source=source)
+    layout, assigned = assign_classes(relative, source=source, known=classes)
     strange = sorted(set(layout.classes) - set(classes))
     if strange:
         raise UsageError(
@@ -46,7 +46,7 @@ def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: n
     found: dict[str, Any] = {}
     if scored:
         for path, of_model in zip(models, probabilities, strict=True):
-            score = evaluate(true[known], of_model[known], classes=rule.classes, threshold=rule.threshold)
+            score = evaluate(true[known], of_model[known], classes=rule.labels, threshold=rule.threshold)
             found.setdefault("models", []).append({"path": path, **score.to_json()})
             _say_lines(f"{path} on {len(known)} photos of known class:", score)
     if len(probabilities) == 2:
@@ -74,8 +74,8 @@ def _say_lines(title: str, result: Evaluation | Comparison) -> None:
 
 
 def _read_probabilities(out: str, *, rule: LabelRule) -> list[np.ndarray]:
-    """Return for each model the float32 (N, classes) probabilities of all rows, NaN for errors."""
-    columns = [[f"{prefix}p_{name}" for name in rule.classes] for prefix in ("", "second_")]
+    """Return for each model the float32 (N, labels) probabilities of all rows, NaN for errors."""
+    columns = [[f"{prefix}p_{name}" for name in rule.labels] for prefix in ("", "second_")]
     found: list[list[np.ndarray]] = [[] for _ in range(rule.models)]
     for table in commit.read_rows(out, rule=rule):
         for model, arrays in enumerate(found):

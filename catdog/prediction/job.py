@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +22,10 @@ from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
 from catdog.prediction.output import InputsDigest, State
 from catdog.prediction.page.report import build_predict_page
-from catdog.prediction.request import Cluster, Inputs, Request, read_request
+from catdog.prediction.request import Cluster, Inputs, Request, read_request, say_models
 from catdog.prediction.results import commit
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
+from catdog.prediction.results.rows import build_rows
 from catdog.prediction.sorting import check_sorting, clean_copies, is_sorted, sort_photos
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
@@ -41,6 +43,7 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
     """
     started = started if started is not None else time.monotonic()
     request = read_request(config)
+    say_models(request)
     inputs = Inputs(request)
     check(request, inputs)
     with hold_lease(request.out, flag="--out") as lease, Cluster(config) as cluster:
@@ -72,11 +75,12 @@ def predict_one(config: PredictConfig) -> None:
     except ImageError as error:
         failure = FailureError if error.code in ("io", "truncated", "crash") else UsageError
         raise failure(f"{config.photos}: {error}") from error
+    rule = dataclasses.replace(request.rule, models=1)
     for model in request.models:
         run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
-        (probabilities,) = with_augmentation(run, config.tta)(image[np.newaxis])
-        label = int(np.argmax(probabilities))
-        say(str((model.spec.classes[label], float(probabilities[label]))))
+        probabilities = with_augmentation(run, config.tta)(image[np.newaxis])
+        (row,) = build_rows([config.photos], [""], [probabilities], rule).to_pylist()
+        say(str((row["label"], row["probability"])))
 
 
 # Steps
@@ -162,7 +166,7 @@ def label(
         "tta": config.tta,
         "models": [
             {"path": files.absolute(path), "fingerprint": model.fingerprint}
-            for path, model in zip(config.model, request.models, strict=True)
+            for path, model in zip(request.paths, request.models, strict=True)
         ],
         "versions": versions(),
     }
@@ -180,7 +184,7 @@ def evaluate(request: Request, inputs: Inputs) -> None:
     if not inputs.listed and output.read_job(request.out).get("moved"):
         raise UsageError("--evaluate needs the photos in their class folders, but they were moved: evaluate first")
     true = _true_labels(request, inputs, required=config.evaluate)
-    evaluate_labels(request.out, rule=request.rule, models=config.model, true=true, scored=config.evaluate)
+    evaluate_labels(request.out, rule=request.rule, models=request.paths, true=true, scored=config.evaluate)
 
 
 def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
@@ -190,7 +194,7 @@ def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndar
     """
     relative = inputs.table["relative"].to_pylist()
     try:
-        return true_labels(relative, classes=request.rule.classes, source=request.config.photos)
+        return true_labels(relative, classes=request.rule.labels, source=request.config.photos)
     except UsageError:
         if required:
             raise
@@ -249,7 +253,7 @@ def _check_sorting(request: Request, inputs: Inputs) -> None:
         if inputs.table["table"].null_count < inputs.table.num_rows:
             raise UsageError("--sort-into: expected photos that are files, found a Parquet table: leave it out")
         sample = inputs.table["path"].slice(0, 1000).to_pylist()
-    check_sorting(directory, mode=config.sort, classes=request.rule.classes, sample_paths=sample)
+    check_sorting(directory, mode=config.sort, classes=request.rule.labels, sample_paths=sample)
 
 
 # Console

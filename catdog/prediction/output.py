@@ -228,7 +228,7 @@ def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str,
     faults = errors.pop("io", 0)
     return {
         "photos": manifest["rows"],
-        "labels": {name: labels[name] for name in rule["classes"]},
+        "labels": {name: labels[name] for name in rule["classes"] if name != rule["rest"]},
         **({"unsure": labels[UNSURE]} if rule["threshold"] else {}),
         "errors": dict(errors.most_common()),
         "io": {"failed": faults, "recovered": sum(entry["retried"] for entry in manifest["files"])},

@@ -21,6 +21,7 @@ from catdog.config import PredictConfig
 from catdog.console import counted, say
 from catdog.errors import UsageError
 from catdog.model.engines import ModelBytes, read_model
+from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import list_inputs
@@ -49,6 +50,7 @@ class Request:
 
     config: PredictConfig
     out: str
+    paths: tuple[str, ...]  # of the models
     models: tuple[ModelBytes, ...]
     rule: LabelRule
 
@@ -72,7 +74,8 @@ class Request:
         """What decides the rows, but for the photos found."""
         settings = flatten_config(self.config, identity_only=True)
         photos = files.absolute(self.config.photos)
-        return {**settings, "photos": photos, "model": [model.fingerprint for model in self.models]}
+        models = [model.fingerprint for model in self.models]
+        return {**settings, "threshold": self.rule.threshold, "photos": photos, "model": models}
 
 
 def read_request(config: PredictConfig) -> Request:
@@ -84,29 +87,56 @@ def read_request(config: PredictConfig) -> Request:
         raise UsageError(
             "expected --photos, what to label: a folder, glob, photo, zip, .txt of paths, .parquet, or URI"
         )
-    if not 1 <= len(config.model) <= 2:
+    if len(config.model) > 2:
         raise UsageError(f"expected --model once, or twice to compare two models, found it {len(config.model)} times")
     out = files.absolute(config.out or output.default_out(config.photos))
     files.require_bucket(out, flag="--out")
-    models = tuple(read_model(directory) for directory in config.model)
+    paths = config.model or (imagenet_model(),)
+    models = tuple(read_model(directory) for directory in paths)
     _check_models(models, config)
-    rule = LabelRule(classes=models[0].spec.classes, threshold=config.threshold, top_k=config.top_k, models=len(models))
-    return Request(config=config, out=out, models=models, rule=rule)
+    first = models[0]
+    threshold = config.threshold or first.threshold
+    rule = LabelRule(
+        classes=first.spec.classes,
+        threshold=threshold,
+        top_k=config.top_k,
+        models=len(models),
+        names_top=config.top_k > 1 and threshold > 0,
+        rest=first.rest,
+    )
+    return Request(config=config, out=out, paths=paths, models=models, rule=rule)
+
+
+def say_models(request: Request) -> None:
+    """Print what must be known of the models before their labels are believed."""
+    if not request.config.model:
+        spec, rule = request.spec, request.rule
+        said = f", below {rule.threshold:g} `{UNSURE}`" if rule.threshold else ""
+        say(f"No --model: {spec.backbone} with its ImageNet classes tells {' from '.join(rule.labels)}{said}.")
+    for path, model in zip(request.paths, request.models, strict=True):
+        if model.drawn:
+            say(f"Warning: {path} was trained on drawn pictures, the sample: do not trust its labels of real photos.")
 
 
 def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
     """Raise UsageError when two models do not fit together, or the settings do not fit the classes."""
     first, last = models[0].spec, models[-1].spec
-    if first.classes != last.classes or (first.image_size, first.framing) != (
-        last.image_size,
-        last.framing,
+    if (
+        models[0].rest != models[-1].rest
+        or first.classes != last.classes
+        or (first.image_size, first.framing)
+        != (
+            last.image_size,
+            last.framing,
+        )
     ):
         raise UsageError(
             f"two models are compared on the same classes and image size, found {', '.join(first.classes)} at "
             f"{first.image_size} and {', '.join(last.classes)} at {last.image_size}: give models that fit together"
         )
-    if config.top_k > len(first.classes):
-        raise UsageError(f"--top-k {config.top_k}: expected at most {len(first.classes)}, the classes of the model")
+    labels = len(first.classes) - (models[0].rest != "")
+    if config.top_k > labels:
+        raise UsageError(f"--top-k {config.top_k}: expected at most {labels}, the classes of the model")
     if config.threshold and UNSURE in first.classes:
         raise UsageError(
             f"--threshold: the model has a class called {UNSURE}, its rows could not be told apart: leave it out"

@@ -410,7 +410,10 @@ def test_copies_laid_out_among_the_photos_later_are_no_new_photos(
         ([], "expected --photos, what to label"),
         (["--photos", "nowhere", "--model", "MODEL"], "expected photos at nowhere, found nothing there"),
         (["--photos", "empty", "--model", "MODEL"], "expected photos in empty, found no files"),
-        (["--photos", "empty"], "expected --model once, or twice to compare two models, found it 0 times"),
+        (
+            ["--photos", "empty", "--model", "a", "--model", "b", "--model", "c"],
+            "expected --model once, or twice to compare two models, found it 3 times",
+        ),
         (["--photos", "empty", "--model", "empty"], "empty is not a model directory"),
         (["--photos", "empty", "--model", "MODEL", "--top-k", "3"], "--top-k 3: expected at most 2"),
         (["--photos", "empty", "--model", "MODEL", "--sort", "burn"], "--sort: expected one of copy, link, move"),

@@ -1,12 +1,17 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from heard import heard
 from made_photos import draw_photo
 from object_store import ObjectStore
 
 from catdog.command_line.settings import build_config
 from catdog.config import PredictConfig
-from catdog.prediction.request import is_one_photo
+from catdog.model.imagenet_model import write_imagenet_model
+from catdog.model.saved_model import CARD_FILE
+from catdog.prediction.request import is_one_photo, read_request, say_models
 
 
 def is_one(photos: Path | str, **more: str) -> bool:
@@ -28,3 +33,42 @@ def test_a_photo_without_a_folder_for_results_is_only_printed(tmp_path: Path, ob
 def test_a_file_that_holds_or_names_photos_is_a_job(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     assert not is_one(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model without training, which needs no TensorFlow to be made."""
+    folder = tmp_path_factory.mktemp("model")
+    write_imagenet_model(folder, backbone="efficientnet-lite0")
+    return folder
+
+
+def test_ranks_of_unsure_photos_begin_with_the_first(model: Path) -> None:
+    for threshold, first in ((0.0, "top2_label"), (0.9, "top1_label")):
+        values = {"photos": "x", "model": (str(model),), "top_k": 2, "threshold": threshold}
+        assert read_request(build_config(PredictConfig, values)).rule.schema.names[6] == first
+
+
+def test_without_a_model_the_imagenet_classes_of_an_installed_network_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
+    request = read_request(build_config(PredictConfig, {"photos": "x"}))
+    assert request.rule.labels == ("cat", "dog")
+    assert request.rule.rest == "other"
+    assert request.paths[0].startswith(str(tmp_path))
+    said: list[str] = []
+    heard(said, say_models, request)
+    assert said[0].startswith(f"No --model: {request.spec.backbone} with its ImageNet classes tells cat from dog")
+
+
+def test_a_model_of_the_drawn_sample_says_so(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((tmp_path / "model" / CARD_FILE).read_text())
+    for photos, warned in (("", True), ("/my/photos", False)):
+        (tmp_path / "model" / CARD_FILE).write_text(json.dumps({**card, "config": {"photos": photos}}))
+        said: list[str] = []
+        values = {"photos": "x", "model": (f"{tmp_path}/model",)}
+        heard(said, say_models, read_request(build_config(PredictConfig, values)))
+        assert (said != []) is warned
+        assert all("drawn pictures" in line for line in said)

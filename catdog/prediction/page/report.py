@@ -49,7 +49,7 @@ def build_predict_page(
     `summary` is summary.json's content, `photos` what was labelled; `true` (rows,) as choose_rows takes it.
     """
     rows = read_rows(out, rule=rule)
-    shown = choose_rows(rows, classes=rule.classes, unsure=rule.threshold > 0, true=true)
+    shown = choose_rows(rows, classes=rule.labels, unsure=rule.threshold > 0, true=true)
     pictures = thumbnails([photo["path"] for photo in shown.photos])
     evaluation = files.join(out, "evaluation.json")
     found = files.read_json(evaluation) if files.exists(evaluation) else {}
@@ -66,7 +66,7 @@ def build_predict_page(
             Section(name="model", title="Model and versions", body=_model(out, summary)),
         ],
         scripts=["predict_page.js"],
-        content=_content(shown, pictures, classes=rule.classes, key=_key(out, summary)),
+        content=_content(shown, pictures, classes=rule.labels, key=_key(out, summary)),
     )
 
 

@@ -28,6 +28,7 @@ class LabelRule:
     """How probabilities become a row: the class names, the threshold, and how many ranks are written.
 
     `names_top`: the most probable class has columns of its own, because `label` may be UNSURE in its place.
+    `rest` is the class that is never a label, "" where there is none.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,17 @@ class LabelRule:
     top_k: int
     models: int
     names_top: bool = False
+    rest: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes that a photo may be labelled with, in their order."""
+        return tuple(name for name in self.classes if name != self.rest)
+
+    @property
+    def label_columns(self) -> list[int]:
+        """The columns of the probabilities that are those of `labels`."""
+        return [index for index, name in enumerate(self.classes) if name != self.rest]
 
     @property
     def schema(self) -> pa.Schema:
@@ -54,16 +66,17 @@ def build_rows(
     """
     good = np.array([not error for error in errors], bool)
     columns: list[pa.Array] = [pa.array(paths, pa.string())]
-    names = np.array(rule.classes, object)
+    names = np.array(rule.labels, object)
     for found in probabilities:
-        ranks = np.argsort(-found, axis=1, kind="stable")[:, : rule.top_k]
-        tops = np.take_along_axis(found, ranks, axis=1)
+        choices = found[:, rule.label_columns]
+        ranks = np.argsort(-choices, axis=1, kind="stable")[:, : rule.top_k]
+        tops = np.take_along_axis(choices, ranks, axis=1)
         ranked = names[ranks]
         labels = ranked[:, 0].copy()
         if rule.threshold > 0 and len(found):
             labels[tops[:, 0] < rule.threshold] = UNSURE
         columns += [_spread(labels, good, pa.string()), _spread(tops[:, 0], good, pa.float32())]
-        columns += [_spread(found[:, label], good, pa.float32()) for label in range(len(names))]
+        columns += [_spread(found[:, label], good, pa.float32()) for label in range(len(rule.classes))]
         for rank in range(0 if rule.names_top else 1, rule.top_k):
             columns += [_spread(ranked[:, rank], good, pa.string()), _spread(tops[:, rank], good, pa.float32())]
     columns.append(pa.array([error or None for error in errors], pa.string()))

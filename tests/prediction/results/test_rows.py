@@ -71,6 +71,14 @@ def test_an_unsure_photo_keeps_its_top_class_where_ranks_are_asked_for() -> None
     assert "top3_label" not in row
 
 
+def test_the_rest_is_a_probability_and_never_a_label() -> None:
+    rule = LabelRule(classes=("cat", "dog", "other"), threshold=0.25, top_k=2, models=1, names_top=True, rest="other")
+    probabilities = np.array([[0.5, 0.125, 0.375], [0.125, 0.0625, 0.8125]], np.float32)
+    first, second = build_rows(["a", "b"], ["", ""], [probabilities], rule).to_pylist()
+    assert (first["label"], first["probability"], first["p_other"], first["top2_label"]) == ("cat", 0.5, 0.375, "dog")
+    assert (second["label"], second["probability"], second["top1_label"]) == ("unsure", 0.125, "cat")
+
+
 def test_a_second_model_has_columns_of_its_own() -> None:
     rule = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=2)
     first, second = np.array([[0.25, 0.75]], np.float32), np.array([[0.875, 0.125]], np.float32)
