@@ -19,18 +19,16 @@ os.environ.update(ENVIRONMENT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make one group of all files that start a Ray, and one of each other file.
+    """Make groups for `pytest -n 2 --dist loadgroup`, which runs a group in one process, one test after the other.
 
-    `pytest -n 2 --dist loadgroup` runs the first in one process, one after the other, and the others beside it: two
-    Rays on one machine would take each other's CPUs and ports.
+    All files that share `ray_session` are one group and tests/cluster is another: two Rays at once are enough for two
+    cores. Every other file is a group of its own.
     """
-    with_ray = {
-        item.path
-        for item in items
-        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "cluster"
-    }
+    sharing = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+        in_cluster = item.path.parent.name == "cluster"
+        group = "cluster" if in_cluster else "ray" if item.path in sharing else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
