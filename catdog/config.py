@@ -204,6 +204,9 @@ class IngestConfig(Settings):
     splits: str = setting(
         "", "folders that are splits, such as train=training_set,test=held_out; none: there are none", group="photos"
     )
+    bytes_column: str = setting("", "column of a Parquet file that holds the photos, of several", group="photos")
+    name_column: str = setting("", "column of a Parquet file that names the photos [path, file_name …]", group="photos")
+    label_column: str = setting("", "column of a Parquet file that labels the photos [label …]", group="photos")
     train_per_class: int = setting(
         -1, "maximum number of training photos in each class; -1: all", group="photos", low=-1
     )

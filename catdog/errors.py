@@ -57,6 +57,9 @@ IMAGE_ERROR_CODES = (
     "unsupported",  # a photo of a format that needs a plug-in
     "too-slow",  # it took longer than any photo should
     "missing",
+    "folder",  # a folder stands where a list names a photo
+    "not-a-file",  # a pipe, socket or device
+    "encrypted",
     "permission",
     "io",  # a disk or network error that remained after the retries
     "changed",  # its bytes are no longer those that ingest checked

@@ -1,6 +1,6 @@
 """From photos to a manifest: classes, checked and deduplicated photos, splits.
 
-source --list_photos--> paths --label--> classes and split hints
+source --list_inputs--> paths --label--> classes and split hints
                           └--inspect_photos (Ray Data)--> digest, size, perceptual hash or reason
 both --reject_copies, split_photos--> Manifest
 """
@@ -20,7 +20,8 @@ from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.inspection import Progress, inspect_photos, reject_copies, require_every_class
 from catdog.photos.manifest import Manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
-from catdog.photos.sources.files import list_photos, source_exists
+from catdog.photos.sources.files import source_exists
+from catdog.photos.sources.inputs import is_glob, list_inputs
 from catdog.photos.splits import ALL, split_photos
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
@@ -33,7 +34,7 @@ def require_photos(config: IngestConfig, *, run_dir: str) -> None:
     A run whose manifest is finished may go on without its photos, as far as their features are cached.
     """
     finished = files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE))
-    if config.photos and not finished and not source_exists(config.photos):
+    if config.photos and not finished and not is_glob(config.photos) and not source_exists(config.photos):
         raise UsageError(f"--photos {config.photos}: expected photos, found nothing there: check the path")
 
 
@@ -90,7 +91,7 @@ def build_manifest(
     annotations: Annotations | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Find, check, deduplicate and split the photos of `source`, as list_photos takes it.
+    """Find, check, deduplicate and split the photos of `source`, as list_inputs takes it.
 
     Every file found ends in one of the two tables. `per_class` is as in split_photos, by default all. `note` gets a
     line on each surprise, `progress` is called with (photos done, photos in all).
@@ -98,7 +99,8 @@ def build_manifest(
     that do not fit them.
     """
     annotations = annotations or Annotations()
-    labelled = label_photos(list_photos(source), source=source, annotations=annotations)
+    inputs = list_inputs(source, columns=annotations.columns)
+    labelled = label_photos(inputs, source=source, annotations=annotations)
     table, classes = labelled.table, labelled.classes
     paths, labels = table["path"].to_pylist(), table["label"].to_numpy()
     inspected = inspect_photos(paths, limits=limits, progress=progress)

@@ -11,7 +11,6 @@ from PIL import ExifTags, Image
 from catdog.errors import FailureError, ImageError
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.thumbnails import make_thumbnail, overlay_heat
-from catdog.photos.sources.inputs import find_inputs
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage.schemas import PICTURES
 
@@ -75,16 +74,6 @@ def test_photos_of_every_source_have_thumbnails_and_bad_ones_are_left_out(ray_se
     assert {name: opened(content).size for name, content in found.items()} == names
     assert make_thumbnails([], limits=DecodeLimits()) == {}
     assert make_thumbnails([str(plain)], limits=DecodeLimits(max_pixels=100)) == {}
-
-
-def test_keys_of_parquet_rows_are_found_again(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"path": ["p", "q", "r"], "image": [b"1", b"2", b"3"]}), tmp_path / "t.parquet",
-                   row_group_size=2)  # fmt: skip
-    keys = [f"{tmp_path}/t.parquet!r", "/photos/z.jpg", f"{tmp_path}/t.parquet!q"]
-    rows = find_inputs(keys).to_pylist()
-    assert [(row["path"], row["row_group"], row["row"]) for row in rows] == [
-        (keys[0], 1, 0), ("/photos/z.jpg", None, None), (keys[2], 0, 1),
-    ]  # fmt: skip
 
 
 def test_heat_reddens_where_it_is_and_grays_the_rest() -> None:

@@ -10,11 +10,19 @@ import pyarrow.compute as pc
 
 from catdog.config import IngestConfig
 from catdog.console import say
+from catdog.errors import UsageError
 from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections, read_corrections
 from catdog.photos.annotations.groups import Groups, apply_groups, read_groups
-from catdog.photos.annotations.label_table import NO_LABEL, Assigned, LabelTable, apply_label_table, read_label_table
-from catdog.photos.sources.files import Photo
+from catdog.photos.annotations.label_table import (
+    NO_LABEL,
+    Assigned,
+    LabelTable,
+    apply_label_table,
+    fold_label,
+    read_label_table,
+)
+from catdog.photos.sources.tables import TableColumns, read_labels, row_ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,8 @@ class Annotations:
     labels: LabelTable | None = None
     groups: Groups | None = None
     splits: str = ""
+    columns: TableColumns = dataclasses.field(default_factory=TableColumns)
+    label_column: str = ""
 
     def fingerprints(self) -> dict[str, str]:
         """Return what names the content of each file by its setting, empty without one: the path does not count."""
@@ -39,6 +49,8 @@ def read_annotations(config: IngestConfig) -> Annotations:
         labels=read_label_table(config.labels) if config.labels else None,
         groups=read_groups(config.groups) if config.groups else None,
         splits=config.splits,
+        columns=TableColumns(content=config.bytes_column, name=config.name_column),
+        label_column=config.label_column,
     )
 
 
@@ -51,37 +63,69 @@ class LabelledPhotos:
     classes: tuple[str, ...]
 
 
-def label_photos(photos: Sequence[Photo], *, source: str, annotations: Annotations) -> LabelledPhotos:
-    """Give each photo its class, by the table of labels or the layout of folders, and then by the corrections."""
-    pairs = [(photo.path, photo.relative) for photo in photos]
-    assigned: Sequence[Assigned]
-    if annotations.labels:
-        found = apply_label_table(annotations.labels, pairs)
-        classes, assigned, no_class = found.classes, found.assigned, NO_LABEL
-        say(found.line)
-    else:
-        layout, assigned = assign_classes(
-            [photo.relative for photo in photos], source=source, splits=annotations.splits
-        )
-        classes, no_class = layout.classes, layout.no_class
-        for line in layout.notes:
-            say(line)
+def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> LabelledPhotos:
+    """Give each of `inputs` (sources.INPUTS) its class: by a table or the layout of folders, then by the corrections.
+
+    Raises UsageError as the readers of layouts and tables do.
+    """
+    inputs = inputs.sort_by("path")
+    paths, relatives = inputs["path"].to_pylist(), inputs["relative"].to_pylist()
+    pairs = list(zip(paths, relatives, strict=True))
+    classes, assigned, no_class = _assign(inputs, pairs, source=source, annotations=annotations)
     left_out: frozenset[int] = frozenset()
     if annotations.corrections:
-        corrected = apply_corrections(annotations.corrections, [path for path, _ in pairs], assigned, classes=classes)
+        corrected = apply_corrections(annotations.corrections, paths, assigned, classes=classes)
         assigned, left_out = corrected.assigned, corrected.left_out
         say(corrected.line)
-    groups: Sequence[str | None] = [None] * len(photos)
+    groups: Sequence[str | None] = [None] * len(paths)
     if annotations.groups:
         groups, line = apply_groups(annotations.groups, pairs)
         say(line)
     rows, rejected = [], list[tuple[str, str | None]]()
-    for place, (photo, found_class, group) in enumerate(zip(photos, assigned, groups, strict=True)):
-        if place in left_out or not found_class:
-            rejected.append((photo.path, LEFT_OUT if place in left_out else no_class))
+    for place, (path, found, group) in enumerate(zip(paths, assigned, groups, strict=True)):
+        if place in left_out or not found:
+            rejected.append((path, LEFT_OUT if place in left_out else no_class))
         else:
-            rows.append((photo.path, *found_class, group))
+            rows.append((path, *found, group))
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     table = pa.table(dict(zip(("path", "hint", "class", "group"), columns, strict=True)))
     table = table.append_column("label", pc.index_in(table["class"], pa.array(classes)))
     return LabelledPhotos(table=table, rejected=rejected, classes=classes)
+
+
+def _assign(
+    inputs: pa.Table, pairs: Sequence[tuple[str, str]], *, source: str, annotations: Annotations
+) -> tuple[tuple[str, ...], Sequence[Assigned], str]:
+    """Return all classes, (split hint, class) of each photo, and the reason to reject one without a class."""
+    if annotations.labels:
+        found = apply_label_table(annotations.labels, pairs)
+        say(found.line)
+        return found.classes, found.assigned, NO_LABEL
+    labels = _table_labels(inputs, annotations.label_column)
+    if labels:
+        classes = tuple(sorted({label for label in labels if label}))
+        if len(classes) < 2:
+            raise UsageError(
+                f"expected labels of two classes or more in {source}, found {', '.join(classes) or 'none'}"
+            )
+        return classes, [(None, label) if label else None for label in labels], NO_LABEL
+    layout, assigned = assign_classes([relative for _, relative in pairs], source=source, splits=annotations.splits)
+    for line in layout.notes:
+        say(line)
+    return layout.classes, assigned, layout.no_class
+
+
+def _table_labels(inputs: pa.Table, column: str) -> list[str]:
+    """Return the label of each photo in Parquet files; nothing where there are none."""
+    tables = [path for path in pc.unique(inputs["table"]).to_pylist() if path]
+    if not tables:
+        return []
+    named = {path: read_labels(path, column) for path in tables}
+    ends = {path: row_ends(path) for path in tables}
+    found = []
+    for path, group, row in zip(*(inputs[name].to_pylist() for name in ("table", "row_group", "row")), strict=True):
+        labels = named[path]
+        if labels is None:
+            return []
+        found.append(fold_label(labels[(int(ends[path][group - 1]) if group else 0) + row]))
+    return found

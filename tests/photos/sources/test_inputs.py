@@ -10,6 +10,7 @@ import pytest
 
 from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import inputs as sources
+from catdog.photos.sources import tables
 from catdog.photos.sources.inputs import list_inputs, part_bounds, read_inputs
 
 
@@ -132,10 +133,11 @@ def test_a_table_of_bytes_is_read_in_its_order_by_its_names(tmp_path: Path) -> N
     assert contents(inputs) == ["C", "missing", "B"]
 
 
-@pytest.mark.parametrize("names", [["a", "a"], ["a", None]])
-def test_names_that_are_not_one_for_each_row_give_way_to_row_numbers(tmp_path: Path, names: list[object]) -> None:
-    path = write_table(tmp_path / "t.parquet", {"path": names, "bytes": [b"A", b"B"]})
-    assert relatives(path) == ["0", "1"]
+def test_a_name_that_several_rows_have_or_none_is_made_the_row_s_own(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "t.parquet", {"path": ["a", "b", "a", None], "bytes": [b"A", b"B", b"C", b"D"]})
+    assert relatives(path) == ["a#0", "b", "a#2", "#3"]
+    nameless = write_table(tmp_path / "u.parquet", {"path": pa.nulls(2, pa.string()), "bytes": [b"A", b"B"]})
+    assert relatives(nameless) == ["0", "1"]
 
 
 def test_hugging_face_s_image_column_is_understood(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_row_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda *args, **options: reads.append(args[1]) or read(*args, **options)
     )
-    sources._read_group.cache_clear()
+    tables.forget_tables()
     assert contents(list_inputs(path)) == [str(row) for row in range(10)]
     assert reads == [0, 1]
 
@@ -167,12 +169,12 @@ def test_a_table_that_vanishes_is_an_error_for_each_of_its_rows(tmp_path: Path) 
     path = write_table(tmp_path / "t.parquet", {"bytes": [b"A", b"B"]})
     inputs = list_inputs(path)
     Path(path).unlink()
-    sources._read_group.cache_clear()
+    tables.forget_tables()
     assert contents(inputs) == ["missing", "missing"]
 
 
 def test_tables_without_photos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"expected a column of bytes in .*, found a, b"):
+    with pytest.raises(UsageError, match=r"expected a column of bytes in .*, found a int64, b string"):
         list_inputs(write_table(tmp_path / "t.parquet", {"a": [1], "b": ["x"]}))
     with pytest.raises(UsageError, match="a table of no rows"):
         list_inputs(write_table(tmp_path / "u.parquet", {"bytes": pa.array([], pa.binary())}))
@@ -197,8 +199,9 @@ def test_a_million_files_are_cut_into_parts_in_no_time() -> None:
         [
             pa.array(["p"] * count),
             pa.array(["p"] * count),
-            pa.nulls(count, pa.string()),
+            *[pa.nulls(count, pa.string())] * 2,
             *[pa.nulls(count, pa.int32())] * 2,
+            pa.nulls(count, pa.string()),
         ],
         schema=sources.INPUTS,
     )

@@ -1,0 +1,263 @@
+"""Archives that are read without being unpacked: zip, and tar with any of its compressions.
+
+Members are read in memory and written nowhere, so an archive cannot place a file, whatever names it carries. A
+compressed tar cannot be read from the middle: it is decompressed once, into the cache of this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import struct
+import tarfile
+import uuid
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+
+from catdog.console import say
+from catdog.errors import ImageError, UsageError, one_line
+from catdog.photos.sources.folders import is_hidden
+from catdog.photos.sources.opening import open_file
+from catdog.storage.files import cache_directory
+
+ZIP_SUFFIXES = (".zip",)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+SUFFIXES = ZIP_SUFFIXES + TAR_SUFFIXES
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, tarfile.TarError)
+_COMPRESSIONS = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "tbz2": "bz2", "zst": "zstd", "tzst": "zstd"}
+_UTF_8 = 0x800  # APPNOTE 4.4.4, bit 11: the name is UTF-8
+_MOST_TIMES, _MOST_BESIDE = 50, 2**30  # photos hardly shrink: beyond so many times its size and so many bytes is a bomb
+_SIDECARS = (".cls", ".json", ".txt", ".txt2", ".id", ".index")  # of a photo in a WebDataset shard
+# What lies where an archive was expected, by its first bytes.
+_STRANGERS = {
+    b"Rar!": "a RAR archive: unpack it and give the folder",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it and give the folder",
+    b"PK\x05\x06": "an archive without files: get it again",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
+}
+
+
+class Member(NamedTuple):
+    """A file in an archive: `name` finds it, `relative` is its place, `version` changes with its content."""
+
+    name: str
+    relative: str
+    version: str | None
+
+
+def archive_kind(path: str) -> str | None:
+    """Return `zip` or `tar` for a path of such a name, else None."""
+    folded = path.lower()
+    return "zip" if folded.endswith(ZIP_SUFFIXES) else "tar" if folded.endswith(TAR_SUFFIXES) else None
+
+
+def list_members(path: str) -> list[Member]:
+    """Return the visible files of the archive at `path`, each once.
+
+    Raises UsageError for a file that is no archive, and for one that is encrypted or holds archives only.
+    """
+    try:
+        members = (_list_zip if archive_kind(path) == "zip" else _list_tar)(path)
+    except (*DAMAGE, NotImplementedError, pa.ArrowException) as error:
+        raise UsageError(f"expected an archive at {path}, found {_what_is(path, error)}") from error
+    pictures = [member for member in members if archive_kind(member.relative) is None]
+    if members and not pictures:
+        raise UsageError(
+            f"expected photos in {path}, found only archives in it, such as {members[0].relative}: unpack it first"
+        )
+    return members
+
+
+def _what_is(path: str, error: Exception) -> str:
+    try:
+        with open_file(path) as stream:
+            begin = stream.read(512)
+    except OSError:
+        begin = b""
+    if not begin:
+        return "an empty file: get it again"
+    if begin.lstrip()[:1] == b"<" and b"html" in begin.lower():
+        return "a web page, as a failed download leaves it: get it again"
+    if begin.startswith(b"\x1f\x8b") and archive_kind(path) == "zip":
+        return "data compressed by gzip: name the file .tar.gz if it is a tar, or decompress it"
+    known = next((text for mark, text in _STRANGERS.items() if begin.startswith(mark)), None)
+    return known or f"one that cannot be read ({one_line(error)}): get it again"
+
+
+def read_member(path: str, name: str, *, max_bytes: int) -> bytes:
+    """Return the bytes of one member, bounded by `max_bytes` and, for a zip, checked by its CRC.
+
+    Raises ImageError: missing, encrypted, too-large, truncated, io. OSError as the file system raises it.
+    """
+    read = _read_zip if archive_kind(path) == "zip" else _read_tar
+    try:
+        content = read(path, name, max_bytes)
+    except KeyError as error:
+        raise ImageError("missing", "no such member in the archive") from error
+    except DAMAGE as error:
+        raise ImageError("truncated", f"the archive member is damaged: {one_line(error)}") from error
+    except NotImplementedError as error:
+        raise ImageError("io", f"the archive member cannot be unpacked: {one_line(error)}") from error
+    check_size(len(content), max_bytes)
+    return content
+
+
+def check_size(size: int, max_bytes: int) -> int:
+    """Return `size`; raises ImageError of code too-large where it is more than `max_bytes`."""
+    if size > max_bytes:
+        raise ImageError("too-large", f"{size:,} bytes, the limit is {max_bytes:,}")
+    return size
+
+
+def _relative(name: str) -> str | None:
+    """Return the place of a member, or None for one that is hidden or would leave the archive's root."""
+    parts: list[str] = []
+    for part in name.replace("\\", "/").split("/"):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts) if parts and not any(map(is_hidden, parts)) else None
+
+
+# Zip
+
+
+def _list_zip(path: str) -> list[Member]:
+    _, entries = _open_zip(path)
+    files = {name: entry for name, entry in entries.items() if not entry.is_dir()}
+    if files and all(entry.flag_bits & 0x1 for entry in files.values()):
+        raise UsageError(
+            f"expected photos in {path}, found an encrypted archive: unpack it with its password, and give the folder"
+        )
+    unmarked = sum(not entry.flag_bits & _UTF_8 and not name.isascii() for name, entry in files.items())
+    if unmarked:
+        guessed = any(name == entry.filename for name, entry in files.items() if not name.isascii())
+        encoding = "UTF-8 or CP437" if guessed else "UTF-8"
+        say(f"{unmarked} names in {path} do not say how they are encoded: read as {encoding}.")
+    return [
+        Member(name, relative, f"{entry.file_size}-{entry.CRC:08x}")
+        for name, entry in files.items()
+        if (relative := _relative(name))
+    ]
+
+
+def _read_zip(path: str, name: str, max_bytes: int) -> bytes:
+    archive, entries = _open_zip(path)
+    entry = entries[name]
+    if entry.flag_bits & 0x1:
+        raise ImageError("encrypted", "the archive member needs a password: unpack the archive")
+    check_size(entry.file_size, max_bytes)
+    with archive.open(entry) as stream:
+        return stream.read(max_bytes + 1)
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+    """Open an archive once a process: its directory of members takes a second for each hundred thousand."""
+    archive = zipfile.ZipFile(open_file(path))
+    return archive, {_zip_name(entry): entry for entry in archive.infolist()}
+
+
+def _zip_name(entry: zipfile.ZipInfo) -> str:
+    """Return the name of a member: zipfile takes one that does not say UTF-8 for CP437, where UTF-8 is more likely."""
+    if entry.flag_bits & _UTF_8 or entry.filename.isascii():
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return entry.filename
+
+
+# Tar
+
+
+def _list_tar(path: str) -> list[Member]:
+    _, places = _open_tar(path)
+    found = [
+        Member(name, relative, f"{size}-{at}") for name, (at, size) in places.items() if (relative := _relative(name))
+    ]
+    stems = {member.relative.partition(".")[0] for member in found if not member.relative.lower().endswith(_SIDECARS)}
+    return [
+        member
+        for member in found
+        if not (member.relative.lower().endswith(_SIDECARS) and member.relative.partition(".")[0] in stems)
+    ]
+
+
+def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
+    stream, places = _open_tar(path)
+    at, size = places[name]
+    check_size(size, max_bytes)
+    stream.seek(at)
+    content = stream.read(size)
+    if len(content) < size:
+        raise EOFError(f"the archive ends after {len(content)} of {size} bytes")
+    return content
+
+
+@lru_cache(maxsize=4)
+def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
+    """Open a tar once a process; return its bytes and the place and size of each file in it."""
+    suffix = path.lower().rpartition(".")[2]
+    stream = open_file(path) if suffix == "tar" else _decompressed(path, suffix)
+    places = {}
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        for member in archive:
+            if member.isreg():
+                places[os.fsencode(member.name).decode("utf-8", "backslashreplace")] = (member.offset_data, member.size)
+    return stream, places
+
+
+def _decompressed(path: str, suffix: str) -> IO[bytes]:
+    """Return the bytes of a compressed tar from the cache of this machine, where they are put first."""
+    with open_file(path) as packed:
+        size = packed.seek(0, io.SEEK_END)
+        packed.seek(max(0, size - 2**16))
+        name = hashlib.sha256(f"{path} {size} ".encode() + packed.read()).hexdigest()[:16]
+        cached = cache_directory() / "archives" / f"{name}.tar"
+        if not cached.exists():
+            packed.seek(0)
+            unpacked: Any
+            if suffix in ("xz", "txz"):
+                unpacked = lzma.LZMAFile(packed)  # noqa: SIM115 - `packed` is closed
+            else:
+                unpacked = pa.CompressedInputStream(packed, _COMPRESSIONS[suffix])
+            _write_bounded(unpacked, cached, most=_MOST_TIMES * size + _MOST_BESIDE)
+    return open_file(str(cached))
+
+
+def _write_bounded(source: Any, target: Path, *, most: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with beside.open("wb") as sink:
+            while block := _read_block(source):
+                if sink.tell() + len(block) > most:
+                    raise ValueError("it decompresses to far more than photos do")
+                sink.write(block)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read_block(source: Any) -> bytes:
+    try:
+        return bytes(source.read(2**20))
+    except OSError as error:  # pyarrow's and bz2's word for damage
+        raise ValueError(one_line(error)) from error
+
+
+def forget_archives() -> None:
+    """Close what is kept open: a connection may be broken."""
+    _open_zip.cache_clear()
+    _open_tar.cache_clear()

@@ -1,0 +1,74 @@
+"""Lists of photos: a .txt file with a path a line, or a .csv or .tsv file with a column of paths."""
+
+from __future__ import annotations
+
+import os
+
+from catdog.console import say
+from catdog.errors import CatdogError, UsageError, one_line
+from catdog.photos.annotations.csv_table import read_csv_table
+from catdog.photos.sources.files import Photo
+from catdog.photos.sources.keys import local_path
+from catdog.storage.files import absolute, is_uri, read_bytes
+
+SUFFIXES = (".txt", ".csv", ".tsv")
+_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
+_LOOKED_AT = 20  # paths, to tell a list that was written for another machine
+
+
+def read_list(path: str) -> list[Photo]:
+    """Return the photos that the list at `path` names, each once, by path; relative paths count from its own folder.
+
+    A line of a .txt file is a path from its first to its last character; `#` begins a comment, empty lines do not
+    count. Raises UsageError for a list that cannot be read or names no photo.
+    """
+    names = _read_lines(path) if path.lower().endswith(".txt") else _read_column(path)
+    folder = path.rpartition("/")[0]
+    # Not Path.resolve: a link is another file than its target.
+    keys = {name if is_uri(name) else os.path.normpath(os.path.join(folder, name)) for name in names}  # noqa: PTH118
+    if not keys:
+        raise UsageError(f"expected a path a line in {path}, found none")
+    _hint(names, keys)
+    common = os.path.commonprefix(sorted(keys)).rpartition("/")[0]  # noqa: RUF071 - URIs are among them
+    return [Photo(key, key[len(common) + 1 :] if common else key) for key in sorted(keys)]
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"expected a list of paths in UTF-8 at {path}, found other bytes: {error.reason}") from error
+    except (OSError, CatdogError) as error:
+        raise UsageError(f"expected a list of paths at {path}: cannot be read: {one_line(error)}") from error
+    # Not splitlines: it splits at marks that file names may hold.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _read_column(path: str) -> list[str]:
+    table = read_csv_table(absolute(path), flag="--photos", columns={"path": _COLUMNS})
+    return [row["path"] for _, row in table.rows if row["path"].strip()]
+
+
+def _hint(names: list[str], keys: set[str]) -> None:
+    """Say what may be wrong with a list of which none of the first paths stands anywhere."""
+    local = [key for key in sorted(keys)[:_LOOKED_AT] if not is_uri(key)]
+    if not local or len(local) < min(_LOOKED_AT, len(keys)) or any(_stands(key) for key in local):
+        return
+    first = names[0]
+    if first[:1] in "\"'" and first[-1:] == first[:1]:
+        why = "they stand in quotes, and a line of a list is the path itself"
+    elif first[1:3] in (":\\", ":/") or "\\" in first:
+        why = "they are paths of Windows"
+    elif first != first.strip():
+        why = "they begin or end with a space"
+    else:
+        why = "relative paths count from the folder of the list"
+    say(f"None of the first {len(local)} paths of the list stands on this machine, such as {first}: {why}.")
+
+
+def _stands(key: str) -> bool:
+    try:
+        return os.path.lexists(local_path(key))
+    except ValueError:  # a NUL
+        return False

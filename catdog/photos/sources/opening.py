@@ -1,0 +1,79 @@
+"""Opening one file by its key, on this machine or an object store."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote
+
+from pyarrow import fs
+
+from catdog.errors import ImageError
+from catdog.photos.sources.keys import local_path, quoted_uri, split_query
+from catdog.storage.files import is_uri, open_filesystem
+
+
+def open_file(key: str) -> IO[bytes]:
+    """Return the bytes of a file, seekable.
+
+    Raises OSError as the file system does, and ImageError for what is no file: a folder, a pipe, a socket, a device.
+    """
+    if is_uri(key):
+        system, inside = _open_in_folder(key)
+        stream: Any = system.open_input_file(inside)
+        return io.BufferedReader(stream, 1 << 16)
+    try:
+        # Without O_NONBLOCK opening a pipe waits for somebody who writes into it.
+        descriptor = os.open(local_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the path
+        raise ImageError("missing", f"no file can have such a name: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise ImageError("not-a-file", "a socket, or a pipe that nobody writes into") from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise ImageError("folder", "a folder stands here: give it as --photos")
+    raise ImageError("not-a-file", "a pipe or a device stands here")
+
+
+def file_kind(key: str) -> fs.FileType:
+    """Return what stands at a key or the path of a folder; OSError as the file system raises it."""
+    if is_uri(key):
+        system, inside = open_folder(key)
+        return system.get_file_info(inside).type
+    try:
+        mode = Path(local_path(key)).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return fs.FileType.NotFound
+    if stat.S_ISDIR(mode):
+        return fs.FileType.Directory
+    return fs.FileType.File if stat.S_ISREG(mode) else fs.FileType.Unknown
+
+
+@lru_cache(maxsize=64)
+def is_file(key: str) -> bool:
+    """Tell whether a file stands at `key`; asked once a process."""
+    return bool(file_kind(key) == fs.FileType.File)
+
+
+@lru_cache(maxsize=64)
+def open_folder(path: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URI and the path inside it; opened once a process."""
+    return open_filesystem(quoted_uri(path))
+
+
+def _open_in_folder(key: str) -> tuple[fs.FileSystem, str]:
+    """A folder's URI is opened once a process: S3 may ask the network for the bucket's region each time."""
+    base, query = split_query(key)
+    folder, _, name = base.rpartition("/")
+    system, inside = open_folder(f"{folder}/{query}")
+    return system, f"{inside.rstrip('/')}/{unquote(name)}"

@@ -1,0 +1,245 @@
+"""Photos in Parquet files: a column of bytes, or Hugging Face's struct of bytes and path; and their labels.
+
+A photo's key is `FILE.parquet!NAME`, or `FILE.parquet!ROW` where no column names it. Where a person says which columns
+hold bytes and names, it is `FILE.parquet!COLUMN[ROW]!NAME`, so that a key is all that is needed to read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catdog.errors import ImageError, UsageError, one_line
+from catdog.photos.sources.opening import open_file
+from catdog.storage.files import is_uri
+
+SUFFIX = ".parquet"
+# Columns that name a photo, in the order of preference.
+_GIVEN = re.compile(r"(.+?)\[(\d+)\]!.*", re.DOTALL)
+_NAME_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "name", "id", "__key__")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableColumns:
+    """Which columns hold the bytes and the names; empty: found by type and name."""
+
+    content: str = ""
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """The photos of a Parquet file: for each its name, its row group and its row in that."""
+
+    names: list[str]
+    column: str  # of bytes
+    groups: np.ndarray
+    rows: np.ndarray
+
+
+def list_rows(path: str, columns: TableColumns) -> TableRows:
+    """Return the rows of the Parquet file at `path`, in their order.
+
+    Raises UsageError for a file that cannot be read, has no rows, or no column, or several, of bytes.
+    """
+    try:
+        with _open_table(path) as file:
+            column = find_content_column(file.schema_arrow, path, columns)
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            names = _read_names(file, path, columns)
+    except (OSError, ImageError, pa.ArrowException) as error:
+        raise UsageError(
+            f"expected a Parquet file at {path}, found one that cannot be read: {one_line(error)}"
+        ) from error
+    total = sum(counts)
+    if not total:
+        raise UsageError(f"expected photos in {path}, found a table of no rows")
+    return TableRows(
+        names=names or [str(row) for row in range(total)],
+        column=column,
+        groups=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        rows=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+    )
+
+
+def _read_names(file: pq.ParquetFile, path: str, columns: TableColumns) -> list[str] | None:
+    """Return a name for each row, all different; None where no column has names."""
+    schema = file.schema_arrow
+    if columns.name and columns.name not in schema.names:
+        raise UsageError(f"--name-column {columns.name}: found no such column in {path}, but {_shown(schema)}")
+    named = [columns.name] if columns.name else [name for name in _NAME_COLUMNS if name in schema.names]
+    column = next((name for name in named if columns.name or _is_text(schema.field(name).type)), None)
+    if column is None:
+        structs = [field for field in schema if _is_image(field.type) and field.type.get_field_index("path") >= 0]
+        column = next((f"{field.name}.path" for field in structs), None)
+    if column is None:
+        return None
+    values: Any = file.read(columns=[column]).column(0)
+    if pa.types.is_struct(values.type):
+        values = pa.chunked_array([chunk.field("path") for chunk in values.chunks])
+    found = values.to_pylist()
+    if not any(value is not None for value in found):
+        return None
+    counts = Counter(str(value) for value in found)
+    # A name that several rows have, or none, is made the row's own.
+    return [
+        f"{'' if value is None else value}#{row}" if value is None or counts[str(value)] > 1 else str(value)
+        for row, value in enumerate(found)
+    ]
+
+
+def find_content_column(schema: pa.Schema, path: str, columns: TableColumns) -> str:
+    """Return the name of the column that holds the photos' bytes, a struct with `bytes` in it too."""
+    found = [field.name for field in schema if _is_bytes(field.type) or _is_image(field.type)]
+    if columns.content:
+        if columns.content not in found:
+            raise UsageError(
+                f"--bytes-column {columns.content}: expected a column of bytes, found {_shown(schema)} in {path}"
+            )
+        return columns.content
+    if not found:
+        raise UsageError(f"expected a column of bytes in {path}, found {_shown(schema)}")
+    if len(found) > 1:
+        raise UsageError(
+            f"{path} has several columns of bytes ({', '.join(found)}): say which by --bytes-column {found[0]}"
+        )
+    return str(found[0])
+
+
+def _shown(schema: pa.Schema) -> str:
+    shown = [f"{field.name} {field.type}" for field in schema]
+    return ", ".join(shown[:10]) + (", …" if len(shown) > 10 else "")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    """Tell Hugging Face's Image feature: a struct of bytes and path."""
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _open_table(path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(open_file(path))
+
+
+def keys_of_rows(path: str, listed: TableRows, columns: TableColumns) -> list[str]:
+    """Return the key of each photo of a table that was listed with `columns`."""
+    if columns == TableColumns():
+        return [f"{path}!{name}" for name in listed.names]
+    return [f"{path}!{listed.column}[{row}]!{name}" for row, name in enumerate(listed.names)]
+
+
+def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> bytes:
+    """Return the bytes of the photo whose key ends with `name`; errors are those of `read_cell`."""
+    given = _GIVEN.fullmatch(name)
+    if given:
+        group, row = _place_of_row(path, int(given[2]))
+        return read_cell(path, group, row, column=given[1], read_other=read_other)
+    try:
+        group, row = row_places(path)[name]
+    except KeyError as error:
+        raise ImageError("missing", "no such row in the table") from error
+    except UsageError as error:
+        raise ImageError("io", str(error)) from error
+    return read_cell(path, group, row, column="", read_other=read_other)
+
+
+def read_cell(path: str, group: int, row: int, *, column: str, read_other: Callable[[str], bytes]) -> bytes:
+    """Return the bytes in one row; `read_other` reads the file that a struct names instead of holding its bytes.
+
+    An empty `column` is found by its type. Raises ImageError of code missing or io, OSError as the file system does.
+    """
+    try:
+        value = _read_group(path, group, column)[row].as_py()
+    except (pa.ArrowException, IndexError) as error:  # no such Parquet any more
+        if isinstance(error, OSError):
+            raise
+        raise ImageError("io", one_line(error)) from error
+    if isinstance(value, dict):
+        content, other = value.get("bytes"), value.get("path")
+        if content is None and other:
+            return read_other(_beside(path, other))
+        value = content
+    if value is None:
+        raise ImageError("missing", "the row has no bytes")
+    return bytes(value)
+
+
+def _beside(path: str, other: str) -> str:
+    return other if is_uri(other) or other.startswith("/") else f"{path.rpartition('/')[0]}/{other}"
+
+
+@lru_cache(maxsize=1)
+def _read_group(path: str, group: int, column: str) -> pa.ChunkedArray:
+    """Return the photos of one row group: the rows of a part are one after the other in it."""
+    with _open_table(path) as file:
+        name = find_content_column(file.schema_arrow, path, TableColumns(content=column))
+        return file.read_row_group(group, columns=[name]).column(0)
+
+
+@lru_cache(maxsize=4)
+def row_places(path: str) -> dict[str, tuple[int, int]]:
+    """Return the row group and row of each name of the Parquet file at `path`; read once a process."""
+    listed = list_rows(path, TableColumns())
+    return dict(zip(listed.names, zip(listed.groups.tolist(), listed.rows.tolist(), strict=True), strict=True))
+
+
+@lru_cache(maxsize=4)
+def row_ends(path: str) -> np.ndarray:
+    """Return where each row group of the Parquet file at `path` ends, in rows of the whole table."""
+    with _open_table(path) as file:
+        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return np.cumsum(counts)
+
+
+def _place_of_row(path: str, row: int) -> tuple[int, int]:
+    ends = row_ends(path)
+    group = int(np.searchsorted(ends, row, side="right"))
+    return group, row - (int(ends[group - 1]) if group else 0)
+
+
+def forget_tables() -> None:
+    """Read tables anew from now on: a file may have changed."""
+    _read_group.cache_clear()
+    row_places.cache_clear()
+    row_ends.cache_clear()
+
+
+def read_labels(path: str, column: str) -> list[str] | None:
+    """Return the label of each row as text; None without `column` where no column is called label.
+
+    Numbers of Hugging Face's ClassLabel get their names. Raises UsageError for a column that is not there.
+    """
+    with _open_table(path) as file:
+        schema = file.schema_arrow
+        named = column or next((name for name in ("label", "labels", "class", "category") if name in schema.names), "")
+        if not named:
+            return None
+        if named not in schema.names:
+            raise UsageError(f"--label-column {column}: found no such column in {path}, but {_shown(schema)}")
+        values = file.read(columns=[named]).column(0).to_pylist()
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = described.get("info", {}).get("features", {}).get(named, {}).get("names")
+    return ["" if value is None else str(names[value] if names else value) for value in values]

@@ -1,0 +1,130 @@
+"""Labels by table, by a Parquet column, by split folders of any name, and groups, through the whole of ingest."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from catdog.errors import UsageError
+from catdog.photos.annotations.groups import read_groups
+from catdog.photos.annotations.label_table import read_label_table
+from catdog.photos.annotations.labelling import Annotations, label_photos
+from catdog.photos.ingest import build_manifest
+from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.tables import TableColumns
+
+
+def jpeg(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(noise).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def write(folder: Path, names: list[str]) -> None:
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(seed))
+
+
+def labelled(source: Path, annotations: Annotations) -> dict[str, tuple[str | None, str]]:
+    found = label_photos(list_inputs(str(source), columns=annotations.columns), source="x", annotations=annotations)
+    return {row["path"].rpartition("/")[2]: (row["hint"], row["class"]) for row in found.table.to_pylist()}
+
+
+NAMES = ["photos/a/1.jpg", "photos/a/2.jpg", "photos/3.jpg", "photos/4.jpg"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label,split\na/1.jpg,Cat,train\na/2.jpg,dog,val\n3.jpg,DOG,testing\n",
+        "filename;category\n1.jpg;cat\n2.jpg;dog\n3.jpg;dog\n",
+        "id\tclass\n1\tcat\n2\tdog\n3\tdog\n",
+        "image,label\nphotos\\a\\1.jpg,cat\nphotos\\a\\2.jpg,dog\nphotos\\3.jpg,dog\n",
+    ],
+)
+def test_a_table_names_photos_as_people_write_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    write(tmp_path, NAMES)
+    (tmp_path / "labels.csv").write_text(text)
+    found = labelled(tmp_path / "photos", Annotations(labels=read_label_table(str(tmp_path / "labels.csv"))))
+    assert {name: label for name, (_, label) in found.items()} == {"1.jpg": "cat", "2.jpg": "dog", "3.jpg": "dog"}
+    hints = ["train", "validation", "test"] if "split" in text else [None] * 3
+    assert [found[name][0] for name in ("1.jpg", "2.jpg", "3.jpg")] == hints
+    assert capsys.readouterr().out.endswith("Labels: 3 of 4 photos have one.\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\n1.jpg,cat\n1.jpg,dog\n", "row 3: 1.jpg has another label in a row before"),
+        ("path,label\n1.jpg,cat\n2.jpg,cat\n", "expected labels of two classes or more, found fewer in 2"),
+        ("path,label,split\n1.jpg,cat,extra\n", "row 2: expected a split of train, validation or test, found extra"),
+        (
+            "path,label\n7.jpg,cat\n8.jpg,dog\n",
+            "none of its 2 paths is among the photos, such as 7.jpg; theirs",
+        ),
+    ],
+)
+def test_a_table_that_says_nothing_clear_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, NAMES)
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        labelled(tmp_path / "photos", Annotations(labels=read_label_table(str(tmp_path / "labels.csv"))))
+    assert message in str(caught.value)
+
+
+def test_groups_stay_together_and_strangers_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, NAMES)
+    (tmp_path / "groups.csv").write_text("path,group\n1.jpg,tom\n3.jpg,tom\n")
+    (tmp_path / "labels.csv").write_text("path,label\n1.jpg,cat\n2.jpg,cat\n3.jpg,dog\n4.jpg,dog\n")
+    annotations = Annotations(
+        labels=read_label_table(str(tmp_path / "labels.csv")), groups=read_groups(str(tmp_path / "groups.csv"))
+    )
+    found = label_photos(list_inputs(str(tmp_path / "photos")), source="x", annotations=annotations)
+    groups = {row["path"].rpartition("/")[2]: row["group"] for row in found.table.to_pylist()}
+    assert groups == {"1.jpg": "tom", "2.jpg": None, "3.jpg": "tom", "4.jpg": None}
+    (tmp_path / "groups.csv").write_text("path,group\n9.jpg,tom\n")
+    strange = read_groups(str(tmp_path / "groups.csv"))
+    with pytest.raises(UsageError, match="none of its 1 paths is among the photos"):
+        labelled(tmp_path / "photos", Annotations(groups=strange, labels=annotations.labels))
+
+
+def test_a_parquet_file_is_trained_on_with_its_labels(ray_session: None, tmp_path: Path) -> None:
+    table = {
+        "photo": [jpeg(number) for number in range(40)],
+        "thumb": [b"x"] * 40,
+        "species": ["Cat", "dog"] * 20,
+        "title": [f"n{number}" for number in range(40)],
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=7)
+    columns = TableColumns(content="photo", name="title")
+    manifest = build_manifest(
+        str(tmp_path / "t.parquet"), annotations=Annotations(columns=columns, label_column="species")
+    )
+    assert manifest.classes == ("cat", "dog")
+    assert sum(sum(counts.values()) for counts in manifest.counts().values()) == 40
+    row = manifest.table.to_pylist()[0]
+    assert row["path"] == f"{tmp_path}/t.parquet!photo[0]!n0"
+    assert row["class"] == "cat"
+
+
+def test_a_table_s_splits_are_kept(ray_session: None, tmp_path: Path) -> None:
+    names = [f"photos/{number}.jpg" for number in range(24)]
+    write(tmp_path, names)
+    labels, splits = ["cat", "dog"] * 12, ["train"] * 8 + ["val"] * 8 + ["test"] * 8
+    rows = [",".join(row) for row in zip(names, labels, splits, strict=True)]
+    (tmp_path / "labels.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    manifest = build_manifest(
+        str(tmp_path / "photos"), annotations=Annotations(labels=read_label_table(str(tmp_path / "labels.csv")))
+    )
+    counts = {split: sum(of_class.values()) for split, of_class in manifest.counts().items()}
+    assert counts == {"train": 8, "validation": 8, "test": 8, "unused": 0}
