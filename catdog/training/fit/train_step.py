@@ -55,6 +55,7 @@ class Tail:
         settings: StageConfig | None = None,
         plan: StepPlan | None = None,
     ) -> None:
+        import tensorflow as tf
         import tf_keras
 
         from catdog.model import classifier as model
@@ -70,6 +71,7 @@ class Tail:
             self.optimizer.build(self.model.trainable_variables)
         self.classes = int(self.model.output.shape[-1])
         self._train, self._evaluate = self._compile()
+        self._own = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.float64)])  # traced once
 
     def _compile(self) -> tuple[Any, Any]:
         import tensorflow as tf
@@ -134,8 +136,7 @@ class Tail:
 
         if self._strategy.num_replicas_in_sync == 1:
             return values
-        own = tf.constant(values, tf.float64)
-        spread = self._strategy.run(tf.function(lambda: tf.identity(own)))
+        spread = self._strategy.run(self._own, args=(tf.constant(values, tf.float64),))
         return np.asarray(self._strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None), np.float64)
 
     def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
