@@ -2,7 +2,7 @@
 
 A cache is a directory of Parquet parts, one for each 64 photos and 4 views, with one row group for each view,
 because an epoch reads one view. Parts have names that depend on their place alone, so a pass that was killed
-goes on with the parts that are missing; the completion mark comes last.
+resumes with the missing parts; the completion mark is written last.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FeatureCache:
     views: tuple[int, ...]
 
     def is_finished(self) -> bool:
-        """Tell whether all parts stand. Raises FailureError or UsageError as artifacts.completed does."""
+        """Tell whether all parts exist. Raises FailureError or UsageError as artifacts.completed does."""
         return self._summary() is not None
 
     @functools.cached_property
@@ -103,14 +103,14 @@ class FeatureCache:
         return features, labels, self.read_paths(blocks=blocks)
 
     def present_parts(self) -> set[str]:
-        """Return the names of the parts that stand already, each of them whole."""
+        """Return the names of the parts that exist, each of them whole."""
         files.make_directory(self.directory)
         system, inside = files.open_filesystem(self.directory)
         found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
         return {entry.base_name for entry in found if entry.base_name.endswith(".parquet")}
 
     def finish(self, *, blocks: int, cut: str) -> list[str]:
-        """Mark the cache complete, whose `blocks` blocks all stand; return the unreadable photos with their reasons."""
+        """Mark the cache complete, whose `blocks` blocks all exist; return the unreadable photos with their reasons."""
         system, inside = files.open_filesystem(self.directory)
 
         def describe(block: int) -> tuple[int, dict[bytes, bytes]]:
@@ -148,7 +148,7 @@ def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> Feat
 def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, unreadable: Sequence[str]) -> None:
     """Write one Parquet part, whole or not at all: a row group for each view.
 
-    The feature is its bytes, little-endian, row-major; shape and dtype stand in the schema's metadata.
+    The feature is its bytes, little-endian, row-major; shape and dtype are in the schema's metadata.
     """
     row_bytes = math.prod(features.shape[1:]) * features.itemsize
     schema = pa.schema(

@@ -89,7 +89,7 @@ class PartJob:
 
 
 def missing_parts(wanted: Sequence[tuple[Extraction, PhotoSet]], *, root: str) -> list[PartJob]:
-    """Return the parts that do not stand below `root`; those of an earlier, killed pass do."""
+    """Return the parts that are missing below `root`; an earlier, killed pass may have written some."""
     targets: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     parts = {}
     for extraction, photos in wanted:

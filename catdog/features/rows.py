@@ -1,4 +1,4 @@
-"""Where a train worker's rows come from: its share of a cache, or of a stream that is computed anew every epoch."""
+"""Where a train worker's rows come from: its share of a cache, or of a stream that is computed again each epoch."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class CachedRows:
                 order = np.arange(len(labels)) if random is None else random.permutation(len(labels))
                 places, row = np.argsort(order), 0
                 features = np.empty((len(labels), *self._cache.content.shape), self._cache.content.dtype)
-                for piece, _ in arrays:  # to its shuffled place at once: the features are copied once
+                for piece, _ in arrays:  # straight to its shuffled place: the features are copied once
                     features[places[row : row + len(piece)]] = piece
                     row += len(piece)
                 yield features, labels[order]
@@ -138,7 +138,7 @@ class StreamSource:
 
 
 class StreamedRows:
-    """One worker's share of photos whose features are computed anew every epoch, in the next view.
+    """One worker's share of photos whose features are computed again each epoch, in the next view.
 
     A pipeline of Ray Data covers several short epochs, because starting one takes seconds, and never more than one long
     epoch, because its list of blocks is made in advance.

@@ -59,7 +59,7 @@ def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]
             unreadable[index] = f"{row['path']}: {error}"
             continue
         for turn, view in enumerate(views):
-            # Rows of one view stand together, as the parts store them.
+            # Rows of one view are next to each other, as the parts store them.
             place = turn * len(rows) + index
             labels[place] = row["label"]
             images[place] = augment(

@@ -152,7 +152,7 @@ def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[di
     """Return the training photos whose label is likely wrong; `label` and `probability` are predicted."""
     if cache is None:
         return []
-    # Rows stand in the order of digests: the first ones are as good as drawn.
+    # Rows are in the order of digests, so the first ones are a random sample.
     features, labels, paths = cache.read_first(_MOST_TRAIN_PHOTOS)
     found = find_label_errors(features, labels, classes=len(classes), limit=SHOWN)
     return [

@@ -28,7 +28,7 @@ def write_heatmaps(job: TrainJob, networks: Networks) -> None:
     """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
 
     The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
-    run goes on without the pictures, and heat.json says why.
+    run continues without the pictures, and heat.json says why.
     """
     path = files.join(job.run_dir, HEATMAP_FILE)
     if files.exists(path):

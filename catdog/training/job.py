@@ -78,7 +78,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
 
 
 def _say_finished(run_dir: str) -> dict[str, Any]:
-    say(f"Nothing to do: {run_dir} is finished. Another --run-dir trains anew.")
+    say(f"Nothing to do: {run_dir} is finished. Use another --run-dir to train again.")
     report = files.read_json(files.join(run_dir, "report.json"))
     _say_result(report, run_dir=run_dir)
     if not files.exists(files.join(run_dir, PAGE_FILE)):
@@ -217,7 +217,7 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str) -> None:
 
 
 def _write_page(report: Mapping[str, Any], *, run_dir: str) -> None:
-    """Write report.html from what stands in `run_dir`."""
+    """Write report.html from the files in `run_dir`."""
 
     def build() -> str:
         histories = {stage: read_history(files.join(run_dir, stage)) for stage in report["stages"]}

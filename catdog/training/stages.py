@@ -58,7 +58,7 @@ class StageJob:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What the workers of one trainer do: the stages in their order, and what a model card says besides."""
+    """What the workers of one trainer do: the stages in order, and what else the model card says."""
 
     run_dir: str
     spec: ClassifierSpec
@@ -195,7 +195,7 @@ def class_weights(config: TrainConfig, manifest: Manifest) -> tuple[float, ...]:
 
 
 def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
-    """Return path, label and digest of a split, ordered by digest: as good as shuffled, and the same everywhere."""
+    """Return path, label and digest of a split, ordered by digest: a random order, and the same everywhere."""
     return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
 
 
@@ -245,7 +245,7 @@ def stage_batches(config: TrainConfig) -> dict[str, int]:
 
 
 def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
-    """Return what a model card says besides how to build the model."""
+    """Return what a model card says, apart from how to build the model."""
     return {
         "config": flatten_config(config, identity_only=True),
         "counts": manifest.counts(),

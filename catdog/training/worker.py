@@ -61,7 +61,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             observe=lambda stage: RayTrainObserver(job, stage, rank=place.rank, state=resumed.get(stage.name)),
         )
     except DivergedError as error:
-        # It would happen again, and it happens on every worker at once: no restart, no worker that waits.
+        # A restart would end in the same way. It happens on all workers in the same step, so none of them waits.
         messages.post(progress_topic(job.run_dir), {"kind": "diverged", "text": str(error)})
         return
     if job.explain and place.rank == 0:
@@ -124,7 +124,7 @@ class RayTrainObserver:
         self._post({"kind": "step", "epoch": epoch + 1, "step": step, "steps": steps})
 
     def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
-        """Write the history; report a checkpoint where it is time for one, which every worker does at once."""
+        """Write the history; report a checkpoint where it is time for one, the same on every worker."""
         import ray.train
 
         self._shown = time.monotonic()
@@ -146,7 +146,7 @@ class RayTrainObserver:
             )
 
     def on_end(self) -> None:
-        """Wait until rank 0 has written the stage: nobody starts the next one before."""
+        """Wait until rank 0 has written the stage, before the next one starts."""
         from ray.train.collective import barrier
 
         barrier()

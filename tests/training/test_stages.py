@@ -1,8 +1,14 @@
+from typing import Any
+
+import pyarrow as pa
 import pytest
 
 from catdog.command_line.settings import build_config
 from catdog.config import TrainConfig
-from catdog.training.stages import class_weights
+from catdog.photos.decoding.framing import Framing
+from catdog.photos.manifest import Manifest
+from catdog.storage.schemas import MANIFEST, REJECTED
+from catdog.training.stages import StageLayout, class_weights
 
 
 class Counted:
@@ -30,3 +36,36 @@ def test_rare_classes_weigh_more_where_it_is_asked_for_or_the_counts_differ(
 ) -> None:
     config = build_config(TrainConfig, {"class_weights": asked})
     assert class_weights(config, Counted(*counts)) == pytest.approx(weights)  # type: ignore[arg-type]
+
+
+def make_manifest() -> Manifest:
+    rows = [
+        {"path": f"{split}/{row}.jpg", "label": row % 2, "class": "ab"[row % 2], "split": split,
+         "digest": f"{split}{row}", "width": 1, "height": 1, "look": None}
+        for split in ("train", "validation")
+        for row in range(4)
+    ]  # fmt: skip
+    return Manifest(table=pa.Table.from_pylist(rows, MANIFEST), rejected=REJECTED.empty_table(), classes=("a", "b"))
+
+
+def layout(**settings: Any) -> StageLayout:
+    return StageLayout(build_config(TrainConfig, settings), make_manifest(), None, root="/features")
+
+
+def test_size_and_framing_reach_the_model_and_name_the_features() -> None:
+    plain = layout()
+    assert (plain.spec.image_size, plain.spec.framing) == (224, Framing(resize="squash", resampling="bilinear"))
+    framed = layout(image_size=250, resize="crop", resampling="bicubic")
+    assert (framed.spec.image_size, framed.spec.framing) == (250, Framing(resize="crop", resampling="bicubic"))
+    places = {made.stages()[0].validation.directory for made in (plain, framed, layout(image_size=250))}
+    assert len(places) == 3
+
+
+def test_a_solved_head_reads_every_view_and_needs_no_test_photos() -> None:
+    solved, trained = (layout(views=views, **{"unfrozen.epochs": 0}).stages() for views in (0, 3))
+    assert [stage.train.views for stage in (*solved, *trained)] == [(1, 2), (1, 2, 3)]  # type: ignore[union-attr]
+    assert (solved[0].epochs, solved[0].test) == (1, None)
+
+
+def test_symmetric_scaling_is_that_of_advprop_weights() -> None:
+    assert layout(input_scaling="-1..1").spec.scaling == ((1 / 127.5,) * 3, (-1.0,) * 3)

@@ -18,7 +18,7 @@ HISTORY_COLUMNS = ("epoch", "steps", "seconds", "learning_rate", "loss", "acc", 
 
 @dataclasses.dataclass(kw_only=True)
 class StageState:
-    """Where a stage stands after an epoch: all that is needed to go on."""
+    """The state of a stage after an epoch: all that is needed to resume."""
 
     epoch: int = 0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)

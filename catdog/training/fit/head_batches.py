@@ -25,7 +25,7 @@ Total = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(kw_only=True)
 class HeadState:
-    """Where the steps stand: float64 `point` (D + 1, K) for standardized features, Adam's `moments` (2, D + 1, K)."""
+    """The state after a step: float64 `point` (D + 1, K) for standardized features, Adam's `moments` (2, D + 1, K)."""
 
     point: np.ndarray
     moments: np.ndarray
