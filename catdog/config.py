@@ -398,9 +398,10 @@ class PredictConfig(Settings):
     )
     precision: str = setting(
         "float32",
-        "what the model computes in; bfloat16 is faster on CPUs and GPUs that have it, and rounds more",
+        "what the model computes in; bfloat16 is faster on CPUs and GPUs that have it, and rounds more; "
+        "int8: the quantized graph that export --to int8 left in the model directory",
         group="model",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "int8"),
         also=("dtype", "bf16", "fp16", "half"),
     )
     tta: str = setting(
@@ -459,11 +460,17 @@ class ExportConfig(Settings):
 
     model: str = setting("", "model directory, as a train job leaves it")
     to: str = setting(
-        "", "format of the exported model", choices=("savedmodel", "tflite", "onnx", "openvino"), also=("format",)
+        "",
+        "format of the exported model; int8: a quantized graph for predict --precision int8, written into --model",
+        choices=("savedmodel", "tflite", "onnx", "openvino", "int8"),
+        also=("format",),
     )
     out: str = setting("", "where it goes: a folder for savedmodel, else a file", identity=False, also=_OUT_WORDS)
     photos: str = setting(
-        "", "check on ten photos of it that the exported model agrees; without it they are drawn", also=_PHOTOS_WORDS
+        "",
+        "check on ten photos of it that the exported model agrees; without it they are drawn. "
+        "int8: calibrate on 300 of it and judge by others; without it by those of the model's run",
+        also=_PHOTOS_WORDS,
     )
     max_pixels: int = setting(64_000_000, "leave out photos of more pixels (decompression bombs)", low=1)
     verbose: bool = setting(False, "show the log lines of TensorFlow", identity=False)

@@ -98,7 +98,7 @@ def build_on_openvino() -> None:
     """Build a trunk on OpenVINO from the ImageNet weights."""
     from catdog.model.backbone_specs import HEAD_CUT
     from catdog.model.engines import OpenvinoRunner
-    from catdog.model.openvino_graph import build_trunk
+    from catdog.model.openvino.graph import build_trunk
     from catdog.model.saved_model import ClassifierSpec
     from catdog.model.weights.pretrained import load_weights
 

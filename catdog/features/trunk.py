@@ -11,7 +11,7 @@ from catdog.cluster.actors import Shared
 from catdog.features.spec import Extraction
 from catdog.model.backbone_specs import INPUT_CUT
 from catdog.model.engines import OpenvinoRunner, choose_engine
-from catdog.model.openvino_graph import build_trunk, can_cut
+from catdog.model.openvino.graph import build_trunk, can_cut
 from catdog.model.saved_model import ClassifierSpec
 
 

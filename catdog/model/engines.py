@@ -17,7 +17,8 @@ import numpy as np
 
 from catdog.cluster.environment import set_keras_environment
 from catdog.errors import FailureError, UsageError
-from catdog.model.openvino_graph import build_graph, import_openvino
+from catdog.model.openvino.graph import build_graph, import_openvino
+from catdog.model.openvino.int8_file import Int8Graph, read_int8
 from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
 from catdog.model.weights.weights_file import parse_weights
 from catdog.storage import artifacts, files
@@ -42,12 +43,13 @@ class ModelBytes:
     rest: str = ""  # the class that is never a label: all that is none of the others
     threshold: float = 0.0  # below this probability the label is `unsure`, unless the user says otherwise
     drawn: bool = False  # trained on the drawn sample alone: of no use for real photos
+    int8: Int8Graph | None = None  # where it was read to run in that precision
 
 
-def read_model(model_dir: str) -> ModelBytes:
-    """Read the model that a train job left in `model_dir`, a path or URI.
+def read_model(model_dir: str, *, precision: str = "float32") -> ModelBytes:
+    """Read the model that a train job left in `model_dir`, a path or URI, with what `precision` needs of it.
 
-    Raises UsageError when it is not a model directory or its weights cannot be read.
+    Raises UsageError when it is not a model directory or something in it cannot be read.
     """
     card = read_card(model_dir)
     spec = spec_from_card(card, where=model_dir)
@@ -61,6 +63,9 @@ def read_model(model_dir: str) -> ModelBytes:
     checksum = hashlib.sha256(weights).hexdigest()
     # What only training knows of, dropout, is left out: it is no part of an answer.
     decides = {**spec.settings(), "dropout": None, "weights": checksum}
+    int8 = read_int8(model_dir, card=card, weights=weights) if precision == "int8" else None
+    if int8:
+        decides["int8"] = int8.checksum
     config = card.get("config")
     return ModelBytes(
         spec=spec,
@@ -68,6 +73,7 @@ def read_model(model_dir: str) -> ModelBytes:
         fingerprint=artifacts.fingerprint(decides),
         rest=str(card.get("rest", "")),
         threshold=float(card.get("threshold", 0.0)),
+        int8=int8,
         drawn=isinstance(config, dict) and config.get("photos") == "",
     )
 
@@ -88,8 +94,10 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
 def check_precision(precision: str, *, engine: str, gpus: bool) -> None:
     """Refuse what `engine` cannot compute in, as far as that is known without the machine that it will run on.
 
-    Raises UsageError for bfloat16 in TensorFlow on CPUs.
+    Raises UsageError for bfloat16 in TensorFlow on CPUs, and for int8 in TensorFlow.
     """
+    if precision == "int8" and engine != "openvino":
+        raise UsageError("--precision int8: expected OpenVINO on CPUs, found --engine tensorflow or GPUs")
     if precision == "bfloat16" and engine == "tensorflow" and not gpus:
         raise UsageError(
             "--precision bfloat16: expected GPUs or --engine openvino, found TensorFlow on CPUs, which is slower in it"
@@ -102,7 +110,7 @@ class EngineSpec:
 
     model: ModelBytes
     engine: str = "tensorflow"
-    precision: str = "float32"  # or bfloat16; what goes in and what comes out are the same
+    precision: str = "float32"  # or bfloat16 or int8; what goes in and what comes out are the same
 
     def load(self, *, batch_size: int, threads: int) -> Engine:
         """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread.
@@ -143,7 +151,13 @@ class OpenvinoEngine:
     """The model in OpenVINO on CPU threads."""
 
     def __init__(self, model: ModelBytes, *, threads: int, precision: str) -> None:
-        self._run = OpenvinoRunner(build_graph(model.spec, model.weights), threads=threads, precision=precision)
+        if precision == "int8":
+            if model.int8 is None:
+                raise FailureError("the model was read without its quantized graph")
+            graph, precision = model.int8.load(), "bfloat16" if has_bfloat16() else "float32"  # of what is not int8
+        else:
+            graph = build_graph(model.spec, model.weights)
+        self._run = OpenvinoRunner(graph, threads=threads, precision=precision)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities of `images`, as Engine says."""

@@ -20,7 +20,8 @@ from catdog.config import ExportConfig
 from catdog.console import say
 from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import ModelBytes, read_model
-from catdog.model.openvino_graph import build_graph, import_openvino
+from catdog.model.openvino.calibration_photos import int8_text, quantize_with_photos
+from catdog.model.openvino.graph import build_graph, import_openvino
 from catdog.model.saved_model import CARD_FILE, ClassifierSpec
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
@@ -41,6 +42,12 @@ def export(config: ExportConfig) -> str:
     What was written is read back and run on ten photos first; nothing is left at `out` unless its probabilities are
     the model's within 0.0001. Raises UsageError for a mistake in the command, FailureError when they are not.
     """
+    if config.to == "int8":
+        if not config.model or config.out:
+            raise UsageError("--to int8 writes into the model directory: give --model, and no --out")
+        limits = DecodeLimits(max_pixels=config.max_pixels)
+        say(int8_text(quantize_with_photos(config.model, photos=config.photos, limits=limits)))
+        return files.absolute(config.model)
     if not (config.model and config.to and config.out):
         raise UsageError("--model, --to and --out are needed: --model runs/pets/model --to tflite --out pets.tflite")
     for package in _PACKAGES.get(config.to, ()):

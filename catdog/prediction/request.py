@@ -92,7 +92,7 @@ def read_request(config: PredictConfig) -> Request:
     out = files.absolute(config.out or output.default_out(config.photos))
     files.require_bucket(out, flag="--out")
     paths = config.model or (imagenet_model(),)
-    models = tuple(read_model(directory) for directory in paths)
+    models = tuple(read_model(directory, precision=config.precision) for directory in paths)
     _check_models(models, config)
     first = models[0]
     threshold = config.threshold or first.threshold

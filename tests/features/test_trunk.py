@@ -22,7 +22,7 @@ from catdog.features.extract import extract_features
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
-from catdog.model.openvino_graph import can_cut
+from catdog.model.openvino.graph import can_cut
 from catdog.model.weights.pretrained import load_weights
 from catdog.photos.decoding.limits import DecodeLimits
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from catdog.errors import FailureError
-from catdog.model import openvino_graph
 from catdog.model.backbone_specs import BACKBONES, UNIT_SCALING, Scaling
 from catdog.model.engines import EngineSpec, read_model
+from catdog.model.openvino import graph as openvino_graph
 from catdog.model.saved_model import ClassifierSpec, spec_to_card
 
 

@@ -1,0 +1,92 @@
+"""Quantizes a model with photos: those of its run, or of a folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.errors import ImageError, UsageError
+from catdog.model.openvino.quantization import Int8Scores, quantize_model, require_nncf
+from catdog.model.saved_model import ClassifierSpec, read_card, spec_from_card
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.manifest import read_manifest
+from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.inputs import list_inputs
+from catdog.storage import files
+
+_CALIBRATION_PHOTOS = 300
+_JUDGED_PHOTOS = 1000
+_IMAGE_BYTES = 512 * 2**20
+
+LabelledPhoto = tuple[str, int]
+
+
+def quantize_with_photos(model_dir: str, *, photos: str, limits: DecodeLimits) -> Int8Scores:
+    """Quantize the model in `model_dir` with `photos`, or with those of the run that it lies in, and return the scores.
+
+    Raises UsageError where there are no photos or NNCF is not installed, else as `quantize_model` does.
+    """
+    require_nncf("--to int8")
+    spec = spec_from_card(read_card(model_dir), where=model_dir)
+    chosen, judged = _folder_photos(photos, spec) if photos else _run_photos(model_dir)
+    calibration, _ = _decode_photos(chosen, spec=spec, limits=limits, count=_CALIBRATION_PHOTOS)
+    validation, labels = _decode_photos(judged, spec=spec, limits=limits, count=_JUDGED_PHOTOS)
+    if not len(calibration) or not len(validation):
+        raise UsageError("--to int8: expected some hundred photos to calibrate on and to judge by, found too few")
+    known = None if (labels < 0).any() else labels
+    return quantize_model(model_dir, calibration=calibration, validation=validation, labels=known)
+
+
+def int8_text(scores: Int8Scores) -> str:
+    """Return one line on what int8 costs."""
+    text = f"int8: {scores.agreement:.1%} of {scores.photos} photos keep their label"
+    if scores.accuracy is not None:
+        text += f"; accuracy {scores.accuracy_int8:.4f}, in float32 {scores.accuracy:.4f}"
+    return text + ("; some layers stay in float32" if scores.accuracy_aware else "")
+
+
+def _run_photos(model_dir: str) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """Return training photos to calibrate on and validation photos to judge by, each with the number of its class."""
+    directory = files.join(files.absolute(model_dir).rstrip("/").rpartition("/")[0], "manifest")
+    if not files.exists(files.join(directory, "manifest.parquet")):
+        raise UsageError(f"--to int8: {model_dir} does not lie in its run directory: give --photos")
+    manifest = read_manifest(directory)
+    train, validation = (manifest.select(split).sort_by("digest") for split in ("train", "validation"))
+    return _labelled(train), _labelled(validation)
+
+
+def _labelled(table: pa.Table) -> list[LabelledPhoto]:
+    return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _folder_photos(photos: str, spec: ClassifierSpec) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """Return shuffled photos to calibrate on and others to judge by, of the class of their folder; -1 for none."""
+    numbers = {name: number for number, name in enumerate(spec.classes)}
+    found = [
+        (path, numbers.get(path.rpartition("/")[0].rpartition("/")[2], -1))
+        for path in list_inputs(photos)["path"].to_pylist()
+    ]
+    shuffled = [found[index] for index in np.random.default_rng(0).permutation(len(found))]
+    split = min(_CALIBRATION_PHOTOS, len(found) // 2)
+    return shuffled[:split], shuffled[split:]
+
+
+def _decode_photos(
+    photos: Sequence[LabelledPhoto], *, spec: ClassifierSpec, limits: DecodeLimits, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (images, labels) of the first `count` photos that can be read, fewer of a network of large images."""
+    count = min(count, max(50, _IMAGE_BYTES // (spec.image_size**2 * 3)))
+    images: list[np.ndarray] = []
+    labels = []
+    for path, label in photos:
+        if len(images) == count:
+            break
+        with contextlib.suppress(ImageError):
+            content = read_photo(path)
+            images.append(decode_image(content, size=spec.image_size, framing=spec.framing, limits=limits))
+            labels.append(label)
+    return np.stack(images) if images else np.zeros((0, 0)), np.array(labels, np.int64)
