@@ -92,7 +92,10 @@
     const text = make("div", { className: "text" });
     const said = label === null ? "error" : `${label} ${probability.toFixed(probability > 0.9995 ? 5 : 3)}`;
     text.append(make("span", { className: "said", textContent: said }));
-    if (truth && truth !== label) text.append(make("span", { className: "bad", textContent: `in folder ${truth}` }));
+    // A label that is no class (unsure) contradicts nothing.
+    const contradicts = number >= 0 && number < classes.length;
+    const folder = { className: contradicts ? "bad" : "name", textContent: `in folder ${truth}` };
+    if (truth && truth !== label) text.append(make("span", folder));
     if (second && second !== label) text.append(make("span", { textContent: `second model: ${second}` }));
     text.append(make("span", { className: "name", textContent: short, title: path }));
     const buttons = make("div", { className: "marks" }, ...chooser(path, label, short));
