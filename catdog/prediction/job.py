@@ -117,7 +117,7 @@ def prepare_output(request: Request, inputs: Inputs) -> State:
     if state is State.OVERWRITTEN:
         output.clear(out)
     mark_folder(out, kind="labels")
-    identity = {**request.identity, "inputs": InputsDigest.of(inputs.table["path"].to_pylist()).to_json()}
+    identity = {**request.identity, "inputs": InputsDigest.of(inputs.table["path"]).to_json()}
     output.write_job(out, {**identity, "exclude": inputs.exclude})
     output.write_inputs(out, inputs.table)
     if state is State.RETRIED:

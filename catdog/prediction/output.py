@@ -7,11 +7,12 @@ import enum
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.config import PredictConfig
@@ -30,6 +31,7 @@ SUMMARY_FILE = "summary.json"
 INPUTS_FILE = "inputs.parquet"
 EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
+_CHUNK = 1 << 16  # of rows that are Python objects at a time
 _MANY_LABELS = 12  # of more, those without photos are not listed
 
 
@@ -41,13 +43,13 @@ class InputsDigest:
     digest: str
 
     @classmethod
-    def of(cls, paths: Iterable[str]) -> InputsDigest:
-        """Return the digest of `paths`."""
-        state, count = hashlib.sha256(), 0
-        for path in sorted(paths):
-            state.update(path.encode() + b"\0")
-            count += 1
-        return cls(files=count, digest=state.hexdigest()[:16])
+    def of(cls, paths: pa.ChunkedArray) -> InputsDigest:
+        """Return the digest of `paths`, strings that are sorted here as UTF-8 is."""
+        state, ordered = hashlib.sha256(), paths.take(pc.sort_indices(paths))
+        for start in range(0, len(ordered), _CHUNK):
+            for path in ordered.slice(start, _CHUNK).to_pylist():
+                state.update(path.encode() + b"\0")
+        return cls(files=len(paths), digest=state.hexdigest()[:16])
 
     @classmethod
     def from_json(cls, stored: Any) -> InputsDigest:
@@ -108,18 +110,17 @@ def write_inputs(out: str, inputs: pa.Table) -> None:
     files.write_bytes(files.join(out, INPUTS_FILE), sink.getvalue())
 
 
-def changed_photos(out: str, inputs: pa.Table) -> list[str]:
-    """Return the paths of `inputs` whose version is another one than when they were labelled, in their order.
+def changed_photos(out: str, inputs: pa.Table) -> pa.ChunkedArray:
+    """Return the paths of `inputs` whose version is another one than when they were labelled, sorted.
 
     A folder of an earlier version of catdog has no versions, and so no changes that could be known.
     """
     path = files.join(out, INPUTS_FILE)
     if not files.exists(path):
-        return []
-    stored = pq.read_table(pa.BufferReader(files.read_bytes(path)))
-    before = dict(zip(stored["path"].to_pylist(), stored["version"].to_pylist(), strict=True))
-    now = zip(inputs["path"].to_pylist(), inputs["version"].to_pylist(), strict=True)
-    return [path for path, version in now if version and before.get(path) and before[path] != version]
+        return pa.chunked_array([], pa.string())
+    before = pq.read_table(pa.BufferReader(files.read_bytes(path))).rename_columns(["path", "before"])
+    both = inputs.select(["path", "version"]).join(before, "path", join_type="inner")
+    return both.filter(pc.not_equal(both["version"], both["before"]))["path"].sort()
 
 
 def check_output(
@@ -138,7 +139,7 @@ def check_output(
         found = {"photos": f"unknown: {JOB_FILE} is missing"}
     moved = committed and bool(found.get("moved"))
     if not moved:
-        wanted["inputs"] = InputsDigest.of(inputs()["path"].to_pylist()).to_json()
+        wanted["inputs"] = InputsDigest.of(inputs()["path"]).to_json()
     if not found:
         return State.NEW
     same = all(found.get(key) == value for key, value in wanted.items())
@@ -152,7 +153,7 @@ def check_output(
         raise UsageError("--retry-errors: the photos were moved after they were labelled: leave it out")
     if retry_errors:
         return State.RETRIED
-    changed = [] if moved else changed_photos(out, inputs())
+    changed = [] if moved else changed_photos(out, inputs()).to_pylist()
     if changed:
         raise UsageError(
             f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
@@ -183,10 +184,11 @@ def verify(out: str) -> None:
         raise UsageError(f"expected the results of a predict job in {out}, found no {JOB_FILE}: check --out")
     manifest = commit.check_files(out)
     rule = LabelRule(**{**manifest["rule"], "classes": tuple(manifest["rule"]["classes"])})
-    rows = Counter(path for table in commit.read_rows(out, rule=rule) for path in table["path"].to_pylist())
-    twice = [path for path, count in rows.items() if count > 1]
-    if twice:
-        raise FailureError(f"{len(twice)} files have more than one row, such as {twice[0]}")
+    rows = pa.chunked_array([chunk for table in commit.read_rows(out, rule=rule) for chunk in table["path"].chunks])
+    counts = rows.value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(twice):
+        raise FailureError(f"{counted(len(twice), 'file')} with more than one row, such as {twice[0]}")
     if InputsDigest.of(rows).to_json() != job["inputs"]:
         raise FailureError(
             f"the {len(rows)} rows are not those of the {job['inputs']['files']} files that were found when the job "
@@ -200,21 +202,21 @@ def verify(out: str) -> None:
     _compare_with_source(out, job, rows)
 
 
-def _compare_with_source(out: str, job: Mapping[str, Any], rows: Mapping[str, int]) -> None:
+def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray) -> None:
     """Raise FailureError unless the photos are those that `rows` has, as they were."""
     inputs = with_versions(list_inputs(job["photos"], exclude=[out, *job["exclude"]]))
-    listed = set(inputs["path"].to_pylist())
-    gone, new = rows.keys() - listed, listed - rows.keys()
-    changed = changed_photos(out, inputs)
-    if gone or new or changed:
-        differences = [
-            ("file", "without a row", new),
-            ("row", "without a file", gone),
-            ("photo", "changed", changed),
-        ]
-        said = [
-            f"{counted(len(found), noun)} {what}, such as {min(found)}" for noun, what, found in differences if found
-        ]
+    listed = inputs["path"]
+    differences = [
+        ("file", "without a row", listed.filter(pc.invert(pc.is_in(listed, rows.combine_chunks())))),
+        ("row", "without a file", rows.filter(pc.invert(pc.is_in(rows, listed.combine_chunks())))),
+        ("photo", "changed", changed_photos(out, inputs)),
+    ]
+    said = [
+        f"{counted(len(found), noun)} {what}, such as {pc.min(found)}"
+        for noun, what, found in differences
+        if len(found)
+    ]
+    if said:
         raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels anew")
     say(f"{job['photos']} holds these {len(listed)} files and no other.")
 

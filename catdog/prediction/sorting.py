@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import filecmp
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from catdog.console import ProgressLine, counted, say
@@ -28,6 +30,7 @@ from catdog.storage.schemas import UNSURE
 
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
 _CHUNK = 256
+_TASKS_AT_ONCE = 1000  # more wait in the driver, not in Ray
 # The name of a copy that is not whole yet, as _beside gives it.
 _HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
@@ -141,13 +144,16 @@ def place_photos(
 
     task = ray.remote(num_cpus=num_cpus)(place_some)
     directory = files.absolute(directory)
-    running = [
-        task.remote(list(paths[start : start + _CHUNK]), list(places[start : start + _CHUNK]), directory, mode)
-        for start in range(0, len(paths), _CHUNK)
-    ]
+    starts = iter(range(0, len(paths), _CHUNK))
+    running: list[Any] = []
     states: Counter[str] = Counter()
     failed: list[str] = []
-    while running:
+    while True:
+        for start in itertools.islice(starts, _TASKS_AT_ONCE - len(running)):
+            stop = start + _CHUNK
+            running.append(task.remote(list(paths[start:stop]), list(places[start:stop]), directory, mode))
+        if not running:
+            break
         (ended, *_), running = ray.wait(running)
         try:
             counts, problems = ray.get(ended)

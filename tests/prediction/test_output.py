@@ -2,23 +2,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from heard import heard
 
 from catdog.prediction import output
 from catdog.prediction.output import InputsDigest
 
 
+def digest_of(*paths: str) -> InputsDigest:
+    return InputsDigest.of(pa.chunked_array([pa.array(paths)]))
+
+
 def test_inputs_are_the_same_in_any_order() -> None:
-    assert InputsDigest.of(["b", "a"]) == InputsDigest.of(["a", "b"])
-    assert InputsDigest.of(["a", "b"]) != InputsDigest.of(["ab"])
-    assert InputsDigest.of(["a", "b"]).to_json() == {"files": 2, "digest": "8fb20ef63ced4145"}
+    assert digest_of("b", "a") == digest_of("a", "b")
+    assert digest_of("a", "b") != digest_of("ab")
+    assert digest_of("a", "b").to_json() == {"files": 2, "digest": "8fb20ef63ced4145"}
 
 
 def test_a_job_file_of_an_earlier_version_reads_as_one_of_today(tmp_path: Path) -> None:
     old = {"inputs": "2 files 8fb20ef63ced4145", "photos_a_part": 32, "exclude": []}
     (tmp_path / "predict.json").write_text(json.dumps(old))
     found = output.read_job(str(tmp_path))
-    assert InputsDigest.from_json(found["inputs"]) == InputsDigest.of(["a", "b"])
+    assert InputsDigest.from_json(found["inputs"]) == digest_of("a", "b")
     assert output.read_job(str(tmp_path / "none")) == {}
 
 
@@ -53,3 +58,13 @@ def test_of_few_labels_each_is_listed() -> None:
     said: list[str] = []
     heard(said, output.say_summary, summary_of({"cat": 1, "dog": 0}), where="out/predictions")
     assert said[3:6] == ["cat          1  100.0%", "dog          0    0.0%", "errors       0    0.0%"]
+
+
+def test_photos_whose_version_is_another_one_have_changed(tmp_path: Path) -> None:
+    def inputs(**versions: str | None) -> pa.Table:
+        return pa.table({"path": list(versions), "version": pa.array(list(versions.values()), pa.string())})
+
+    assert output.changed_photos(str(tmp_path), inputs(a="1")).to_pylist() == []
+    output.write_inputs(str(tmp_path), inputs(a="1", b="2", c=None, d="4"))
+    now = inputs(d="5", c="3", b="3", a="1", new="1")
+    assert output.changed_photos(str(tmp_path), now).to_pylist() == ["b", "d"]

@@ -43,11 +43,11 @@ def plan_parts(inputs: pa.Table, *, photos_per_part: int) -> list[Part]:
     A part is named by its number and 8 hex digits of its photos' paths and versions: so it is known by its name alone
     to hold these photos, as they are now.
     """
-    paths, versions = inputs["path"].to_pylist(), inputs["version"].to_pylist()
     parts = []
     for number, (start, stop) in enumerate(part_bounds(inputs, photos_a_part=photos_per_part)):
         state = hashlib.sha256()
-        for path, version in zip(paths[start:stop], versions[start:stop], strict=True):
+        rows = inputs.slice(start, stop - start)  # not all of them at once as Python's objects
+        for path, version in zip(rows["path"].to_pylist(), rows["version"].to_pylist(), strict=True):
             state.update(f"{path}\0{version or ''}\0".encode())
         parts.append(Part(name=f"part-{number:07d}-{state.hexdigest()[:8]}.parquet", start=start, stop=stop))
     return parts
