@@ -376,6 +376,8 @@ class PredictConfig(Settings):
         group="photos",
         also=_PHOTOS_WORDS,
     )
+    bytes_column: str = setting("", "column of a Parquet file that holds the photos [the only one]", group="photos")
+    name_column: str = setting("", "column of a Parquet file that names the photos [path, file_name …]", group="photos")
     max_pixels: int = setting(
         64_000_000, "a photo of more pixels is an error row (decompression bombs)", group="photos", low=1
     )

@@ -17,6 +17,7 @@ from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.keys import key_of_name
 from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
@@ -70,7 +71,7 @@ def predict_one(config: PredictConfig) -> None:
     engine = choose_engine(config.engine, gpus=False)
     check_precision(config.precision, engine=engine, gpus=False)
     try:
-        content = read_photo(files.absolute(config.photos))
+        content = read_photo(key_of_name(files.absolute(config.photos)))
         image = decode_image(content, size=request.spec.image_size, framing=request.spec.framing, limits=request.limits)
     except ImageError as error:
         failure = FailureError if error.code in ("io", "truncated", "crash") else UsageError
@@ -79,7 +80,7 @@ def predict_one(config: PredictConfig) -> None:
     for model in request.models:
         run = EngineSpec(model=model, engine=engine, precision=config.precision).load(batch_size=1, threads=1)
         probabilities = with_augmentation(run, config.tta)(image[np.newaxis])
-        (row,) = build_rows([config.photos], [""], [probabilities], rule).to_pylist()
+        (row,) = build_rows([""], [""], [probabilities], rule).to_pylist()
         say(str((row["label"], row["probability"])))
 
 

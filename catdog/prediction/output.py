@@ -19,6 +19,7 @@ from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.tables import TableColumns
 from catdog.prediction.results import commit
 from catdog.prediction.results.rows import LabelRule
 from catdog.report.page import PAGE_FILE
@@ -94,13 +95,6 @@ def read_job(out: str) -> dict[str, Any]:
 def write_job(out: str, job: Mapping[str, Any]) -> None:
     """Write predict.json."""
     files.write_json(files.join(out, JOB_FILE), job)
-
-
-def with_versions(inputs: pa.Table) -> pa.Table:
-    """Return `inputs` with the column `version`, null where the listing does not tell it."""
-    if "version" in inputs.column_names:
-        return inputs
-    return inputs.append_column("version", pa.nulls(inputs.num_rows, pa.string()))
 
 
 def write_inputs(out: str, inputs: pa.Table) -> None:
@@ -204,7 +198,8 @@ def verify(out: str) -> None:
 
 def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray) -> None:
     """Raise FailureError unless the photos are those that `rows` has, as they were."""
-    inputs = with_versions(list_inputs(job["photos"], exclude=[out, *job["exclude"]]))
+    columns = TableColumns(content=job.get("bytes_column", ""), name=job.get("name_column", ""))
+    inputs = list_inputs(job["photos"], exclude=[out, *job["exclude"]], columns=columns)
     listed = inputs["path"]
     differences = [
         ("file", "without a row", listed.filter(pc.invert(pc.is_in(listed, rows.combine_chunks())))),

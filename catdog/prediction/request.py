@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import fs
 
 from catdog.cluster.connection import connected
 from catdog.cluster.environment import quiet_datasets
@@ -19,12 +20,18 @@ from catdog.cluster.resources import Resources
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
 from catdog.console import counted, say
-from catdog.errors import UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sources.archives import archive_kind
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.keys import key_of_name
+from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
+from catdog.photos.sources.opening import file_kind
+from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
+from catdog.photos.sources.tables import TableColumns
 from catdog.prediction import output
 from catdog.prediction.labelling import photos_per_part
 from catdog.prediction.results.parts import Part, plan_parts
@@ -35,13 +42,16 @@ from catdog.storage.schemas import UNSURE
 
 def is_one_photo(config: PredictConfig) -> bool:
     """Tell whether the job is one photo, local or by URI, whose label is only to be printed."""
-    if config.out or config.sort_into or not config.photos or config.photos.lower().endswith(_LISTINGS):
+    if config.out or config.sort_into or not config.photos:
         return False
-    return files.is_file(files.absolute(config.photos))
-
-
-# Files that hold several photos, or name them.
-_LISTINGS = (".zip", ".txt", ".parquet", ".csv", ".tsv", ".tar", ".gz", ".tgz", ".zst")
+    key = key_of_name(files.absolute(config.photos))
+    name = files.split_query(key)[0].lower()
+    if name.endswith((*LIST_SUFFIXES, TABLE_SUFFIX)) or archive_kind(name):
+        return False
+    try:
+        return bool(file_kind(key) == fs.FileType.File)
+    except OSError as error:
+        raise FailureError(f"cannot reach {config.photos}: {one_line(error)}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,13 +162,14 @@ class Inputs:
         # What this job and earlier ones write may lie inside the folder of the photos.
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
+        self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
         self.seconds = 0.0
 
     @cached_property
     def table(self) -> pa.Table:
         """The photos, as list_inputs lists them."""
         start = time.monotonic()
-        table = output.with_versions(list_inputs(self._source, exclude=[self._out, *self.exclude]))
+        table = list_inputs(self._source, exclude=[self._out, *self.exclude], columns=self._columns)
         self.seconds = time.monotonic() - start
         say(f"Found {counted(table.num_rows, 'file')} in {self._source}.")
         return table

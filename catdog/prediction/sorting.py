@@ -21,7 +21,9 @@ from urllib.parse import unquote
 
 from catdog.console import ProgressLine, counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
+from catdog.photos.sources.archives import TAR_SUFFIXES, ZIP_SUFFIXES
 from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.keys import local_path
 from catdog.prediction.output import SORTED_FILE
 from catdog.prediction.results.commit import read_rows
 from catdog.prediction.results.rows import LabelRule
@@ -31,6 +33,8 @@ from catdog.storage.schemas import UNSURE
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
 _CHUNK = 256
 _TASKS_AT_ONCE = 1000  # more wait in the driver, not in Ray
+# What ends the name of an archive in the key of its member.
+_ARCHIVE = re.compile("|".join(re.escape(f"{suffix}!") for suffix in (*ZIP_SUFFIXES, *TAR_SUFFIXES)), re.IGNORECASE)
 # The name of a copy that is not whole yet, as _beside gives it.
 _HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
@@ -59,7 +63,7 @@ def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_p
             raise UsageError(f"--sort-into: the model has a class {name!r}, the name of a folder of ours")
     if mode == "copy":
         return
-    strange = next((path for path in [directory, *sample_paths] if files.is_uri(path) or ".zip!" in path.lower()), "")
+    strange = next((path for path in [directory, *sample_paths] if files.is_uri(path) or _member(path) is not None), "")
     if strange:
         raise UsageError(
             f"--sort {mode}: expected local files and a local --sort-into, found {strange}; give --sort copy"
@@ -174,7 +178,8 @@ def place_some(
     failed = []
     for path, below in zip(paths, places, strict=True):
         try:
-            states["placed" if place(path, files.join(directory, below)) else "already"] += 1
+            target = files.join(directory, below)
+            states["placed" if place(path, target if files.is_uri(target) else local_path(target)) else "already"] += 1
         except ImageError as error:
             failed.append(f"{path}: {error}")
         except OSError as error:
@@ -186,13 +191,14 @@ def place_some(
 
 def _copy(path: str, target: str) -> bool:
     """Copy a photo; a local one keeps its modification time. Return False where the same content stands already."""
-    if files.is_uri(path) or files.is_uri(target) or not Path(path).is_file():
+    local = local_path(path)
+    if files.is_uri(path) or files.is_uri(target) or not Path(local).is_file():
         return _copy_bytes(read_photo(path), target)
     if os.path.lexists(target):
-        _refuse_other(filecmp.cmp(path, target, shallow=False))
+        _refuse_other(filecmp.cmp(local, target, shallow=False))
         return False
     with _beside(target) as part:
-        shutil.copy2(path, part)
+        shutil.copy2(local, part)
         _appear(part, target)
     return True
 
@@ -207,6 +213,7 @@ def _copy_bytes(content: bytes, target: str) -> bool:
 
 def _link(path: str, target: str) -> bool:
     """Make `target` a symbolic link to the absolute `path`."""
+    path = local_path(path)
     if os.path.lexists(target):
         _refuse_other(Path(target).is_symlink() and Path(target).readlink() == Path(path))
         return False
@@ -218,6 +225,7 @@ def _link(path: str, target: str) -> bool:
 
 def _move(path: str, target: str) -> bool:
     """Move a photo; a link is moved as a link to the same file. Return False where it was moved before."""
+    path = local_path(path)
     if not os.path.lexists(path):
         if os.path.lexists(target):
             return False
@@ -280,11 +288,17 @@ def _refuse_other(same: bool) -> None:
 
 
 def _name(path: str) -> str:
-    name = path.partition("?")[0] if files.is_uri(path) else path
-    name = name.rpartition("!")[2] if ".zip!" in name.lower() else name
-    name = name.replace("\\", "/").rpartition("/")[2] if "!" in path else name.rpartition("/")[2]
+    base, _ = files.split_query(path)
+    member = _member(base)
+    # In an archive any mark may part folders.
+    name = (base if member is None else member.replace("\\", "/")).rpartition("/")[2]
     name = unquote(name) if files.is_uri(path) else name
     return name.replace("/", "_").replace("\0", "_") if name not in ("", ".", "..") else "photo"
+
+
+def _member(path: str) -> str | None:
+    """Return the part of a key that names a member of an archive, None for a file by itself."""
+    return next((path[mark.end() :] for mark in _ARCHIVE.finditer(path)), None)
 
 
 def _shortened(name: str, addition: str) -> str:

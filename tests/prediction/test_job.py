@@ -24,7 +24,6 @@ from catdog.config import PredictConfig
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.sources.inputs import INPUTS
 from catdog.prediction import job as inference
 from catdog.prediction import output
 from catdog.prediction.request import Inputs, read_request
@@ -272,7 +271,6 @@ def test_results_of_an_earlier_version_are_known_and_finished(folder: Path, mode
 # Photos that change
 
 
-@pytest.mark.skipif("version" not in INPUTS.names, reason="the listing has no versions yet")
 @pytest.mark.usefixtures("ray_session")
 def test_photos_that_change_are_found_out_and_labelled_again_on_request(
     folder: Path, model_dir: Path, tmp_path: Path
@@ -292,7 +290,6 @@ def test_photos_that_change_are_found_out_and_labelled_again_on_request(
     heard(SAID, output.verify, str(out))
 
 
-@pytest.mark.skipif("version" not in INPUTS.names, reason="the listing has no versions yet")
 @pytest.mark.usefixtures("ray_session")
 def test_the_part_of_a_photo_that_changed_while_the_job_was_stopped_is_labelled_anew(
     folder: Path, model_dir: Path, tmp_path: Path

@@ -27,7 +27,6 @@ from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import labelling
 from catdog.prediction.labelling import Decoding, label_photos, photos_per_part, with_augmentation
-from catdog.prediction.output import with_versions
 from catdog.prediction.results.parts import finished_parts, plan_parts
 from catdog.prediction.results.rows import LabelRule
 
@@ -81,7 +80,7 @@ def label(
     folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: labelling.Decode = decode_image
 ) -> list[int]:
     """Label `folder`; return the counts that progress was told."""
-    inputs, seen = with_versions(list_inputs(str(folder))), list[int]()
+    inputs, seen = list_inputs(str(folder)), list[int]()
     label_photos(
         inputs,
         plan_parts(inputs, photos_per_part=PART),

@@ -29,7 +29,7 @@ def test_a_photo_without_a_folder_for_results_is_only_printed(tmp_path: Path, ob
         assert not is_one(several)
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.TXT", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.zip", "x.TXT", "x.parquet", "x.csv", "x.tar.gz"])
 def test_a_file_that_holds_or_names_photos_is_a_job(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     assert not is_one(tmp_path / name)

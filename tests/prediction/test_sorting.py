@@ -213,3 +213,21 @@ def test_what_killed_copies_left_is_cleaned_and_nothing_else(tmp_path: Path) -> 
         (tmp_path / "cat" / name).write_text("x")
     sorting.clean_copies(str(tmp_path))
     assert sorted(path.name for path in (tmp_path / "cat").iterdir()) == [".mine.part", "cat.jpg", "cat.part"]
+
+
+@pytest.mark.parametrize("mode", ["copy", "link", "move"])
+def test_a_name_that_is_no_utf_8_keeps_its_bytes(tmp_path: Path, mode: str) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes(b"photo")
+    key = f"{tmp_path}/caf\\x{{e9}}.jpg"
+    places = plan_sorting([key], ["cat"])
+    assert place_some([key], places, str(tmp_path / "sorted"), mode) == ({"placed": 1}, [])
+    assert (tmp_path / "sorted/cat" / name).read_bytes() == b"photo"
+    assert place_some([key], places, str(tmp_path / "sorted"), mode) == ({"already": 1}, [])
+
+
+@pytest.mark.parametrize(
+    "path", ["/p/x.zip!a/1.jpg", "/p/x.tar!1.jpg", "/p/x.TGZ!a\\1.jpg", "s3://b/x.zip!1.jpg?region=x"]
+)
+def test_a_member_of_an_archive_has_its_own_name(path: str) -> None:
+    assert plan_sorting([path], ["cat"]) == ["cat/1.jpg"]
