@@ -5,10 +5,10 @@ Photo bytes never leave the task that read them: the driver sees one small row a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,21 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import ray.exceptions
-from ray.util.annotations import RayDeprecationWarning
 
-from catdog.errors import FailureError, ImageError, UsageError
+from catdog.cluster.actors import count_tries
+from catdog.cluster.failures import root_cause
+from catdog.errors import CatdogError, FailureError, ImageError, UsageError
 from catdog.evaluation.near_duplicates import hash_pictures
-from catdog.photos.decoding.decode import inspect_image
+from catdog.photos.decoding.decode import Inspection, inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.isolation import decode_each
 from catdog.photos.sources.files import read_photo
 
 Progress = Callable[[int, int], None]
+Inspect = Callable[..., Inspection]  # of content and limits
 
 PHOTOS_PER_BLOCK = 256  # about a second of reading and decoding on one core, so that progress is live
 MAX_BLOCKS = 4096  # more would cost the driver more than they bring
 PROGRESS_SECONDS = 0.5
-MAX_RETRIES = 3
 
 _INSPECTED = pa.schema(
     [
@@ -46,50 +47,46 @@ _INSPECTED = pa.schema(
 )
 
 
-def inspect_photos(paths: Sequence[str], *, limits: DecodeLimits, progress: Progress | None = None) -> pa.Table:
-    """Read and decode every photo over the cluster; return one row each, in the order of `paths`.
+def inspect_photos(
+    paths: Sequence[str], *, limits: DecodeLimits, progress: Progress | None = None, inspect: Inspect = inspect_image
+) -> pa.Table:
+    """Read and `inspect` every photo over the cluster; return one row each, in the order of `paths`.
 
     Columns: position, digest (sha256, hex), width and height in pixels, perceptual_hash, reason (null for a
-    usable photo).
+    usable photo). Raises FailureError where Ray gives up.
     """
     found, done, reported = [_INSPECTED.empty_table()], 0, time.monotonic()
     if progress:
         progress(0, len(paths))
     try:
-        for batch in _inspections(paths, limits=limits):
+        for batch in _inspections(paths, inspect=functools.partial(inspect, limits=limits), seconds=limits.max_seconds):
             found.append(batch)
             done += batch.num_rows
             if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
                 progress(done, len(paths))
                 reported = time.monotonic()
-    except ray.exceptions.WorkerCrashedError as error:
-        raise FailureError(
-            f"a process checking photos died {MAX_RETRIES + 1} times on the same few ({done} of {len(paths)} done); "
-            "it ran out of memory, or a photo breaks the decoder; lower --max-pixels or add memory"
-        ) from error
+    except CatdogError:
+        raise
+    except Exception as error:  # Ray wraps what a task raised in classes of its own
+        raise FailureError(f"checking photos failed, {done} of {len(paths)} done: {root_cause(error)}") from error
     result = pa.concat_tables(found).sort_by("position")
     if not np.array_equal(result["position"].to_numpy(), np.arange(len(paths))):
         raise FailureError(f"expected a row for each of {len(paths)} photos, got {done}: run the step again")
     return result
 
 
-def _inspections(paths: Sequence[str], *, limits: DecodeLimits) -> Iterator[pa.Table]:
+def _inspections(paths: Sequence[str], *, inspect: Callable[[bytes], Inspection], seconds: float) -> Iterator[pa.Table]:
     """Yield the inspected rows of each block as it is done, in any order."""
     table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
     rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
     blocks = ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(paths), rows)])
-    with warnings.catch_warnings():
-        # Ray Data 2.60 would start for ever a task whose photo kills its process, and bounds that in this way only,
-        # which it will take away in 2.64.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        inspected = blocks.map_batches(
-            _inspect_block,
-            fn_kwargs={"limits": limits},
-            batch_size=None,  # one task a block
-            batch_format="pyarrow",
-            num_cpus=1,
-            ray_remote_args_fn=lambda: {"max_retries": MAX_RETRIES},
-        )
+    inspected = blocks.map_batches(
+        _inspect_block,
+        fn_kwargs={"inspect": inspect, "seconds": seconds},
+        batch_size=None,  # one task a block
+        batch_format="pyarrow",
+        num_cpus=1,
+    )
     yield from inspected.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
@@ -99,8 +96,12 @@ def _rows_per_block(photos: int, *, cpus: float) -> int:
     return max(min(share, PHOTOS_PER_BLOCK), 16, math.ceil(photos / MAX_BLOCKS))
 
 
-def _inspect_block(block: pa.Table, *, limits: DecodeLimits) -> pa.Table:
-    rows = [_inspect_photo(path, limits=limits) for path in block["path"].to_pylist()]
+def _inspect_block(block: pa.Table, *, inspect: Callable[[bytes], Inspection], seconds: float) -> pa.Table:
+    tries = count_tries(f"photos from {block['position'][0]}")
+    digests: list[str] = []
+    contents = _read_each(block["path"].to_pylist(), digests)
+    # The digest of a photo is the last one when what was found in it comes.
+    rows = [_row(found, digests[-1]) for found in decode_each(contents, inspect, seconds=seconds, tries=tries)]
     # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
     usable = [row for row in rows if "gray" in row]
     for row, found in zip(usable, hash_pictures([row.pop("gray") for row in usable]).to_pylist(), strict=True):
@@ -109,13 +110,22 @@ def _inspect_block(block: pa.Table, *, limits: DecodeLimits) -> pa.Table:
     return pa.Table.from_pylist([{"position": at} | row for at, row in zip(positions, rows, strict=True)], _INSPECTED)
 
 
-def _inspect_photo(path: str, *, limits: DecodeLimits) -> dict[str, Any]:
-    try:
-        content = read_photo(path)
-        width, height, gray = inspect_image(content, limits=limits)
-    except ImageError as error:
-        return {"reason": str(error)}
-    return {"digest": hashlib.sha256(content).hexdigest(), "width": width, "height": height, "gray": gray}
+def _read_each(paths: Sequence[str], digests: list[str]) -> Iterator[bytes | ImageError]:
+    """Yield the content of each photo, or its error, and append its digest to `digests`."""
+    for path in paths:
+        content: bytes | ImageError
+        try:
+            content = read_photo(path)
+        except ImageError as error:
+            content = error
+        digests.append("" if isinstance(content, ImageError) else hashlib.sha256(content).hexdigest())
+        yield content
+
+
+def _row(found: Inspection | ImageError, digest: str) -> dict[str, Any]:
+    if isinstance(found, ImageError):
+        return {"reason": str(found)}
+    return {"digest": digest, "width": found.width, "height": found.height, "gray": found.gray}
 
 
 def reject_copies(

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from catdog.errors import FailureError
-from catdog.photos import inspection
+from catdog.photos.decoding.decode import Inspection, inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.decoding.thumbnails import encode_jpeg
 from catdog.photos.inspection import _rows_per_block, inspect_photos, reject_copies
 
 
@@ -19,14 +23,26 @@ def test_blocks_keep_every_cpu_busy_and_the_driver_idle(photos: int, cpus: int, 
     assert _rows_per_block(photos, cpus=cpus) == rows
 
 
-def test_photos_that_kill_their_process_end_the_job(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(block: pa.Table, *, limits: DecodeLimits) -> pa.Table:
-        os._exit(1)
+def test_photos_that_kill_their_process_or_never_end_are_rows(ray_session: None, tmp_path: Path) -> None:
+    def inspect(content: bytes, *, limits: DecodeLimits) -> Inspection:
+        if content == b"kills":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if content == b"never ends":
+            time.sleep(600)
+        return inspect_image(content, limits=limits)
 
-    monkeypatch.setattr(inspection, "_inspect_block", die)
-    monkeypatch.setattr(inspection, "MAX_RETRIES", 0)
-    with pytest.raises(FailureError, match=r"^a process checking photos died 1 times on the same few \(0 of 1 done\)"):
-        inspect_photos(["/1.jpg"], limits=DecodeLimits())
+    contents = [b"kills", b"never ends", b"", encode_jpeg(np.zeros((8, 12, 3), np.uint8)), b"kills"]
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        Path(path).write_bytes(content)
+    found = inspect_photos([*paths, str(tmp_path / "gone.jpg")], limits=DecodeLimits(max_seconds=2), inspect=inspect)
+    crashed = "crash: the process that decoded it died, at each of 2 tries"
+    assert found["reason"].to_pylist() == [
+        crashed, "too-slow: decoding it took more than 2 s", "empty: the file has no bytes", None, crashed,
+        "missing: no such file",
+    ]  # fmt: skip
+    assert found["width"].to_pylist() == [None, None, None, 12, None, None]
+    assert found["digest"][3].as_py() == hashlib.sha256(contents[3]).hexdigest()
 
 
 def test_the_first_copy_stays_and_contradictions_all_go() -> None:

@@ -187,7 +187,8 @@ def _split_layout(splits: Mapping[Folder, str | None], folders: set[Folder]) -> 
     """Return the layout whose classes are the folders in the split folders, each of which may wrap them once more."""
     roots = dict(splits)
     classes = _children(roots, folders)
-    if len(classes) < 2 or _all_splits(classes):  # train/images/cat, or train/train
+    wrapped = all(len(_wrapper(folders, root)) > len(root) for root in splits)  # train/images/cat, or train/train
+    if len(classes) < 2 or _all_splits(classes) or wrapped:
         roots = {_wrapper(folders, root): split for root, split in splits.items()}
         classes = _children(roots, folders)
     # train/train/ with the photos in it is Kaggle's, and no class.

@@ -77,3 +77,154 @@ def test_fewer_than_two_classes_are_the_users_mistake(relatives: list[str], foun
         "train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
         "folders around these and a zip of them will do"
     )
+
+
+def pictures(*folders: str, each: int = 2) -> list[str]:
+    return [f"{folder}/{number}.jpg" for folder in folders for number in range(each)]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("training_set", None, "test_set"),
+        ("Training", None, "Testing"),
+        ("train", "valid", None),
+        ("train", "dev", None),
+        ("train", "eval", "holdout"),
+        ("imgs_train", "imgs-val", "imgs.test"),
+        ("Train2019", "val2019", "test1"),
+        ("cats_and_dogs_train", None, "cats_and_dogs_test"),
+        ("trainset", "valset", "testset"),
+        ("train_images", None, "held-out"),
+    ],
+)
+def test_split_folders_of_usual_names_are_splits(train: str, validation: str | None, test: str | None) -> None:
+    names = {"train": train, "validation": validation, "test": test}
+    relatives = pictures(*(f"data/{name}/{animal}" for name in names.values() if name for animal in ("cat", "dog")))
+    layout, assigned = assign_classes(relatives, source="photos")
+    assert layout.classes == ("cat", "dog")
+    hints = {relative.split("/")[1]: found[0] for relative, found in zip(relatives, assigned, strict=True) if found}
+    assert hints == {name: split for split, name in names.items() if name}
+
+
+@pytest.mark.parametrize(
+    "name", ["training wheels", "protest", "evaluator", "Val d'Isère", "contest", "trainer", "dev kit"]
+)
+def test_a_class_whose_name_holds_such_a_word_is_a_class(name: str) -> None:
+    layout, _ = assign_classes(pictures(name, "bus"), source="photos")
+    assert set(layout.classes) == {name.lower(), "bus"}
+    assert layout.notes == ()
+
+
+def test_class_folders_may_be_wrapped_in_their_splits() -> None:
+    relatives = pictures("train/images/cat", "train/images/dog", "test/pics/cat", "test/pics/dog")
+    layout, assigned = assign_classes(relatives, source="photos")
+    assert layout.classes == ("cat", "dog")
+    assert assigned[0] == ("train", "cat")
+    assert assigned[-1] == ("test", "dog")
+
+
+def test_split_folders_may_be_inside_the_class_folders() -> None:
+    layout, assigned = assign_classes(pictures("cat/train", "cat/test", "dog/train", "dog/test"), source="photos")
+    assert layout.classes == ("cat", "dog")
+    assert assigned[0] == ("train", "cat")
+    assert assigned[-1] == ("test", "dog")
+
+
+@pytest.mark.parametrize(
+    "relatives",
+    [
+        pictures("alpha/cat", "alpha/dog", "beta/cat", "beta/dog"),
+        pictures("data/alpha/cat", "data/alpha/dog", "data/alpha/eel", "data/beta/cat", "data/beta/dog"),
+        pictures("alpha/images/cat", "alpha/images/dog", "beta/images/cat", "beta/images/dog"),
+    ],
+)
+def test_folders_that_hold_the_same_folders_are_asked_about(relatives: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        assign_classes(relatives, source="photos")
+    assert str(caught.value) == (
+        "the folders alpha, beta all hold the folders cat, dog: if alpha and beta are splits, say which, as in "
+        "--splits train=alpha,test=beta; if they are the classes, give --splits none"
+    )
+    layout, assigned = assign_classes(relatives, source="photos", splits="train=alpha, test=beta")
+    assert {"cat", "dog"} <= set(layout.classes)
+    assert assigned[0] == ("train", "cat")
+    assert assigned[-1] == ("test", "dog")
+    layout, assigned = assign_classes(relatives, source="photos", splits="none")
+    assert layout.classes == ("alpha", "beta")
+    assert set(assigned) == {(None, "alpha"), (None, "beta")}
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ("train=gamma", "--splits train=gamma: found no photos in a folder gamma; there are alpha, beta"),
+        ("alpha", "--splits alpha: expected train=FOLDER,validation=FOLDER,test=FOLDER or none, found 'alpha'"),
+        (
+            "fit=alpha",
+            "--splits fit=alpha: expected train=FOLDER,validation=FOLDER,test=FOLDER or none, found 'fit",
+        ),
+    ],
+)
+def test_splits_that_name_nothing_are_refused(splits: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        assign_classes(pictures("alpha/cat", "alpha/dog", "beta/cat", "beta/dog"), source="photos", splits=splits)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_folder_called_as_a_split_without_class_folders_is_a_class_with_a_word() -> None:
+    layout, _ = assign_classes(pictures("train", "bus"), source="photos")
+    assert layout.classes == ("bus", "train")
+    assert layout.notes == ("Taken for a class, because no class folders are in it: train.",)
+
+
+def test_what_stands_beside_the_splits_is_said() -> None:
+    layout, _ = assign_classes(pictures("train/cat", "train/dog", "extra/cat"), source="photos")
+    assert layout.notes == ("Not in a split, and left out: the folders extra.",)
+
+
+@pytest.mark.parametrize(
+    ("folders", "beside"),
+    [
+        (("images/cat", "images/dog", "annotations/trimaps"), "annotations"),
+        (("PetImages/Cat", "PetImages/Dog", "extra"), "extra"),
+        (("cat", "dog", "masks"), "masks"),
+        (("data/images/cat", "data/images/dog", "data/labels/cat", "data/labels/dog"), "labels"),
+    ],
+)
+def test_what_stands_beside_the_class_folders_is_no_class(folders: tuple[str, ...], beside: str) -> None:
+    layout, assigned = assign_classes(pictures(*folders), source="photos")
+    assert layout.classes == ("cat", "dog")
+    assert assigned[-1] is None
+    assert layout.notes == (f"No class folders, and left out: {beside}.",)
+
+
+def test_a_class_of_breeds_beside_a_flat_one_is_still_a_class() -> None:
+    layout, _ = assign_classes(pictures("cat/siamese", "cat/persian", "dog"), source="photos")
+    assert layout.classes == ("cat", "dog")
+
+
+def test_folders_that_differ_in_case_are_one_class_with_a_line() -> None:
+    layout, _ = assign_classes(pictures("Cat", "cat", "dog"), source="photos")
+    assert layout.classes == ("cat", "dog")
+    assert layout.notes == ("The folders Cat and cat are one class.",)
+
+
+@pytest.mark.parametrize(
+    ("relatives", "source"),
+    [
+        (pictures("cat"), "photos"),
+        (pictures("test/cat"), "photos"),
+        (["1.jpg", "2.jpg"], "/data/PetImages/Cat"),
+        (["1.jpg", "2.jpg"], "s3://bucket/pets/cat/"),
+        (pictures("cat/2019"), "photos"),
+    ],
+)
+def test_one_class_is_enough_where_the_classes_are_known(relatives: list[str], source: str) -> None:
+    _, assigned = assign_classes(relatives, source=source, known=("cat", "dog"))
+    assert [found and found[1] for found in assigned] == ["cat", "cat"]
+
+
+def test_known_classes_that_are_nowhere_are_said() -> None:
+    with pytest.raises(UsageError, match="expected folders of the classes cat, dog in photos, found none in 2 files"):
+        assign_classes(["1.jpg", "2.jpg"], source="photos", known=("cat", "dog"))

@@ -1,0 +1,92 @@
+"""Photos that kill the process which decodes them, or never end: each becomes an error of that photo alone.
+
+At a task's first try photos are decoded in its own process, which ends itself where one takes too long. Ray tries again
+a task whose process died: then each photo is decoded in a process of its own, so that the one to blame is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from catdog.errors import ImageError
+
+_START_SECONDS = 60.0  # for the process of one photo to start, on a busy node
+_NOWHERE = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must stay open: the watchdog writes to it
+
+T = TypeVar("T")
+Decode = Callable[[bytes], T]
+
+
+def decode_each(
+    contents: Iterable[bytes | ImageError], decode: Decode[T], *, seconds: float, tries: int
+) -> Iterator[T | ImageError]:
+    """Yield what `decode` makes of each of `contents`, or its ImageError; those that are errors stay as they are.
+
+    `seconds` is the most that one photo may take; `tries` tells how often this task was tried before. Codes of what is
+    found out at a second try: crash, too-slow.
+    """
+    decode_one = _decode_here if tries == 0 else _decode_apart
+    for content in contents:
+        yield content if isinstance(content, ImageError) else decode_one(content, decode, seconds)
+
+
+def _decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
+    with _deadline(seconds):
+        return _decoded(content, decode)
+
+
+def _decoded(content: bytes, decode: Decode[T]) -> T | ImageError:
+    try:
+        return decode(content)
+    except ImageError as error:
+        return error
+    except MemoryError:
+        return ImageError("too-large", "the pixels do not fit into memory")
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End this process where the block takes longer; nothing softer stops a decoder that is in native code."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_NOWHERE)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _decode_apart(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
+    """Decode in a process that may die of it: at two tries, then it is an error."""
+    import ray
+
+    # A process of its own each time: a photo that takes too long may still be decoded in a thread of it.
+    task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(_decode_timed)
+    # One after the other: together photos might run out of the memory that one by itself has.
+    reference = task.remote(content, decode, seconds)
+    done, _ = ray.wait([reference], timeout=2 * (seconds + _START_SECONDS))
+    if not done:  # in native code that lets no other thread of Python run
+        ray.cancel(reference, force=True)
+        return _too_slow(seconds)
+    try:
+        found: T | ImageError = ray.get(reference)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        why = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
+        return ImageError("crash", f"the process that decoded it {why}, at each of 2 tries")
+    return found
+
+
+def _decode_timed(content: bytes, decode: Decode[Any], seconds: float) -> Any:
+    """Return what `decode` makes of `content`, or that it took more than `seconds`."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(_decoded(content, decode)), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else _too_slow(seconds)
+
+
+def _too_slow(seconds: float) -> ImageError:
+    return ImageError("too-slow", f"decoding it took more than {seconds:g} s")
