@@ -43,7 +43,7 @@ def make_thumbnails(
 
 
 def write_pictures(path: str, pictures: pa.Table) -> None:
-    """Write rows of the schema rows.PICTURES as Parquet at `path`, whole or not at all."""
+    """Write rows of the schema schemas.PICTURES as Parquet at `path`, whole or not at all."""
     sink = pa.BufferOutputStream()
     pq.write_table(pictures.cast(PICTURES), sink, compression="none")
     files.write_bytes(path, sink.getvalue())

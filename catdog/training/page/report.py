@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from catdog.console import counted
 from catdog.model.saved_model import CARD_FILE
 from catdog.report.charts import History, curve, legend
@@ -22,12 +19,11 @@ from catdog.report.page import (
     settings_table,
     table,
 )
+from catdog.report.thumbnails import read_pictures
 from catdog.storage import files
+from catdog.training.diagnosis import DIAGNOSIS_FILE, PICTURES_FILE
 from catdog.training.page.photos import Pictures, near_duplicates_section, photos_section
 from catdog.training.page.scores import calibration_section, confusion_section, overview, stages_table
-
-DIAGNOSIS_FILE = "diagnosis.json"
-THUMBNAILS_FILE = "thumbnails.parquet"
 
 _NAMED = 6  # classes in the line below the title
 
@@ -40,7 +36,7 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
     report, diagnosis, config, card = (
         _read(run_dir, name) for name in ("report.json", DIAGNOSIS_FILE, "config.json", f"model/{CARD_FILE}")
     )
-    pictures = _read_pictures(run_dir)
+    pictures = _pictures(run_dir)
     return build_page(
         title="Training",
         subtitle=f"{run_dir}: {_classes_text(report['classes'])}",
@@ -71,11 +67,8 @@ def _read(run_dir: str, name: str) -> dict[str, Any]:
     return files.read_json(path) if files.exists(path) else {}
 
 
-def _read_pictures(run_dir: str) -> Pictures:
-    path = files.join(run_dir, THUMBNAILS_FILE)
-    if not files.exists(path):
-        return {}
-    rows = pq.read_table(pa.BufferReader(files.read_bytes(path))).to_pylist()
+def _pictures(run_dir: str) -> Pictures:
+    rows = read_pictures(files.join(run_dir, PICTURES_FILE)).to_pylist()
     return {(row["name"], row["kind"]): row["jpeg"] for row in rows}
 
 
