@@ -21,7 +21,7 @@ from catdog.photos.sources.keys import key_of_name
 from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
-from catdog.prediction.output import InputsDigest, State
+from catdog.prediction.output import State
 from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.request import Cluster, Inputs, Request, read_request, say_models
 from catdog.prediction.results import commit
@@ -96,7 +96,7 @@ def check(request: Request, inputs: Inputs) -> State:
     state = output.check_output(
         request.out,
         request.identity,
-        inputs=lambda: inputs.table,
+        inputs=inputs,
         overwrite=config.overwrite,
         retry_errors=config.retry_errors,
     )
@@ -118,11 +118,11 @@ def prepare_output(request: Request, inputs: Inputs) -> State:
     if state is State.OVERWRITTEN:
         output.clear(out)
     mark_folder(out, kind="labels")
-    identity = {**request.identity, "inputs": InputsDigest.of(inputs.table["path"]).to_json()}
+    identity = {**request.identity, "inputs": inputs.digest.to_json()}
     output.write_job(out, {**identity, "exclude": inputs.exclude})
-    output.write_inputs(out, inputs.table)
     if state is State.RETRIED:
-        commit.restore_parts(out, inputs.parts, rule=request.rule)
+        changed = output.changed_photos(out, inputs.table)
+        commit.restore_parts(out, inputs.parts, rule=request.rule, changed=set(changed))
         for name in (output.EVALUATION_FILE, output.SORTED_FILE, PAGE_FILE):  # of the rows before
             files.delete(files.join(out, name))
     elif request.config.retry_errors:
@@ -157,6 +157,7 @@ def label(
     manifest = commit.join_parts(
         out, parts, owner=lease.owner, rule=request.rule, format=config.format, num_cpus=plan.task_cpus
     )
+    manifest["inputs"] = commit.write_inputs(out, inputs.table, owner=lease.owner)
     committed = time.monotonic()
     steps = {"list": inputs.seconds, "label": labelled - begun, "commit": committed - labelled}
     steps["start"] = committed - started - sum(steps.values())

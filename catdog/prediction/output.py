@@ -7,13 +7,12 @@ import enum
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
@@ -29,7 +28,6 @@ from catdog.storage.schemas import UNSURE
 
 JOB_FILE = "predict.json"
 SUMMARY_FILE = "summary.json"
-INPUTS_FILE = "inputs.parquet"
 EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
 _CHUNK = 1 << 16  # of rows that are Python objects at a time
@@ -65,6 +63,18 @@ class InputsDigest:
         return dataclasses.asdict(self)
 
 
+class Listing(Protocol):
+    """The photos of a job, listed when they are first needed, once."""
+
+    @property
+    def table(self) -> pa.Table:
+        """The photos, as list_inputs lists them."""
+
+    @property
+    def digest(self) -> InputsDigest:
+        """What names the set of their paths."""
+
+
 class State(enum.Enum):
     """What a job finds in its output folder, and does about it."""
 
@@ -97,32 +107,25 @@ def write_job(out: str, job: Mapping[str, Any]) -> None:
     files.write_json(files.join(out, JOB_FILE), job)
 
 
-def write_inputs(out: str, inputs: pa.Table) -> None:
-    """Write which photos are labelled, and what tells that one of them has changed since."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(inputs.select(["path", "version"]), sink, compression="zstd")
-    files.write_bytes(files.join(out, INPUTS_FILE), sink.getvalue())
-
-
-def changed_photos(out: str, inputs: pa.Table) -> pa.ChunkedArray:
-    """Return the paths of `inputs` whose version is another one than when they were labelled, sorted.
+def changed_photos(out: str, inputs: pa.Table) -> list[str]:
+    """Return the paths of `inputs` whose version is another one than when the committed rows were made, sorted.
 
     A folder of an earlier version of catdog has no versions, and so no changes that could be known.
     """
-    path = files.join(out, INPUTS_FILE)
-    if not files.exists(path):
-        return pa.chunked_array([], pa.string())
-    before = pq.read_table(pa.BufferReader(files.read_bytes(path))).rename_columns(["path", "before"])
-    both = inputs.select(["path", "version"]).join(before, "path", join_type="inner")
-    return both.filter(pc.not_equal(both["version"], both["before"]))["path"].sort()
+    before = commit.read_inputs(out)
+    if before is None:
+        return []
+    both = inputs.select(["path", "version"]).join(before.rename_columns(["path", "before"]), "path", join_type="inner")
+    found: list[str] = both.filter(pc.not_equal(both["version"], both["before"]))["path"].sort().to_pylist()
+    return found
 
 
 def check_output(
-    out: str, identity: Mapping[str, Any], *, inputs: Callable[[], pa.Table], overwrite: bool, retry_errors: bool
+    out: str, identity: Mapping[str, Any], *, inputs: Listing, overwrite: bool, retry_errors: bool
 ) -> State:
     """Compare what is asked for with what an earlier command left in `out`; nothing is written.
 
-    `identity` is what decides the rows but for the photos, which `inputs` lists; it is not asked for where the photos
+    `identity` is what decides the rows but for the photos, which `inputs` are; they are not listed where the photos
     were moved away after they were labelled. Raises UsageError for a folder that is not ours, with the differences
     when the job was another, and for photos that changed since, unless the flag for it is given; FailureError where
     files of a finished result are missing.
@@ -133,7 +136,7 @@ def check_output(
         found = {"photos": f"unknown: {JOB_FILE} is missing"}
     moved = committed and bool(found.get("moved"))
     if not moved:
-        wanted["inputs"] = InputsDigest.of(inputs()["path"]).to_json()
+        wanted["inputs"] = inputs.digest.to_json()
     if not found:
         return State.NEW
     same = all(found.get(key) == value for key, value in wanted.items())
@@ -147,7 +150,7 @@ def check_output(
         raise UsageError("--retry-errors: the photos were moved after they were labelled: leave it out")
     if retry_errors:
         return State.RETRIED
-    changed = [] if moved else changed_photos(out, inputs()).to_pylist()
+    changed = [] if moved else changed_photos(out, inputs.table)
     if changed:
         raise UsageError(
             f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
@@ -160,7 +163,7 @@ def clear(out: str) -> None:
     """Delete the results of an earlier job, but for the folder's mark and whatever else stands there."""
     # The mark goes first: what is left after a kill must not look finished.
     names = [f"predictions/{commit.SUCCESS_FILE}", "predictions", "parts"]
-    names += [EVALUATION_FILE, SORTED_FILE, PAGE_FILE, SUMMARY_FILE, INPUTS_FILE, JOB_FILE]
+    names += [EVALUATION_FILE, SORTED_FILE, PAGE_FILE, SUMMARY_FILE, JOB_FILE]
     for name in names:
         files.delete(files.join(out, name))
 
@@ -201,11 +204,10 @@ def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray
     columns = TableColumns(content=job.get("bytes_column", ""), name=job.get("name_column", ""))
     inputs = list_inputs(job["photos"], exclude=[out, *job["exclude"]], columns=columns)
     listed = inputs["path"]
-    differences = [
-        ("file", "without a row", listed.filter(pc.invert(pc.is_in(listed, rows.combine_chunks())))),
-        ("row", "without a file", rows.filter(pc.invert(pc.is_in(rows, listed.combine_chunks())))),
-        ("photo", "changed", changed_photos(out, inputs)),
-    ]
+    new = listed.filter(pc.invert(pc.is_in(listed, rows.combine_chunks())))
+    gone = rows.filter(pc.invert(pc.is_in(rows, listed.combine_chunks())))
+    changed = pa.chunked_array([changed_photos(out, inputs)], pa.string())
+    differences = [("file", "without a row", new), ("row", "without a file", gone), ("photo", "changed", changed)]
     said = [
         f"{counted(len(found), noun)} {what}, such as {pc.min(found)}"
         for noun, what, found in differences

@@ -175,6 +175,11 @@ class Inputs:
         return table
 
     @cached_property
+    def digest(self) -> output.InputsDigest:
+        """What names the set of their paths."""
+        return output.InputsDigest.of(self.table["path"])
+
+    @cached_property
     def parts(self) -> list[Part]:
         """How they are cut into parts."""
         return plan_parts(self.table, photos_per_part=photos_per_part(self.table.num_rows))

@@ -32,7 +32,7 @@ from catdog.storage.lease import hold_lease
 from catdog.storage.schemas import prediction_schema
 
 SAID: list[str] = []
-RESULTS = [".catdog.json", "inputs.parquet", "predict.json", "predictions", "summary.json"]
+RESULTS = [".catdog.json", "predict.json", "predictions", "summary.json"]
 
 
 @pytest.fixture
@@ -244,9 +244,9 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
     finally:
         object_store.busy_every = 0
     assert (summary["photos"], sum(summary["labels"].values()), summary["errors"]) == (13, 12, {"not-an-image": 1})
-    names = [name.partition("-0")[0] for name in object_store.keys("job/labels")]
+    names = [name.partition("-")[0] for name in object_store.keys("job/labels")]
     assert names == [
-        ".catdog.json", "inputs.parquet", "predict.json", "predictions/_MANIFEST.json", "predictions/_SUCCESS",
+        ".catdog.json", "predict.json", "predictions/_INPUTS", "predictions/_MANIFEST.json", "predictions/_SUCCESS",
         "predictions/predictions", "report.html", "summary.json",
     ]  # fmt: skip
     heard(SAID, output.verify, out)
@@ -261,8 +261,10 @@ def test_results_of_an_earlier_version_are_known_and_finished(folder: Path, mode
     job = json.loads((out / "predict.json").read_text())
     inputs = "{files} files {digest}".format(**job["inputs"])
     (out / "predict.json").write_text(json.dumps({**job, "inputs": inputs, "photos_a_part": 32}))
-    for name in (".catdog.json", "inputs.parquet"):
-        (out / name).unlink()
+    (out / ".catdog.json").unlink()
+    manifest = json.loads((out / "predictions/_MANIFEST.json").read_text())
+    (out / "predictions" / manifest.pop("inputs")["name"]).unlink()
+    (out / "predictions/_MANIFEST.json").write_text(json.dumps(manifest))
     predict(folder, out, model_dir)
     assert SAID[1].startswith("Nothing to label")
     heard(SAID, output.verify, str(out))

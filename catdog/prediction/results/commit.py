@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from catdog.cluster.failures import root_cause
 from catdog.errors import FailureError
@@ -36,12 +37,10 @@ SUCCESS_FILE = "_SUCCESS"
 _HALF = re.compile(r"(predictions|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
 # What commits write into the folder of a result, whole or half.
 _OURS = re.compile(
-    r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_MANIFEST\.json|_SUCCESS)(\.[0-9a-f]{8}\.part)?"
+    r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS-[0-9a-f]{8}\.parquet|_MANIFEST\.json|_SUCCESS)"
+    r"(\.[0-9a-f]{8}\.part)?"
 )
 _CELLS_PER_FILE = 1_500_000  # about 250,000 rows of two classes: a spreadsheet opens it, a task holds it in memory
-
-
-# Parts
 
 
 def is_committed(out: str) -> bool:
@@ -67,7 +66,7 @@ def clean_staging(out: str) -> None:
             files.delete(files.join(out, name))
     directory, kept = files.join(out, "predictions"), set[str]()
     if is_committed(out):
-        kept = {MANIFEST_FILE, SUCCESS_FILE, *(entry["name"] for entry in read_result_manifest(out)["files"])}
+        kept = {MANIFEST_FILE, SUCCESS_FILE, *(entry["name"] for entry in _entries(read_result_manifest(out)))}
     for name in files.list_directory(directory):
         if name not in kept and _OURS.fullmatch(name):
             files.delete(files.join(directory, name))
@@ -130,6 +129,23 @@ def write_file(out: str, staging: str, stem: str, parts: Sequence[str], *, forma
     }
 
 
+def write_inputs(out: str, inputs: pa.Table, *, owner: str) -> dict[str, Any]:
+    """Write beside the files of the result which photos they label, as they were; return the entry in the manifest."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(inputs.select(["path", "version"]), sink, compression="zstd")
+    content, name = bytes(sink.getvalue()), f"_INPUTS-{owner}.parquet"
+    files.write_bytes(files.join(staging_directory(out, owner=owner), name), content, durable=True)
+    return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_inputs(out: str) -> pa.Table | None:
+    """Return the paths and versions of the photos that the committed rows of `out` label, None where none are known."""
+    entry = read_result_manifest(out).get("inputs")
+    if entry is None:
+        return None
+    return pq.read_table(pa.BufferReader(files.read_bytes(files.join(out, "predictions", entry["name"]))))
+
+
 def finish_commit(out: str, manifest: Mapping[str, Any], *, lease: Lease, replaces: bool) -> None:
     """Declare the files of `manifest` the result, `_SUCCESS` last, and drop the parts.
 
@@ -165,8 +181,11 @@ def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
         yield decode(content, format=manifest["format"], schema=rule.schema, where=entry["name"])
 
 
-def restore_parts(out: str, parts: Sequence[Part], *, rule: LabelRule) -> None:
-    """Write the committed rows of `out` as parts again, but for those with errors that may be gone by now."""
+def restore_parts(out: str, parts: Sequence[Part], *, rule: LabelRule, changed: Collection[str]) -> None:
+    """Write the committed rows of `out` as `parts` again, but for those that are to be labelled anew.
+
+    These have an error that may be gone by now, or one of the `changed` paths.
+    """
     standing, rest = finished_parts(out), list(parts)
     rows = rule.schema.empty_table()
     for table in read_rows(out, rule=rule):
@@ -174,7 +193,8 @@ def restore_parts(out: str, parts: Sequence[Part], *, rule: LabelRule) -> None:
         while rest and rows.num_rows >= rest[0].rows:
             part = rest.pop(0)
             found, rows = rows.slice(0, part.rows), rows.slice(part.rows)
-            if part.name not in standing and not has_passing_errors(found):
+            outdated = has_passing_errors(found) or not set(changed).isdisjoint(found["path"].to_pylist())
+            if part.name not in standing and not outdated:
                 write_prediction_part(out, part.name, found, retried=0)
 
 
@@ -186,9 +206,14 @@ def check_standing(out: str) -> None:
     _check_sizes(files.join(out, "predictions"), read_result_manifest(out))
 
 
+def _entries(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entry of each file that `manifest` vouches for; earlier versions had none of the inputs."""
+    return [*manifest["files"], *([manifest["inputs"]] if "inputs" in manifest else [])]
+
+
 def _check_sizes(directory: str, manifest: Mapping[str, Any]) -> None:
     found = files.list_directory(directory)
-    for entry in manifest["files"]:
+    for entry in _entries(manifest):
         if entry["name"] not in found or found[entry["name"]].size != entry["bytes"]:
             state = "was changed after it was written" if entry["name"] in found else "is missing"
             raise FailureError(
@@ -206,13 +231,13 @@ def check_files(out: str) -> dict[str, Any]:
         raise FailureError(f"{directory} has no {SUCCESS_FILE}: the job is not finished; run its command again")
     manifest = read_result_manifest(out)
     _check_sizes(directory, manifest)
-    known = {MANIFEST_FILE, SUCCESS_FILE, *(entry["name"] for entry in manifest["files"])}
+    known = {MANIFEST_FILE, SUCCESS_FILE, *(entry["name"] for entry in _entries(manifest))}
     for name in sorted(files.list_directory(directory).keys() - known):
         if not name.endswith(".part"):  # of a write that was killed
             raise FailureError(
                 f"{files.join(directory, name)} does not belong there: label the photos again with --overwrite"
             )
-    for entry in manifest["files"]:
+    for entry in _entries(manifest):
         content = files.read_bytes(files.join(directory, entry["name"]))
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise _damage(directory, entry["name"], "was changed after it was written")

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 from pathlib import Path
@@ -153,11 +154,37 @@ def test_a_result_that_is_replaced_stands_until_the_new_one_does(tmp_path: Path)
     commit_parts(tmp_path, parts)
     bad = build_rows(paths[2:], ["io: broken", *[""] * 2], [np.full((2, 2), 0.5, np.float32)], TWO)
     assert has_passing_errors(bad)
-    commit.restore_parts(str(tmp_path), parts, rule=TWO)
+    commit.restore_parts(str(tmp_path), parts, rule=TWO, changed=[])
     assert finished_parts(str(tmp_path)) == {part.name for part in parts}
     commit_parts(tmp_path, parts, replaces=True)
     assert len(list((tmp_path / "predictions").iterdir())) == 3
     assert pq.read_table(next((tmp_path / "predictions").glob("*.parquet")))["path"].to_pylist() == paths
+
+
+def test_parts_of_photos_that_failed_or_changed_are_not_restored(tmp_path: Path) -> None:
+    parts, paths = write_parts(tmp_path, [2, 2, 2])
+    rows = build_rows(paths[:2], ["io: broken", ""], [np.full((1, 2), 0.5, np.float32)], TWO)
+    write_prediction_part(str(tmp_path), parts[0].name, rows, retried=0)
+    commit_parts(tmp_path, parts)
+    commit.restore_parts(str(tmp_path), parts, rule=TWO, changed=[paths[5]])
+    assert finished_parts(str(tmp_path)) == {parts[1].name}
+
+
+def test_a_result_knows_the_photos_that_it_was_made_of(tmp_path: Path) -> None:
+    parts, _ = write_parts(tmp_path, [2])
+    commit_parts(tmp_path, parts)
+    assert commit.read_inputs(str(tmp_path)) is None  # as in results of earlier versions
+    inputs = pa.table({"path": ["a", "b"], "version": ["1", None], "row": [1, 2]})
+    entry = commit.write_inputs(str(tmp_path), inputs, owner="12345678")
+    manifest = {**commit.read_result_manifest(str(tmp_path)), "inputs": entry}
+    (tmp_path / "predictions/_MANIFEST.json").write_text(json.dumps(manifest))
+    assert commit.check_files(str(tmp_path)) == manifest
+    found = commit.read_inputs(str(tmp_path))
+    assert found is not None
+    assert found.to_pydict() == {"path": ["a", "b"], "version": ["1", None]}
+    assert (
+        pq.read_table(tmp_path / "predictions").num_rows == 2
+    )  # readers of a folder leave out names with an underscore
 
 
 def test_everything_that_success_vouches_for_is_on_the_disk_before_it(
