@@ -41,7 +41,7 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
         title="Training",
         subtitle=f"{run_dir}: {_classes_text(report['classes'])}",
         sections=[
-            Section(name="scores", title="Summary", body=overview(report, diagnosis)),
+            Section(name="scores", title="Summary", body=join([overview(report, diagnosis), _drawn_warning(config)])),
             _curves({name: rows for name, rows in histories.items() if not _is_solved(report, name)}),
             Section(name="stages", title="Stages", body=stages_table(report, diagnosis)),
             confusion_section(report, diagnosis),
@@ -55,6 +55,13 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
             Section(name="settings", title="Settings and versions", body=_settings(run_dir, report, config, card)),
         ],
     )
+
+
+def _drawn_warning(config: Mapping[str, Any]) -> Html | None:
+    """Return a warning where no photos were given, so that the sample was drawn."""
+    if config.get("photos") != "":
+        return None
+    return tag("p", "This model was trained on drawn pictures, the sample: do not trust its labels of real photos.")
 
 
 def _classes_text(classes: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-from catdog.training.page.report import _classes_text, _uneven_text
+from catdog.training.page.report import _classes_text, _drawn_warning, _uneven_text
 
 
 def test_of_many_classes_six_are_named() -> None:
@@ -13,3 +13,9 @@ def test_uneven_classes_are_said_and_how_the_training_weighted_them() -> None:
         "The largest class has 25.0 times as many training photos as the smallest. Judge the model by its balanced "
         "accuracy, in which all classes count alike. Training weighted the classes."
     )
+
+
+def test_a_model_of_the_drawn_sample_says_so() -> None:
+    assert "trained on drawn pictures" in str(_drawn_warning({"photos": ""}))
+    assert _drawn_warning({"photos": "PetImages"}) is None
+    assert _drawn_warning({}) is None  # a run of an earlier version recorded no settings
