@@ -2,7 +2,7 @@
 
     inputs --read, decode (tasks)--> image blocks --model (a pool of actors)--> Parquet parts
 
-An actor writes each part itself, so a job that was killed at any moment goes on with the parts that are missing. A
+An actor writes each part itself, so a job that was killed at any moment resumes with the parts that are missing. A
 photo that kills the process which decodes it is found out at the second try, and becomes an error row.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from catdog.model.engines import Engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.isolation import decode_each
 from catdog.photos.sources.inputs import read_inputs
 from catdog.prediction.results.parts import Part, finished_parts, write_prediction_part
 from catdog.prediction.results.rows import LabelRule, build_rows
@@ -125,16 +126,15 @@ def _block(inputs: pa.Table, part: Part) -> pa.Table:
 def load_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
     """Read and decode the photos of one part.
 
-    Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. At a second try, which Ray makes
-    when the process died, each photo is decoded in a process of its own, so that the one to blame is known.
+    Columns: path, error ("" or "code: message"), image (S, S, 3) uint8, part, retried. A photo that kills its process,
+    or is never decoded to its end, is an error as decode_each finds it out.
     """
     tries = count_tries(block["part"][0].as_py())
-    load = _load if tries == 0 else _load_apart
     size, paths = decoding.image_size, block["path"].to_pylist()
     images = np.zeros((len(paths), size, size, 3), np.uint8)
     errors = np.full(len(paths), "", object)
     retried = np.zeros(len(paths), bool)
-    for index, found in enumerate(load(block, decoding)):
+    for index, found in enumerate(_load(block, decoding, tries=tries)):
         retried[index] = found.retried
         if isinstance(found.image, ImageError):
             errors[index] = str(found.image)
@@ -155,38 +155,19 @@ class _Loaded:
     retried: bool
 
 
-def _load(block: pa.Table, decoding: Decoding) -> Any:
-    """Yield a _Loaded for each photo of `block`."""
+def _load(block: pa.Table, decoding: Decoding, *, tries: int = 0) -> Iterator[_Loaded]:
+    """Yield a _Loaded for each photo of `block`; `tries` as decode_each takes it."""
+    size, framing, limits = decoding.image_size, decoding.framing, decoding.limits
     retries: list[None] = []
-    for _, content in read_inputs(block, on_retry=lambda: retries.append(None)):
-        image: np.ndarray | ImageError
-        try:
-            if isinstance(content, ImageError):
-                raise content
-            image = decoding.decode(content, size=decoding.image_size, framing=decoding.framing, limits=decoding.limits)
-        except ImageError as error:
-            image = error
+    contents = (content for _, content in read_inputs(block, on_retry=lambda: retries.append(None)))
+
+    def decode(content: bytes) -> np.ndarray:
+        return decoding.decode(content, size=size, framing=framing, limits=limits)
+
+    for image in decode_each(contents, decode, seconds=limits.max_seconds, tries=tries):
         # A fault that outlasted the retries is an error row, not a photo that was read after all.
         yield _Loaded(image, bool(retries) and not (isinstance(image, ImageError) and image.code == "io"))
         retries.clear()
-
-
-def _load_apart(block: pa.Table, decoding: Decoding) -> Any:
-    """Yield as `_load` does, each photo from a process that may die of it: twice, then it is an error."""
-    import ray
-
-    load_one = ray.remote(num_cpus=0, max_retries=1)(_load_first)
-    for index in range(block.num_rows):
-        try:
-            # One after the other: together they might run out of the memory that one by itself has.
-            yield ray.get(load_one.remote(block.slice(index, 1), decoding))
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-            why = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
-            yield _Loaded(ImageError("crash", f"the process that decoded it {why}, at each of 2 tries"), False)
-
-
-def _load_first(row: pa.Table, decoding: Decoding) -> Any:
-    return next(_load(row, decoding))
 
 
 class PartWriter:
