@@ -161,7 +161,8 @@ def require_every_class(
     for label in sorted(missing):
         codes = Counter(str(reasons[row]).partition(":")[0] for row in np.flatnonzero(labels == label).tolist())
         counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+        example = next(str(reasons[row]) for row in np.flatnonzero(labels == label).tolist())
         raise UsageError(
             f"expected usable photos of every class in {source}, found none of {classes[label]} "
-            f"({counted}): add photos of it or take its folder away"
+            f"({counted}; the first one is {example}): add photos of it or take its folder away"
         )

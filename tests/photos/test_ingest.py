@@ -135,6 +135,7 @@ def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, t
     with pytest.raises(UsageError) as raised:
         build(tmp_path)
     assert str(raised.value) == (
-        f"expected usable photos of every class in {tmp_path}, found none of dog (2 empty, 1 not-an-image): "
+        f"expected usable photos of every class in {tmp_path}, found none of dog (2 empty, 1 not-an-image; "
+        "the first one is empty: the file has no bytes): "
         "add photos of it or take its folder away"
     )

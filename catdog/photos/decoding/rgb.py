@@ -100,7 +100,7 @@ def _white(image: Image.Image, content: bytes) -> float:
         return declared
     if top >= 2**14:
         return max(65535.0, top)
-    return _used_white(np.array(top))
+    return _used_white(top)
 
 
 def _greatest(image: Image.Image) -> float:
@@ -139,11 +139,17 @@ def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
     """Return an image of 16-bit colours, of which Pillow keeps the upper bytes, scaled where those tell too little."""
     if not _has_16_bits(image, content) or _greatest(image.convert("RGB")) >= 64:
         return image
-    values = _read_16_bits(content)
-    whites = [_used_white(values[..., :3])] * 3
-    if values.shape[2] == 4:
-        whites.append(_used_white(values[..., 3]))
-    return Image.fromarray(np.rint(values * np.array([255 / white for white in whites], np.float32)).astype(np.uint8))
+    upper, lower = _read_16_bits(content)
+    colors = upper.shape[2] - (upper.shape[2] in (2, 4))  # the last of 2 or 4 channels is alpha
+    found = np.empty(upper.shape, np.uint8)
+    for channels in (slice(0, colors), slice(colors, None)):
+        # By the greatest upper byte, and the lower bytes beside it.
+        top = int(upper[..., channels].max(initial=0))
+        top = 256 * top + int(lower[..., channels].max(initial=0, where=upper[..., channels] == top))
+        levels = np.rint(np.arange(2**16) * (255 / _used_white(top))).clip(0, 255).astype(np.uint8)
+        for row in range(len(found)):
+            found[row, :, channels] = levels[upper[row, :, channels].astype(np.uint16) << 8 | lower[row, :, channels]]
+    return Image.fromarray(found)
 
 
 def _has_16_bits(image: Image.Image, content: bytes) -> bool:
@@ -157,20 +163,26 @@ def _has_16_bits(image: Image.Image, content: bytes) -> bool:
     return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_BITS, (8,))[0] == 16
 
 
-def _read_16_bits(content: bytes) -> np.ndarray:
-    """Return (H, W, 3 or 4) uint16 colours."""
+def _read_16_bits(content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the upper and the lower bytes of 16-bit colours, (H, W, channels) uint8 both."""
     words, end = pnm_header(content)
     if words:
         width, height = int(words[1]), int(words[2])
-        return np.frombuffer(content, ">u2", width * height * 3, end + 1).reshape(height, width, 3).astype(np.uint16)
+        both = np.frombuffer(content, np.uint8, width * height * 6, end + 1).reshape(height, width, 3, 2)
+        return both[..., 0], both[..., 1]
     halves = []
     for swapped in (False, True):
         with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as image:
+            if any(tile.args == "LA;16B" for tile in image.tile):  # gray and alpha, 4 bytes a pixel as RGBA has
+                image.tile = [tile._replace(args="RGBA") for tile in image.tile]
+                image.load()
+                pixels = np.asarray(image)
+                return pixels[..., 0::2], pixels[..., 1::2]
             if swapped:
                 image.tile = [tile._replace(args=_swap(tile.args)) for tile in image.tile]
             image.load()
-            halves.append(np.asarray(image, np.uint16))
-    return np.asarray(halves[0] * 256 + halves[1])
+            halves.append(np.asarray(image))
+    return halves[0], halves[1]
 
 
 def _swap(arguments: Any) -> Any:
@@ -179,6 +191,6 @@ def _swap(arguments: Any) -> Any:
     return (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
 
 
-def _used_white(values: np.ndarray) -> float:
-    """Return the white of integers of which nothing is known but the values: all bits that are used, 8 at least."""
-    return max(255.0, 2.0 ** math.ceil(math.log2(int(values.max()) + 1)) - 1)
+def _used_white(top: float) -> float:
+    """Return the white of integers of which nothing is known but the greatest: all bits that are used, 8 at least."""
+    return max(255.0, 2.0 ** math.ceil(math.log2(top + 1)) - 1)

@@ -143,7 +143,8 @@ def _list_zip(path: str) -> list[Member]:
     if unmarked:
         guessed = any(name == entry.filename for name, entry in files.items() if not name.isascii())
         encoding = "UTF-8 or CP437" if guessed else "UTF-8"
-        say(f"{unmarked} names in {path} do not say how they are encoded: read as {encoding}.")
+        names = "1 name in {} does" if unmarked == 1 else f"{unmarked} names in {{}} do"
+        say(f"{names.format(path)} not say how it is encoded: read as {encoding}.")
     return [
         Member(name, relative, f"{entry.file_size}-{entry.CRC:08x}")
         for name, entry in files.items()

@@ -21,9 +21,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(values: np.ndarray, *, significant_bits: int | None = None) -> bytes:
-    """A PNG of 16 bits: gray (H, W), colours (H, W, 3) or with alpha (H, W, 4)."""
+    """A PNG of 16 bits: gray (H, W), colours (H, W, 3), or either with alpha (H, W, 2 or 4)."""
     height, width = values.shape[:2]
-    kind = {2: 0, 3: {3: 2, 4: 6}.get(values.shape[-1], 0)}[values.ndim]
+    kind = 0 if values.ndim == 2 else {2: 4, 3: 2, 4: 6}[values.shape[-1]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     more = chunk(b"sBIT", bytes([significant_bits])) if significant_bits else b""
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
@@ -92,9 +92,10 @@ def test_16_bit_colours_look_as_their_8_bit_original(write: Any, bits: int) -> N
     assert np.abs(decode_image(write(values), size=16).astype(int) - COLOURS).max() <= 1
 
 
-def test_16_bit_colours_with_alpha_of_8_bits_are_opaque() -> None:
-    values = np.concatenate([COLOURS, np.full((16, 16, 1), 255, np.uint16)], axis=-1)
-    assert np.abs(decode_image(png(values), size=16).astype(int) - COLOURS).max() <= 1
+@pytest.mark.parametrize("pixels", [COLOURS, GRAY[..., np.newaxis]], ids=["colours", "gray"])
+def test_16_bits_with_alpha_of_8_bits_are_opaque(pixels: np.ndarray) -> None:
+    values = np.concatenate([pixels, np.full((16, 16, 1), 255, np.uint16)], axis=-1)
+    assert np.abs(decode_image(png(values), size=16).astype(int) - pixels).max() <= 1
 
 
 def test_alpha_of_0_throughout_is_no_alpha() -> None:

@@ -116,8 +116,8 @@ def test_names_without_a_mark_are_utf_8_where_they_can_be(tmp_path: Path, capsys
     utf_8, cp437 = "кошка.jpg".encode(), "Käse.jpg".encode("cp437")
     (tmp_path / "a.zip").write_bytes(unmarked_zip([utf_8]))
     assert list(contents(tmp_path / "a.zip")) == ["кошка.jpg"]
-    assert "1 names in" in (said := capsys.readouterr().out)
-    assert said.endswith("do not say how they are encoded: read as UTF-8.\n")
+    assert "1 name in" in (said := capsys.readouterr().out)
+    assert said.endswith("does not say how it is encoded: read as UTF-8.\n")
     (tmp_path / "b.zip").write_bytes(unmarked_zip([utf_8, cp437]))
     assert sorted(contents(tmp_path / "b.zip")) == ["Käse.jpg", "кошка.jpg"]
     assert capsys.readouterr().out.endswith("read as UTF-8 or CP437.\n")
