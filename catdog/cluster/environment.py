@@ -19,6 +19,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_task_oom_retries": "5",  # without limit by default, when memory runs out
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the end of the connection must not start a Ray
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end the sweep as if all its trials had run
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
 }
 _QUIET = {
