@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A `ray start --head` and its temporary folder; in the end every process that it started is killed."""
+    """A `ray start --head` that is up, and its temporary folder; in the end every process that it started is killed."""
     # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
     folder = tempfile.mkdtemp(prefix="catdog-")
     head = subprocess.Popen(
@@ -38,6 +39,11 @@ def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[
         env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
+        deadline = time.monotonic() + 90
+        while not Path(folder, "ray_current_cluster").exists():  # the last that Ray writes when it starts
+            assert head.poll() is None
+            assert time.monotonic() < deadline, "Ray did not start"
+            time.sleep(0.1)
         yield head, Path(folder)
     finally:
         for process in psutil.process_iter(["cmdline"]):

@@ -1,8 +1,10 @@
+import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import ray
 
 from catdog.cluster import connection
 from catdog.cluster.connection import connection_failure
@@ -43,28 +45,33 @@ def test_a_named_cluster_that_is_dead_is_known_in_ten_seconds(
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("variable", "value", "line"),
     [
-        (OSError("AF_UNIX path is too long: /tmp/x"), "set RAY_TMPDIR to a folder with a shorter path"),
-        (PermissionError(13, "Permission denied", "/ray"), "; check that HOME and RAY_TMPDIR "),
-        (Exception("The current node timed out during startup."), "; run the same command again; "),
+        ("RAY_TMPDIR", "/tmp/" + 100 * "x", r".*AF_UNIX.*; set RAY_TMPDIR to a folder with a shorter path"),
+        ("RAY_TMPDIR", "/proc/none", r"cannot join or start Ray: .*'/proc/none'; check that HOME and RAY_TMPDIR .*"),
+        ("RAY_ADDRESS", "nonsense", r"cannot join or start Ray: Invalid address format: nonsense; check RAY_ADDRESS"),
     ],
 )  # fmt: skip
 def test_a_ray_that_cannot_start_is_one_line_with_the_remedy(
-    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refuse(**arguments: object) -> None:
-        raise error
-
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(ray, "init", refuse)
-        patch.setattr(ray, "is_initialized", lambda: False)
-        patch.setattr(ray, "shutdown", lambda: None)
-        with pytest.raises(FailureError, match=r"^cannot join or start Ray: ") as caught, connection.connected():
-            pass
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
+    if value.endswith("xx"):
+        value = str(tmp_path / value.rpartition("/")[2])
+        Path(value).mkdir()
+    monkeypatch.setenv(variable, value)
+    program = "from catdog.cluster.connection import connected\nwith connected(): pass"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"catdog.errors.FailureError: {line}", ended.stderr.splitlines()[-1])
+
+
+def test_a_slow_machine_is_told_what_gives_it_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert connection_failure(Exception("The current node timed out during startup.")) == (
+        "cannot join or start Ray: The current node timed out during startup; run the same command again; "
+        "on a slow machine set RAY_raylet_start_wait_time_s=120"
+    )
 
 
 def test_another_version_of_ray_is_named_with_the_remedy() -> None:
