@@ -17,7 +17,7 @@ from catdog.model.saved_model import OUTPUT
 from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.head_batches import BatchProblem, HeadState
 from catdog.training.fit.logistic_head import HeadRows, LogisticHead, fit_logistic_head
-from catdog.training.fit.train_loop import Observer, StageRows, mean_scores
+from catdog.training.fit.train_loop import DivergedError, Observer, StageRows, mean_scores
 from catdog.training.fit.train_step import Networks, Tail
 
 FOLDS = 5
@@ -39,6 +39,7 @@ def fit_frozen_head(
     """Give the output layer of the classifier the head of `rows.train`; every worker calls this with its share.
 
     All views of a photo count as one photo. `class_weights` has the weight of each class; empty: all count the same.
+    Raises DivergedError where the features are not numbers.
     """
     tail = Tail(networks.trained, networks.strategy, cut=cut)
     fit = _HeadFit(networks, tail, rows, settings, class_weights or (1.0,) * tail.classes)
@@ -129,6 +130,8 @@ class _HeadFit:
         self, state: StageState, *, start: float, trained: np.ndarray, steps: int, learning_rate: float
     ) -> None:
         sums = self._tail.total(np.concatenate([trained, self._tail.evaluate(self._rows.validation)]))
+        if not np.isfinite(sums).all():
+            raise DivergedError("the features of the frozen stage are not numbers: check --weights and --input-scaling")
         state.epoch += 1
         state.history.append(
             {

@@ -7,7 +7,7 @@ from catdog.config import FrozenStageConfig
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.frozen_head import fit_frozen_head
-from catdog.training.fit.train_loop import StageRows
+from catdog.training.fit.train_loop import DivergedError, StageRows
 from catdog.training.fit.train_step import Networks
 
 WIDTH = 40
@@ -127,3 +127,10 @@ def test_class_weights_lift_a_rare_class(networks: Networks) -> None:
         right = (made._features[0] @ kernel + bias).argmax(axis=1) == made._labels
         recalls.append(right[made._labels == 1].mean())
     assert recalls[1] > recalls[0] + 0.1
+
+
+def test_features_that_are_not_numbers_end_the_stage(networks: Networks) -> None:
+    train = make_rows(100, seed=0)
+    train._features[0, 5] = np.nan
+    with pytest.raises(DivergedError, match=r"^the features of the frozen stage are not numbers"):
+        fit(networks, train)
