@@ -144,10 +144,16 @@ def _finish(
     for leftover in ("checkpoints", HEATMAP_FILE, HEATMAP_FAILURE):
         files.delete(files.join(run_dir, leftover))
     watch.add("report", time.monotonic() - start)
+    report = _make_report(manifest, marks, watch)
+    files.write_json(files.join(run_dir, "report.json"), report)
+    return report
+
+
+def _make_report(manifest: Manifest, marks: Mapping[str, Mapping[str, Any]], watch: Stopwatch) -> dict[str, Any]:
+    """Return what report.json holds of the stages that left `marks`."""
     rows = watch.counts.get("trunk_rows", 0)
     rate = round(rows / watch.seconds["trunk"], 1) if rows else None
-    steps = dict(watch.seconds)
-    report = {
+    return {
         "classes": list(manifest.classes),
         "counts": {**manifest.counts(), "rejected": manifest.rejected.num_rows},
         "stages": {
@@ -160,13 +166,11 @@ def _finish(
             }
             for name, mark in marks.items()
         },
-        "model": best,
+        "model": best_stage(marks),
         "choice": choice_text(marks),
-        "seconds": {"total": round(math.fsum(steps.values()), 3), **steps},
+        "seconds": {"total": round(math.fsum(watch.seconds.values()), 3), **watch.seconds},
         "versions": versions(),
     }
-    files.write_json(files.join(run_dir, "report.json"), report)
-    return report
 
 
 def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str) -> Temperature:
