@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,11 +19,17 @@ ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AW
 
 
 class ObjectStore:
-    """moto's server. `busy_every`: one in so many requests is answered with 503. `requests` counts them by method."""
+    """moto's server.
+
+    `busy_every`: one in so many requests is answered with 503. `answer_after_seconds` is how long it takes to answer.
+    `requests` counts requests by method, `most_at_once` how many were on their way at the same time.
+    """
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.busy_every = 0
+        self.answer_after_seconds = 0.0
+        self.most_at_once = self._now = 0
         self.requests: Counter[str] = Counter()
         self._lock, self._count = threading.Lock(), 0
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -57,6 +64,11 @@ class ObjectStore:
             self._count += 1
             busy = self.busy_every and self._count % self.busy_every == 0
             self.requests[environ["REQUEST_METHOD"]] += 1
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+        time.sleep(self.answer_after_seconds)
+        with self._lock:
+            self._now -= 1
         if busy:
             start("503 Slow Down", [("Content-Length", "0")])
             return [b""]

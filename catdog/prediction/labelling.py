@@ -25,7 +25,7 @@ from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.isolation import decode_each
-from catdog.photos.sources.inputs import read_inputs
+from catdog.photos.sources.reading import read_each
 from catdog.prediction.results.parts import Part, finished_parts, write_prediction_part
 from catdog.prediction.results.rows import LabelRule, build_rows
 
@@ -158,16 +158,18 @@ class _Loaded:
 def _load(block: pa.Table, decoding: Decoding, *, tries: int = 0) -> Iterator[_Loaded]:
     """Yield a _Loaded for each photo of `block`; `tries` as decode_each takes it."""
     size, framing, limits = decoding.image_size, decoding.framing, decoding.limits
-    retries: list[None] = []
-    contents = (content for _, content in read_inputs(block, on_retry=lambda: retries.append(None)))
+    retried: list[bool] = []
+
+    def contents() -> Iterator[bytes | ImageError]:
+        for photo in read_each(block):
+            retried.append(photo.retried)
+            yield photo.content
 
     def decode(content: bytes) -> np.ndarray:
         return decoding.decode(content, size=size, framing=framing, limits=limits)
 
-    for image in decode_each(contents, decode, seconds=limits.max_seconds, tries=tries):
-        # A fault that outlasted the retries is an error row, not a photo that was read after all.
-        yield _Loaded(image, bool(retries) and not (isinstance(image, ImageError) and image.code == "io"))
-        retries.clear()
+    for image in decode_each(contents(), decode, seconds=limits.max_seconds, tries=tries):
+        yield _Loaded(image, retried[-1])
 
 
 class PartWriter:
