@@ -24,6 +24,7 @@ from pyarrow import fs
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.storage.outages import wait_out
 
+CONNECTIONS = 64  # of one process to an object store
 _LOCAL = fs.LocalFileSystem()
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 _SECRET_OPTION = re.compile(r"secret|password|access_key|token|signature|\bsig=", re.IGNORECASE)
@@ -94,7 +95,10 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 @lru_cache(maxsize=64)
 def _open_root(scheme: str, host: str, query: str) -> tuple[fs.FileSystem, str]:
     """Open a file system once a process: S3 may ask the network for a bucket's region each time."""
-    if scheme == "s3":  # a small file becomes one PUT, which is whole or absent, in place of three requests
+    if scheme == "s3":
+        if pa.io_thread_count() < CONNECTIONS:
+            pa.set_io_thread_count(CONNECTIONS)  # of so many connections pyarrow makes use
+        # A small file becomes one PUT, which is whole or absent, in place of three requests.
         query += ("&" if query else "?") + "allow_delayed_open=true"
     system, root = fs.FileSystem.from_uri(f"{scheme}://{host}/{query}")
     return system, root

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 
 from catdog.errors import ImageError
 from catdog.photos.sources.inputs import read_inputs
-
-READS_AT_ONCE = 64  # of one process
+from catdog.storage.files import CONNECTIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,12 @@ def read_each(block: pa.Table) -> Iterator[PhotoBytes]:
     if not _is_remote(block):
         yield from map(_read_row, rows)
         return
-    if pa.io_thread_count() < READS_AT_ONCE:
-        pa.set_io_thread_count(READS_AT_ONCE)  # pyarrow keeps as many connections to a store
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
         waiting: deque[Future[PhotoBytes]] = deque()
         try:
             for row in rows:
                 waiting.append(pool.submit(_read_row, row))
-                if len(waiting) >= READS_AT_ONCE:
+                if len(waiting) >= CONNECTIONS:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
