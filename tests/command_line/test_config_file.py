@@ -1,13 +1,12 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from catdog.command_line.arguments import parse_arguments
 from catdog.command_line.config_file import read_config_file
-from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig, TrainConfig, TuneConfig
 from catdog.errors import UsageError
+from catdog.storage.run_directory import record_config
 
 
 def write(folder: Path, text: str) -> str:
@@ -48,9 +47,10 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) 
 
 
 def test_what_a_run_records_builds_the_same_config_again(tmp_path: Path) -> None:
-    config = parse_arguments(TuneConfig, ["--recipe", "article", "--space.dropout", "uniform:0,1"], description="")
-    recorded = {**flatten_config(config), "corrections_fingerprint": "ab12", "labels_fingerprint": ""}
-    Path(tmp_path, "config.json").write_text(json.dumps(recorded))
+    flags = ["--recipe", "article", "--space.dropout", "uniform:0,1", "--frozen.epochs", "3"]
+    config = parse_arguments(TuneConfig, [*flags, "--corrections", f"{tmp_path}/wrong.csv"], description="")
+    record_config(config, run_dir=str(tmp_path), fingerprints={"corrections": "ab12"})
+    assert "ab12" in (tmp_path / "config.json").read_text()
     assert parse_arguments(TuneConfig, ["--config", f"{tmp_path}/config.json"], description="") == config
 
 
