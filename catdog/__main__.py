@@ -38,16 +38,16 @@ def _ingest(config: IngestConfig) -> None:
     from catdog.cluster.environment import quiet_datasets
     from catdog.cluster.shared_paths import check_shared
     from catdog.photos.annotations.labelling import read_annotations
-    from catdog.photos.ingest import ingest, require_photos
+    from catdog.photos.ingest import find_photos, ingest
     from catdog.storage import files
     from catdog.storage.run_directory import hold_run, open_run
 
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
-    require_photos(config, run_dir=run_dir)
+    found = find_photos(config, run_dir=run_dir)
     with hold_run(run_dir), connected(verbose=config.verbose, dashboard=False):
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
-        ingest(config, run_dir=run_dir)
+        ingest(config, run_dir=run_dir, found=found)
     say(f"Manifest: {files.join(run_dir, 'manifest')}")
 
 

@@ -47,5 +47,5 @@ def test_photos_that_are_not_there_are_told_before_ray_starts(name: str, tmp_pat
     )
     ended = start("-c", program, name, "--photos", f"{tmp_path}/PetImages", "--run-dir", f"{tmp_path}/run")
     assert (ended.returncode, ended.stdout) == (2, "")
-    expected = f"catdog: --photos {tmp_path}/PetImages: expected photos, found nothing there: check the path\n"
+    expected = f"catdog: expected photos at {tmp_path}/PetImages, found nothing there: check the path\n"
     assert ended.stderr == expected

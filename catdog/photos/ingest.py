@@ -15,50 +15,57 @@ import pyarrow as pa
 from catdog.config import IngestConfig
 from catdog.console import ProgressLine, say
 from catdog.errors import UsageError
-from catdog.photos.annotations.labelling import Annotations, label_photos, read_annotations
+from catdog.photos.annotations.labelling import Annotations, LabelledPhotos, label_photos, read_annotations
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.inspection import Progress, inspect_photos, reject_copies, require_every_class
 from catdog.photos.manifest import Manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
-from catdog.photos.sources.files import source_exists
-from catdog.photos.sources.inputs import is_glob, list_inputs
+from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.splits import ALL, split_photos
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
 from catdog.storage.schemas import MANIFEST, REJECTED, SPLITS
 
+# Settings that make the manifest, beside the content of the files that say what photos show.
+_INPUTS = (
+    *(f"{split}_per_class" for split in SPLITS), "seed", "max_pixels", "splits", "bytes_column", "name_column",
+    "label_column",
+)  # fmt: skip
 
-def require_photos(config: IngestConfig, *, run_dir: str) -> None:
-    """Raise UsageError where nothing is at --photos: before a cluster is started, which takes ten seconds.
 
-    A run whose manifest is finished may go on without its photos, as far as their features are cached.
+def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
+    """Return the photos of `config.photos` with their classes, for `ingest`; None where it does not need them.
+
+    No cluster is needed, so what is wrong with the photos is told before one is started, which takes ten seconds. A run
+    whose manifest is finished goes on without its photos, as far as their features are cached. Raises UsageError as
+    list_inputs and label_photos do, and for numbers of photos that leave no training.
     """
-    finished = files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE))
-    if config.photos and not finished and not is_glob(config.photos) and not source_exists(config.photos):
-        raise UsageError(f"--photos {config.photos}: expected photos, found nothing there: check the path")
+    for split in ("train", "validation"):
+        if not getattr(config, f"{split}_per_class"):
+            raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: a training needs both splits")
+    if not config.photos or files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE)):
+        return None
+    return label_source(files.absolute(config.photos), read_annotations(config))
 
 
-def ingest(config: IngestConfig, *, run_dir: str) -> Manifest:
+def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None = None) -> Manifest:
     """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
 
-    Without photos the sample is drawn first. Raises what build_manifest raises.
+    `found` is what `find_photos` found, if it was called before. Without photos the sample is drawn first. Raises what
+    build_manifest raises.
     """
     directory = files.join(run_dir, "manifest")
     annotations = read_annotations(config)
-    per_class = {split: int(getattr(config, f"{split}_per_class")) for split in SPLITS}
-    for split in ("train", "validation"):
-        if not per_class[split]:
-            raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: a training needs both splits")
     source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0)
-    names = ("train_per_class", "validation_per_class", "test_per_class", "seed", "max_pixels", "splits")
-    inputs = {name: getattr(config, name) for name in names} | {"photos": source} | annotations.fingerprints()
+    inputs = {name: getattr(config, name) for name in _INPUTS} | {"photos": source} | annotations.fingerprints()
     done = artifacts.completed(directory, inputs=inputs) is not None
     if done:
         manifest = read_manifest(directory)
     else:
         manifest = build_manifest(
             source,
-            per_class=per_class,
+            found=found,
+            per_class={split: int(getattr(config, f"{split}_per_class")) for split in SPLITS},
             seed=config.seed,
             limits=DecodeLimits(max_pixels=config.max_pixels),
             annotations=annotations,
@@ -82,9 +89,15 @@ def _sample(run_dir: str, *, seed: int) -> str:
     return str(directory)
 
 
+def label_source(source: str, annotations: Annotations) -> LabelledPhotos:
+    """List the photos of `source` and give each its class; raises UsageError as list_inputs and label_photos do."""
+    return label_photos(list_inputs(source, columns=annotations.columns), source=source, annotations=annotations)
+
+
 def build_manifest(
     source: str,
     *,
+    found: LabelledPhotos | None = None,
     per_class: Mapping[str, int] | None = None,
     seed: int = 0,
     limits: DecodeLimits = DEFAULT_LIMITS,
@@ -93,14 +106,13 @@ def build_manifest(
 ) -> Manifest:
     """Find, check, deduplicate and split the photos of `source`, as list_inputs takes it.
 
-    Every file found ends in one of the two tables. `per_class` is as in split_photos, by default all. `note` gets a
-    line on each surprise, `progress` is called with (photos done, photos in all).
+    Every file found ends in one of the two tables. `found` saves the listing, `per_class` is as in split_photos, by
+    default all, `progress` is called with (photos done, photos in all).
     Raises UsageError when there are no photos, fewer than two classes, too few photos for the splits, or annotations
     that do not fit them.
     """
     annotations = annotations or Annotations()
-    inputs = list_inputs(source, columns=annotations.columns)
-    labelled = label_photos(inputs, source=source, annotations=annotations)
+    labelled = found or label_source(source, annotations)
     table, classes = labelled.table, labelled.classes
     paths, labels = table["path"].to_pylist(), table["label"].to_numpy()
     inspected = inspect_photos(paths, limits=limits, progress=progress)

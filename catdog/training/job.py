@@ -25,7 +25,7 @@ from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.ingest import ingest, require_photos
+from catdog.photos.ingest import find_photos, ingest
 from catdog.photos.manifest import Manifest
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.plots import draw_curves, stage_table
@@ -50,7 +50,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     """
     begin = started if started is not None else time.monotonic()
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
-    require_photos(config, run_dir=run_dir)
+    found = find_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):
         return _say_finished(run_dir)
@@ -65,7 +65,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
         watch.add("start", time.monotonic() - begin)
         say(train_plan_text(plan, batches=stage_batches(config), storage=run_dir))
         with watch.step("ingest"):
-            manifest = ingest(config, run_dir=run_dir)
+            manifest = ingest(config, run_dir=run_dir, found=found)
         watch.save()
         job = _train_stages(
             config, manifest, pretrained, watch, plan, run_dir=run_dir, single_node=resources.is_single_node

@@ -30,7 +30,7 @@ from catdog.errors import FailureError, UsageError
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
-from catdog.photos.ingest import ingest, require_photos
+from catdog.photos.ingest import find_photos, ingest
 from catdog.photos.manifest import Manifest
 from catdog.report.page import write_page
 from catdog.report.plots import draw_sweep
@@ -74,7 +74,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     begin = started if started is not None else time.monotonic()
     space = _read_space(config)
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
-    require_photos(config, run_dir=run_dir)
+    found = find_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):
         raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
@@ -93,7 +93,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
             resources.scaled(gpus=config.cluster.use_gpu == "yes"), plan, workers=config.cluster.workers
         )
         say(_plan_sentence(config, space, plan, parallel=parallel, run_dir=run_dir))
-        manifest = ingest(config, run_dir=run_dir)
+        manifest = ingest(config, run_dir=run_dir, found=found)
         root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
         start = time.monotonic()
         layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan)

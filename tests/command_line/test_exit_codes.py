@@ -59,7 +59,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_terminal_that_lacks_characters_gets_their_codes() -> None:
     ended = shell("catdog train --photos /nöwhere/猫", PYTHONIOENCODING="ascii")
-    line = r"catdog: --photos /n\xf6where/\u732b: expected photos, found nothing there: check the path"
+    line = r"catdog: expected photos at /n\xf6where/\u732b, found nothing there: check the path"
     assert (ended.returncode, ended.stderr) == (2, f"{line}\n")
 
 

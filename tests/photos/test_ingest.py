@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catdog.command_line.settings import build_config
+from catdog.config import IngestConfig
 from catdog.errors import UsageError
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.ingest import build_manifest
+from catdog.photos.ingest import build_manifest, find_photos
 from catdog.photos.manifest import (
     Manifest,
 )
@@ -139,3 +141,18 @@ def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, t
         "the first one is empty: the file has no bytes): "
         "add photos of it or take its folder away"
     )
+
+
+def test_what_is_wrong_with_the_photos_is_told_before_a_cluster_starts(tmp_path: Path) -> None:
+    def find(**values: Any) -> str:
+        config = build_config(IngestConfig, {"run_dir": str(tmp_path / "run"), **values})
+        with pytest.raises(UsageError) as caught:
+            find_photos(config, run_dir=str(tmp_path / "run"))
+        return str(caught.value)
+
+    write(tmp_path / "one", {"cat/1.jpg": b"", "cat/2.jpg": b""})
+    assert find(photos=str(tmp_path / "none")).endswith("found nothing there: check the path")
+    assert "found only the class cat" in find(photos=str(tmp_path / "one"))
+    assert find(validation_per_class=0).startswith("--validation-per-class 0: expected 1 or more, or -1 for all")
+    assert "cannot be read" in find(photos=str(tmp_path / "one"), labels=str(tmp_path / "labels.csv"))
+    assert find_photos(build_config(IngestConfig, {}), run_dir=str(tmp_path / "run")) is None
