@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from catdog.console import say
 from catdog.errors import CatdogError, FailureError, UsageError
 from catdog.storage.files import absolute, delete, join, list_directory, read_json, write_json
 from catdog.storage.ownership import LEASE_PREFIX
@@ -72,6 +73,10 @@ class Lease:
             others = self._others()
             holders = [other for other in others if other.holds]
             for other in holders:
+                if other.owner not in seen and not other.here:
+                    say(
+                        f"A job on {other.host} held {self._directory}: waiting a minute at most to see if it still does."
+                    )
                 if other.here or seen.setdefault(other.owner, other.renewed) < other.renewed:
                     raise self._refusal(other)
             if not holders and all(self.owner < other.owner for other in others):
