@@ -74,9 +74,7 @@ class Lease:
             holders = [other for other in others if other.holds]
             for other in holders:
                 if other.owner not in seen and not other.here:
-                    say(
-                        f"A job on {other.host} held {self._directory}: waiting a minute at most to see if it still does."
-                    )
+                    say(f"A job on {other.host} held {self._directory}: waiting to see if it still does.")
                 if other.here or seen.setdefault(other.owner, other.renewed) < other.renewed:
                     raise self._refusal(other)
             if not holders and all(self.owner < other.owner for other in others):

@@ -59,7 +59,7 @@ def test_a_lease_of_another_machine_holds_nobody_up_once_it_is_stale(tmp_path: P
     leave_lease(tmp_path)
     said: list[str] = []
     assert heard(said, acquire, tmp_path, QUICK)  # becomes stale while it is watched
-    assert said == [f"A job on elsewhere held {tmp_path}: waiting a minute at most to see if it still does."]
+    assert said == [f"A job on elsewhere held {tmp_path}: waiting to see if it still does."]
 
 
 def test_a_lease_of_another_machine_that_is_renewed_refuses_the_second_job(tmp_path: Path) -> None:
