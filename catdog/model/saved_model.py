@@ -141,10 +141,14 @@ _CARD_CHECKS: dict[str, Check] = {
     "input_offset": ("three numbers", _are_channels),
     "resize": _one_of(RESIZES),
     "resampling": _one_of(RESAMPLINGS),
+    # Of a model that was not trained for its classes: below which probability a photo is left open, and the class that
+    # is no answer.
+    "threshold": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "rest": ("a text", lambda value: isinstance(value, str)),
     "output_units": ("a whole number from 0 to 100,000", lambda value: _is_whole(value, 0, _MOST_CLASSES)),
 }
 # What cards of earlier versions lack.
-_LATER_KEYS: dict[str, Any] = {**dataclasses.asdict(SQUASH), "output_units": 0}
+_LATER_KEYS: dict[str, Any] = {**dataclasses.asdict(SQUASH), "output_units": 0, "threshold": 0.0, "rest": ""}
 
 
 def read_card(model_dir: str) -> dict[str, Any]:

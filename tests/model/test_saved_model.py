@@ -71,6 +71,8 @@ def test_a_card_comes_back_as_it_was_written_and_one_of_an_earlier_version_squas
         ("input_offset", None, "expected three numbers, found None"),
         ("resize", "stretch", "expected one of squash, crop, pad"),
         ("resampling", 3, "expected one of bilinear, bicubic"),
+        ("threshold", "high", "expected a number from 0 to 1"),
+        ("rest", 3, "expected a text"),
         ("output_units", -1, "expected a whole number from 0"),
     ],
 )
