@@ -159,10 +159,11 @@ def require_every_class(
     """Raise UsageError, with the reasons counted, when a class has no usable photo."""
     missing = set(range(len(classes))) - set(labels[[reason is None for reason in reasons]].tolist())
     for label in sorted(missing):
-        codes = Counter(str(reasons[row]).partition(":")[0] for row in np.flatnonzero(labels == label).tolist())
+        found = [str(reasons[row]) for row in np.flatnonzero(labels == label).tolist()]
+        codes = Counter(reason.partition(":")[0] for reason in found)
         counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-        example = next(str(reasons[row]) for row in np.flatnonzero(labels == label).tolist())
+        why = f"{counted}; the first one is {found[0]}" if found else "the corrections leave all of them out"
         raise UsageError(
-            f"expected usable photos of every class in {source}, found none of {classes[label]} "
-            f"({counted}; the first one is {example}): add photos of it or take its folder away"
+            f"expected usable photos of every class in {source}, found none of {classes[label]} ({why}): "
+            "add photos of it or take its folder away"
         )

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from catdog.errors import UsageError
 from catdog.photos.decoding.decode import Inspection, inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.thumbnails import encode_jpeg
-from catdog.photos.inspection import _rows_per_block, inspect_photos, reject_copies
+from catdog.photos.inspection import _rows_per_block, inspect_photos, reject_copies, require_every_class
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,8 @@ def test_the_first_copy_stays_and_contradictions_all_go() -> None:
         3: "duplicate: same bytes as cat/1",
         4: "conflict: same bytes as cat/2 of class cat",
     }
+
+
+def test_a_class_that_corrections_leave_out_is_named() -> None:
+    with pytest.raises(UsageError, match=r"found none of dog \(the corrections leave all of them out\)"):
+        require_every_class(("cat", "dog"), labels=np.array([0, 0]), reasons=[None, None], source="x")

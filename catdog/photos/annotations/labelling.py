@@ -87,6 +87,8 @@ def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> 
             rejected.append((path, LEFT_OUT if place in left_out else no_class))
         else:
             rows.append((path, *found, group))
+    if not rows:
+        raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave all of them out")
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     table = pa.table(dict(zip(("path", "hint", "class", "group"), columns, strict=True)))
     table = table.append_column("label", pc.index_in(table["class"], pa.array(classes)))

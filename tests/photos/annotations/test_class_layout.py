@@ -188,7 +188,7 @@ def test_what_stands_beside_the_splits_is_said() -> None:
     [
         (("images/cat", "images/dog", "annotations/trimaps"), "annotations"),
         (("PetImages/Cat", "PetImages/Dog", "extra"), "extra"),
-        (("cat", "dog", "masks"), "masks"),
+        (("images/cat", "images/dog", "masks/cat", "masks/dog"), "masks"),
         (("data/images/cat", "data/images/dog", "data/labels/cat", "data/labels/dog"), "labels"),
     ],
 )
@@ -228,3 +228,15 @@ def test_one_class_is_enough_where_the_classes_are_known(relatives: list[str], s
 def test_known_classes_that_are_nowhere_are_said() -> None:
     with pytest.raises(UsageError, match="expected folders of the classes cat, dog in photos, found none in 2 files"):
         assign_classes(["1.jpg", "2.jpg"], source="photos", known=("cat", "dog"))
+
+
+def test_a_class_that_is_called_as_no_photos_are_is_one_with_a_word() -> None:
+    layout, _ = assign_classes(pictures("mask", "no mask", "wrong"), source="photos")
+    assert layout.classes == ("mask", "no mask", "wrong")
+    assert layout.notes == ("Taken for a class, though it may be none: mask.",)
+
+
+def test_thousands_of_class_folders_are_no_work() -> None:
+    relatives = [f"animal {number}/{view}/1.jpg" for number in range(3000) for view in ("left", "right")]
+    layout, _ = assign_classes(relatives, source="photos")
+    assert len(layout.classes) == 3000

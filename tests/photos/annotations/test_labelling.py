@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from catdog.errors import UsageError
+from catdog.photos.annotations.corrections import read_corrections
 from catdog.photos.annotations.groups import read_groups
 from catdog.photos.annotations.label_table import read_label_table
 from catdog.photos.annotations.labelling import Annotations, label_photos
@@ -128,3 +129,10 @@ def test_a_table_s_splits_are_kept(ray_session: None, tmp_path: Path) -> None:
     )
     counts = {split: sum(of_class.values()) for split, of_class in manifest.counts().items()}
     assert counts == {"train": 8, "validation": 8, "test": 8, "unused": 0}
+
+
+def test_corrections_that_leave_out_everything_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    (tmp_path / "c.csv").write_text(f"path,label\n{tmp_path}/cat/1.jpg,-\n{tmp_path}/dog/1.jpg,-\n")
+    with pytest.raises(UsageError, match="the corrections leave all of them out"):
+        labelled(tmp_path, Annotations(corrections=read_corrections(str(tmp_path / "c.csv"))))
