@@ -28,11 +28,11 @@ _FROZEN_ONLY: Mapping[str, Any] = {
     **_PLAIN_AND_MIRRORED,
 }
 RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "default": {"backbone": "efficientnet-lite2", **_FROZEN_ONLY},
+    "default": {"backbone": "efficientnet-lite2", **_FROZEN_ONLY, "image_size": 288, "views": 1},
     "accurate": {
         "backbone": "efficientnet-lite2",
         **_FROZEN_ONLY,
-        "image_size": 288,
+        "image_size": 320,
         "unfrozen.epochs": 6,
         "unfrozen.learning_rate": 3e-5,
         "unfrozen.schedule": "cosine",
@@ -40,7 +40,7 @@ RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "unfrozen.average_decay": 0.99,
         "unfrozen.patience": 3,
     },
-    "fast": {"backbone": "efficientnet-lite0", **_FROZEN_ONLY, "views": 1},
+    "fast": {"backbone": "efficientnet-lite0", **_FROZEN_ONLY, "image_size": 256, "views": 1},
     "article": {
         "backbone": "efficientnet-b0",
         "input_scaling": "1/255",

@@ -58,7 +58,7 @@ def shown_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_shows_the_defaults_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "0: a fresh one every epoch [2]" in shown_by(capsys, "--help")
+    assert "0: a fresh one every epoch [1]" in shown_by(capsys, "--help")
     assert "0: a fresh one every epoch [0]" in shown_by(capsys, "--recipe", "article", "--help")
 
 
