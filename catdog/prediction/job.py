@@ -23,11 +23,12 @@ from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
 from catdog.prediction.output import State
 from catdog.prediction.page.report import build_predict_page
+from catdog.prediction.placement import clean_copies
 from catdog.prediction.request import Cluster, Inputs, Request, read_request, say_models
 from catdog.prediction.results import commit
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
 from catdog.prediction.results.rows import build_rows
-from catdog.prediction.sorting import check_sorting, clean_copies, is_sorted, sort_photos
+from catdog.prediction.sorting import check_sorting, is_sorted, sort_photos
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files

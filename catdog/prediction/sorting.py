@@ -1,53 +1,27 @@
-"""Photos laid out in a folder for each label: copied, linked or moved, each once, whatever is killed in between."""
+"""Photos laid out in a folder for each label: what is refused, and which place each photo gets."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import errno
-import filecmp
 import hashlib
-import itertools
-import os
 import re
-import shutil
 import unicodedata
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from catdog.console import ProgressLine, counted, say
-from catdog.errors import FailureError, ImageError, UsageError, one_line
+from catdog.errors import UsageError
 from catdog.photos.sources.archives import TAR_SUFFIXES, ZIP_SUFFIXES
-from catdog.photos.sources.files import read_photo
-from catdog.photos.sources.keys import local_path
 from catdog.prediction.output import SORTED_FILE
+from catdog.prediction.placement import place_photos
 from catdog.prediction.results.commit import read_rows
 from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
 UNREADABLE = "unreadable"  # the folder of photos that have an error in place of a label
-_CHUNK = 256
-_TASKS_AT_ONCE = 1000  # more wait in the driver, not in Ray
 # What ends the name of an archive in the key of its member.
 _ARCHIVE = re.compile("|".join(re.escape(f"{suffix}!") for suffix in (*ZIP_SUFFIXES, *TAR_SUFFIXES)), re.IGNORECASE)
-# The name of a copy that is not whole yet, as _beside gives it.
-_HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
-Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SortResult:
-    """How many photos were placed now and before, and which could not be: "path: reason"."""
-
-    placed: int
-    already: int
-    failed: tuple[str, ...]
 
 
 def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_paths: Iterable[str]) -> None:
@@ -108,15 +82,6 @@ def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpu
     )
 
 
-def clean_copies(directory: str) -> None:
-    """Delete what copies that were killed have left below the local `directory`; call it under its lease alone."""
-    if files.is_uri(directory):
-        return
-    for path in Path(directory).glob("*/.*.part"):
-        if _HALF.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
 def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
     """Return the place of each photo, `folder/name`, decided from the arguments alone.
 
@@ -134,157 +99,6 @@ def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
         taken.add((folder, _folded(place)))
         places.append(f"{folder}/{place}")
     return places
-
-
-def place_photos(
-    paths: Sequence[str], places: Sequence[str], *, directory: str, mode: str, num_cpus: float, progress: Progress
-) -> SortResult:
-    """Bring each of `paths` to its place below `directory`, by Ray tasks; a second call finds nothing left to do.
-
-    A photo that cannot be placed, such as one whose place another file has, is named in the result and stops nothing.
-    Raises FailureError when the disk is full.
-    """
-    import ray
-
-    task = ray.remote(num_cpus=num_cpus)(place_some)
-    directory = files.absolute(directory)
-    starts = iter(range(0, len(paths), _CHUNK))
-    running: list[Any] = []
-    states: Counter[str] = Counter()
-    failed: list[str] = []
-    while True:
-        for start in itertools.islice(starts, _TASKS_AT_ONCE - len(running)):
-            stop = start + _CHUNK
-            running.append(task.remote(list(paths[start:stop]), list(places[start:stop]), directory, mode))
-        if not running:
-            break
-        (ended, *_), running = ray.wait(running)
-        try:
-            counts, problems = ray.get(ended)
-        except ray.exceptions.RayTaskError as error:
-            raise FailureError(str(error.cause)) from error
-        states.update(counts)
-        failed += problems
-        progress(states.total() + len(failed), len(paths))
-    return SortResult(placed=states["placed"], already=states["already"], failed=tuple(sorted(failed)))
-
-
-def place_some(
-    paths: Sequence[str], places: Sequence[str], directory: str, mode: str
-) -> tuple[dict[str, int], list[str]]:
-    """Bring `paths` to their places below `directory`; return how many were placed or stood there, and the failures."""
-    place = {"copy": _copy, "link": _link, "move": _move}[mode]
-    states: Counter[str] = Counter()
-    failed = []
-    for path, below in zip(paths, places, strict=True):
-        try:
-            target = files.join(directory, below)
-            states["placed" if place(path, target if files.is_uri(target) else local_path(target)) else "already"] += 1
-        except ImageError as error:
-            failed.append(f"{path}: {error}")
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FailureError(f"no space left in {directory}: make room and run the command again") from error
-            failed.append(f"{path}: {error.strerror or one_line(error)}")
-    return dict(states), failed
-
-
-def _copy(path: str, target: str) -> bool:
-    """Copy a photo; a local one keeps its modification time. Return False where the same content stands already."""
-    local = local_path(path)
-    if files.is_uri(path) or files.is_uri(target) or not Path(local).is_file():
-        return _copy_bytes(read_photo(path), target)
-    if os.path.lexists(target):
-        _refuse_other(filecmp.cmp(local, target, shallow=False))
-        return False
-    with _beside(target) as part:
-        shutil.copy2(local, part)
-        _appear(part, target)
-    return True
-
-
-def _copy_bytes(content: bytes, target: str) -> bool:
-    if files.exists(target):
-        _refuse_other(files.read_bytes(target) == content)
-        return False
-    files.write_bytes(target, content)
-    return True
-
-
-def _link(path: str, target: str) -> bool:
-    """Make `target` a symbolic link to the absolute `path`."""
-    path = local_path(path)
-    if os.path.lexists(target):
-        _refuse_other(Path(target).is_symlink() and Path(target).readlink() == Path(path))
-        return False
-    with _beside(target) as part:
-        part.symlink_to(path)
-        _appear(part, target)
-    return True
-
-
-def _move(path: str, target: str) -> bool:
-    """Move a photo; a link is moved as a link to the same file. Return False where it was moved before."""
-    path = local_path(path)
-    if not os.path.lexists(path):
-        if os.path.lexists(target):
-            return False
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    if path == target:
-        return False
-    if os.path.lexists(target):  # of a move whose source was not removed before the kill
-        _refuse_other(_is_same(path, target))
-        Path(path).unlink()
-        return True
-    with _beside(target) as part:
-        if Path(path).is_symlink():
-            part.symlink_to(Path(path).parent / Path(path).readlink())
-        else:
-            try:
-                # Made a second name first: a rename would replace what has come to stand at the target.
-                os.link(path, target)
-                Path(path).unlink()
-                return True
-            except OSError as error:  # another file system, or one without hard links
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                    raise
-            shutil.copy2(path, part)
-            with part.open("rb+") as stream:
-                os.fsync(stream.fileno())  # the only copy from now on
-        _appear(part, target)
-    Path(path).unlink()
-    return True
-
-
-def _is_same(path: str, target: str) -> bool:
-    """Tell whether `target` may take the place of `path`: a link never takes that of the file it leads to."""
-    if Path(path).is_symlink() or Path(target).is_symlink():
-        both = Path(path).is_symlink() and Path(target).is_symlink()
-        return both and Path(path).parent / Path(path).readlink() == Path(target).readlink()
-    return filecmp.cmp(path, target, shallow=False)
-
-
-@contextlib.contextmanager
-def _beside(target: str) -> Iterator[Path]:
-    """Yield a path beside `target` that is nobody's, and leave nothing there."""
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    part = Path(target).with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _appear(part: Path, target: str) -> None:
-    """Give the whole file `part` its name, unless another file has it by now."""
-    if os.path.lexists(target):
-        _refuse_other(False)
-    part.replace(target)
-
-
-def _refuse_other(same: bool) -> None:
-    if not same:
-        raise FileExistsError(errno.EEXIST, "another file has its place")
 
 
 def _name(path: str) -> str:
