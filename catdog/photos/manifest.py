@@ -43,7 +43,7 @@ class Manifest:
         return counts
 
     def summary_lines(self) -> list[str]:
-        """Return what was found, for people: photos by class and by split, unevenness, reasons, most frequent first."""
+        """Return the console lines: photos by class and split, imbalance, and reasons, most frequent first."""
         counts = self.counts()
         used = {name: sum(counts[split][name] for split in SPLITS) for name in self.classes}
         total, unused = self.table.num_rows, sum(counts[UNUSED].values())
@@ -57,8 +57,8 @@ class Manifest:
         few, many = (pick(used, key=lambda name: used[name]) for pick in (min, max))
         if used[many] > UNEVEN_RATIO * used[few]:
             lines.append(
-                f"Uneven classes: {used[many]} of {many}, {used[few]} of {few}; training weights them, "
-                "unless --class-weights none is given."
+                f"Imbalanced classes: {used[many]} of {many}, {used[few]} of {few}; training uses class weights "
+                "(--class-weights none turns them off)."
             )
         return lines + self._reason_lines()
 
@@ -86,7 +86,7 @@ def _each(counts: Mapping[str, int]) -> str:
     low, high = min(counts.values()), max(counts.values())
     if not high:
         return ""
-    return f" ({low if low == high else f'{low} to {high}'} a class)"
+    return f" ({low if low == high else f'{low} to {high}'} per class)"
 
 
 def write_manifest(manifest: Manifest, *, directory: str) -> None:

@@ -31,7 +31,7 @@ def test_the_summary_counts_all_photos_by_class_and_split() -> None:
     assert made(train=1000).summary_lines() == [
         "Found 2005 images belonging to 2 classes.",
         "Classes: cat 1003, dog 1002.",
-        "Splits: train 2000 (1000 a class), validation 2 (1 a class), test 2 (1 a class).",
+        "Splits: train 2000 (1000 per class), validation 2 (1 per class), test 2 (1 per class).",
         "2008 files: 2004 used, 1 unused, 3 rejected.",
         "  2 duplicate, such as /q/1: same bytes as /p/1",
         "  1 empty, such as /q/0: no bytes",
@@ -44,9 +44,9 @@ def test_uneven_classes_are_said_with_the_setting_that_evens_them_out() -> None:
     lines = Manifest(
         table=pa.Table.from_pylist(rows, MANIFEST), rejected=REJECTED.empty_table(), classes=("cat", "dog")
     ).summary_lines()
-    assert lines[2] == "Splits: train 22 (2 to 20 a class), validation 2 (1 a class), test 2 (1 a class)."
+    assert lines[2] == "Splits: train 22 (2 to 20 per class), validation 2 (1 per class), test 2 (1 per class)."
     assert lines[4] == (
-        "Uneven classes: 22 of cat, 4 of dog; training weights them, unless --class-weights none is given."
+        "Imbalanced classes: 22 of cat, 4 of dog; training uses class weights (--class-weights none turns them off)."
     )
 
 
@@ -58,7 +58,7 @@ def test_of_many_classes_the_summary_shows_the_first() -> None:
     lines = Manifest(table=table, rejected=REJECTED.empty_table(), classes=names).summary_lines()
     assert lines[0] == "Found 200 images belonging to 200 classes."
     assert lines[1].endswith("breed018 1, breed019 1, and 180 more.")
-    assert lines[2] == "Splits: train 200 (1 a class), validation 0, test 0."
+    assert lines[2] == "Splits: train 200 (1 per class), validation 0, test 0."
 
 
 def test_a_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Corrections: a person's word on the class of single photos, against what their folders or names say.
+"""Corrections: classes that a person gives to single photos; they override folders and names.
 
 A CSV file with the columns `path` and `label`, as the page of a predict job writes it; others are ignored. A path is a
 key as in prediction rows and manifests; a label is a class name, or `-` or nothing to leave the photo out.
@@ -44,7 +44,7 @@ def read_corrections(path: str) -> Corrections:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """What corrections make of a listing: the assigned classes, which photos are left out, and a line for people."""
+    """A listing after the corrections: the assigned classes, which photos are left out, and a console line."""
 
     assigned: list[tuple[str | None, str] | None]
     left_out: frozenset[int]
@@ -86,7 +86,7 @@ def apply_corrections(
         before = assigned[place]
         moved += before is None or before[1] != label
         changed[place] = (before[0] if before else None, label)
-    line = f"Corrections: {_photos_have(moved)} another class, {len(left_out)} left out"
+    line = f"Corrections: {_photos_have(moved)} another class now, {len(left_out)} left out"
     if strange:
         line += f"; {_paths_are(len(strange))} not among the photos, such as {strange[0]}"
     return Corrected(assigned=changed, left_out=frozenset(left_out), line=f"{line}.")

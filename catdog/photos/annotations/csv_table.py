@@ -1,4 +1,4 @@
-"""Tables that people write about photos: CSV or TSV files with a header and a photo a row."""
+"""Tables that people write about photos: CSV or TSV files with a header and one photo per row."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_csv_table(
             raise UsageError(f"{where}: row {number}: expected {len(header)} columns, found {len(line)}")
         rows.append((number, {column: _unguarded(line[place]) for column, place in known.items()}))
     if not rows:
-        raise UsageError(f"{where}: expected a photo a row, found no row")
+        raise UsageError(f"{where}: expected one photo per row, found no row")
     return CsvTable(rows=tuple(rows), fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
 
 

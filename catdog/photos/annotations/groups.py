@@ -40,7 +40,7 @@ def read_groups(path: str) -> Groups:
 
 
 def apply_groups(groups: Groups, photos: Sequence[tuple[str, str]]) -> tuple[list[str | None], str]:
-    """Return the group of each of `photos`, pairs of key and relative path, and a line for people.
+    """Return the group of each of `photos`, pairs of key and relative path, and a console line.
 
     Raises UsageError where no photo is in a group.
     """

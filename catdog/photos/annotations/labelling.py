@@ -27,7 +27,7 @@ from catdog.photos.sources.tables import TableColumns, read_labels, row_ends
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """What files say about the photos besides their folders, and how folders are read."""
+    """What files say about the photos in addition to their folders, and how folders are read."""
 
     corrections: Corrections | None = None
     labels: LabelTable | None = None

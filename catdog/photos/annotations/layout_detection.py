@@ -122,13 +122,13 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
     if any(inside[root[-1]] or root in carriers for root in named):
         others = sorted(set(inside) - {root[-1] for root in named})
         if others:
-            notes += (f"Not in a split, and left out: the folders {', '.join(others[:5])}.",)
+            notes += (f"Skipped, because the split folders are beside it: {', '.join(others[:5])}.",)
         return dataclasses.replace(_split_layout(named, folders), notes=notes)
     if len(inside) > 1 and all(names and _all_splits(names) for names in inside.values()):
         return Layout(classes=classes, roots={base: None}, split_in_class=True, notes=notes)
     if named:
         names = ", ".join(root[-1] for root in named)
-        notes += (f"Taken for a class, because no class folders are in it: {names}.",)
+        notes += (f"Used as a class, because it contains no class folders: {names}.",)
     _refuse_two_readings(base, inside, folders)
     return Layout(classes=classes, roots={base: None}, notes=notes)
 
@@ -145,8 +145,12 @@ def _leave_out_beside(
     if not beside or not kept:
         return base, inside, ()
     if not any(_AROUND.fullmatch(name) for name in kept):  # a mask may be a class
-        return base, inside, (f"Taken for a class, though it may be none: {', '.join(sorted(beside)[:5])}.",)
-    note = f"No class folders, and left out: {', '.join(sorted(beside)[:5])}."
+        return (
+            base,
+            inside,
+            (f"Used as a class, though its name suggests otherwise: {', '.join(sorted(beside)[:5])}.",),
+        )
+    note = f"Skipped, because it contains no class folders: {', '.join(sorted(beside)[:5])}."
     if len(kept) > 1:
         return base, {name: inside[name] for name in kept}, (note,)
     root = _wrapper(folders, (*base, kept.pop()))
@@ -159,7 +163,7 @@ def _leave_out_beside(
 
 
 def _refuse_two_readings(base: Folder, inside: Mapping[str, set[str]], folders: set[Folder]) -> None:
-    """Raise UsageError where all folders hold the same folders: they may be splits of names that nobody knows."""
+    """Raise UsageError where all folders contain the same folders: they may be splits of unknown names."""
     if not 2 <= len(inside) <= _MOST_SPLITS or not all(inside.values()):
         return
     held = []
@@ -172,7 +176,6 @@ def _refuse_two_readings(base: Folder, inside: Mapping[str, set[str]], folders: 
     names = sorted(inside)
     shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
     raise UsageError(
-        f"the folders {shown} all hold the folders {', '.join(sorted(common)[:4])}: if {names[0]} and {names[1]} are "
-        f"splits, say which, as in --splits train={names[0]},test={names[1]}; if they are the classes, give "
-        f"--splits {NO_SPLITS}"
+        f"the folders {shown} all contain the folders {', '.join(sorted(common)[:4])}: if they are splits, name them, "
+        f"as in --splits train={names[0]},test={names[1]}; if they are classes, give --splits {NO_SPLITS}"
     )

@@ -105,7 +105,7 @@ def _refuse_results(path: str) -> None:
     if mark and "\\x{" not in mark and exists(mark):
         kind = read_json(mark).get("kind")
         if kind != "sorted":
-            raise UsageError(f"expected photos in {path}, found results of a job of ours ({kind}): check the path")
+            raise UsageError(f"expected photos in {path}, found the results of a catdog job ({kind}): check the path")
 
 
 def _shards(photos: list[Photo]) -> list[Photo]:

@@ -40,19 +40,19 @@ class LeftOut:
     def report(self) -> None:
         """Say what was left out, each kind with its number and an example."""
         for paths, one, many in (
-            (self.ours, "folder of results of ours is", "folders of results of ours are"),
-            (self.unreadable, "folder cannot be read and is", "folders cannot be read and are"),
+            (self.ours, "folder that catdog wrote", "folders that catdog wrote"),
+            (self.unreadable, "folder that cannot be read", "folders that cannot be read"),
         ):
             if paths:
                 count = f"1 {one}" if len(paths) == 1 else f"{len(paths)} {many}"
-                say(f"Left out: {count} not looked into, such as {paths[0]}.")
+                say(f"Skipped {count}, such as {paths[0]}.")
         if self.empty:
             count = "1 folder is" if len(self.empty) == 1 else f"{len(self.empty)} folders are"
             say(f"{count} empty, such as {self.empty[0]}.")
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder of this name is nobody's photo: hidden, or of a system."""
+    """Tell whether a file or folder of this name is hidden or belongs to a system."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 

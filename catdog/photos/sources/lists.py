@@ -57,14 +57,14 @@ def _hint(names: list[str], keys: set[str]) -> None:
         return
     first = names[0]
     if first[:1] in "\"'" and first[-1:] == first[:1]:
-        why = "they stand in quotes, and a line of a list is the path itself"
+        why = "they are in quotes, and a line of a list is the path itself"
     elif first[1:3] in (":\\", ":/") or "\\" in first:
-        why = "they are paths of Windows"
+        why = "they are Windows paths"
     elif first != first.strip():
         why = "they begin or end with a space"
     else:
         why = "relative paths count from the folder of the list"
-    say(f"None of the first {len(local)} paths of the list stands on this machine, such as {first}: {why}.")
+    say(f"None of the first {len(local)} paths in the list exists, such as {first}: {why}.")
 
 
 def _stands(key: str) -> bool:

@@ -28,13 +28,13 @@ def open_file(key: str) -> IO[bytes]:
         stream: Any = system.open_input_file(inside)
         return io.BufferedReader(stream, 1 << 16)
     try:
-        # Without O_NONBLOCK opening a pipe waits for somebody who writes into it.
+        # Without O_NONBLOCK opening a pipe waits for a writer.
         descriptor = os.open(local_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the path
         raise ImageError("missing", f"no file can have such a name: {error}") from error
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise ImageError("not-a-file", "a socket, or a pipe that nobody writes into") from error
+            raise ImageError("not-a-file", "a socket, or a pipe without a writer") from error
         raise
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):

@@ -139,12 +139,12 @@ def test_split_folders_may_be_inside_the_class_folders() -> None:
         pictures("alpha/images/cat", "alpha/images/dog", "beta/images/cat", "beta/images/dog"),
     ],
 )
-def test_folders_that_hold_the_same_folders_are_asked_about(relatives: list[str]) -> None:
+def test_folders_that_contain_the_same_folders_are_asked_about(relatives: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         assign_classes(relatives, source="photos")
     assert str(caught.value) == (
-        "the folders alpha, beta all hold the folders cat, dog: if alpha and beta are splits, say which, as in "
-        "--splits train=alpha,test=beta; if they are the classes, give --splits none"
+        "the folders alpha, beta all contain the folders cat, dog: if they are splits, name them, as in "
+        "--splits train=alpha,test=beta; if they are classes, give --splits none"
     )
     layout, assigned = assign_classes(relatives, source="photos", splits="train=alpha, test=beta")
     assert {"cat", "dog"} <= set(layout.classes)
@@ -175,12 +175,12 @@ def test_splits_that_name_nothing_are_refused(splits: str, message: str) -> None
 def test_a_folder_called_as_a_split_without_class_folders_is_a_class_with_a_word() -> None:
     layout, _ = assign_classes(pictures("train", "bus"), source="photos")
     assert layout.classes == ("bus", "train")
-    assert layout.notes == ("Taken for a class, because no class folders are in it: train.",)
+    assert layout.notes == ("Used as a class, because it contains no class folders: train.",)
 
 
 def test_what_stands_beside_the_splits_is_said() -> None:
     layout, _ = assign_classes(pictures("train/cat", "train/dog", "extra/cat"), source="photos")
-    assert layout.notes == ("Not in a split, and left out: the folders extra.",)
+    assert layout.notes == ("Skipped, because the split folders are beside it: extra.",)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_stands_beside_the_class_folders_is_no_class(folders: tuple[str, ..
     layout, assigned = assign_classes(pictures(*folders), source="photos")
     assert layout.classes == ("cat", "dog")
     assert assigned[-1] is None
-    assert layout.notes == (f"No class folders, and left out: {beside}.",)
+    assert layout.notes == (f"Skipped, because it contains no class folders: {beside}.",)
 
 
 def test_a_class_of_breeds_beside_a_flat_one_is_still_a_class() -> None:
@@ -233,7 +233,7 @@ def test_known_classes_that_are_nowhere_are_said() -> None:
 def test_a_class_that_is_called_as_no_photos_are_is_one_with_a_word() -> None:
     layout, _ = assign_classes(pictures("mask", "no mask", "wrong"), source="photos")
     assert layout.classes == ("mask", "no mask", "wrong")
-    assert layout.notes == ("Taken for a class, though it may be none: mask.",)
+    assert layout.notes == ("Used as a class, though its name suggests otherwise: mask.",)
 
 
 def test_thousands_of_class_folders_are_no_work() -> None:

@@ -48,7 +48,7 @@ def test_odd_names_are_read_as_they_are(tmp_path: Path) -> None:
     [
         ("photo,class\n/p/a.jpg,dog\n", "expected a header with path,label, found photo,class"),
         ("", "expected a header with path,label, found nothing"),
-        ("path,label\n", "expected a photo a row, found no row"),
+        ("path,label\n", "expected one photo per row, found no row"),
         ("path,label\n/p/a.jpg\n", "row 2: expected 2 columns, found 1"),
         ("path,label\n/p/a.jpg,cat\n/p/a.jpg,dog\n", "row 3: /p/a.jpg has another label in a row before"),
         (b"path,label\n\xff\xfe,cat\n", "expected a CSV file in UTF-8"),
@@ -71,7 +71,7 @@ def test_classes_are_replaced_photos_left_out_and_strange_paths_counted(tmp_path
     found = apply_corrections(read_corrections(written(tmp_path, text)), PATHS, ASSIGNED, classes=("cat", "dog"))
     assert found.assigned == [(None, "dog"), ("train", "dog"), (None, "cat")]
     assert found.line == (
-        "Corrections: 2 photos have another class, 0 left out; 1 path is not among the photos, such as /q/z.jpg."
+        "Corrections: 2 photos have another class now, 0 left out; 1 path is not among the photos, such as /q/z.jpg."
     )
     left = read_corrections(written(tmp_path, "path,label\n/p/b.jpg,-\n"))
     assert apply_corrections(left, PATHS, ASSIGNED, classes=("cat", "dog")).left_out == {1}
@@ -106,7 +106,7 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
     assert classes[cats[2]] == "cat"
     rejected = dict(zip(manifest.rejected["path"].to_pylist(), manifest.rejected["reason"].to_pylist(), strict=True))
     assert rejected[cats[1]] == "left-out: the corrections say so"
-    assert lines[0] == "Corrections: 1 photo has another class, 1 left out."
+    assert lines[0] == "Corrections: 1 photo has another class now, 1 left out."
 
     def reopen(**changes: str) -> None:
         config = build_config(TrainConfig, {**values, **changes})

@@ -39,7 +39,7 @@ def test_results_of_ours_are_left_out_with_a_line(
     write(tmp_path, ["cat/1.jpg", "cat/out/accuracy.png", "cat/out/parts/2.jpg"])
     mark_folder(str(tmp_path / "cat/out"), kind=kind)  # type: ignore[arg-type]
     assert relatives(tmp_path) == ["cat/1.jpg"]
-    assert capsys.readouterr().out == "Left out: 1 folder of results of ours is not looked into, such as cat/out.\n"
+    assert capsys.readouterr().out == "Skipped 1 folder that catdog wrote, such as cat/out.\n"
 
 
 def test_results_of_an_earlier_version_are_known_by_their_files(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_results_given_as_photos_are_refused_but_sorted_ones(tmp_path: Path) -> 
     write(tmp_path, ["run/accuracy.png", "sorted/cat/1.jpg"])
     mark_folder(str(tmp_path / "run"), kind="run")
     mark_folder(str(tmp_path / "sorted"), kind="sorted")
-    with pytest.raises(UsageError, match=r"found results of a job of ours \(run\): check the path"):
+    with pytest.raises(UsageError, match=r"found the results of a catdog job \(run\): check the path"):
         list_photos(str(tmp_path / "run"))
     assert relatives(tmp_path / "sorted") == ["cat/1.jpg"]
 
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_read_is_said_and_the_rest_goes_on(
     monkeypatch.setattr(os, "scandir", refuse)
     assert relatives(tmp_path) == ["cat/1.jpg", "dog/3.jpg"]
     assert capsys.readouterr().out == (
-        "Left out: 1 folder cannot be read and is not looked into, such as cat/locked ([Errno 13] Permission denied).\n"
+        "Skipped 1 folder that cannot be read, such as cat/locked ([Errno 13] Permission denied).\n"
     )
 
 

@@ -53,8 +53,8 @@ def test_what_a_list_cannot_mean_is_a_row_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ('"a.jpg"', "they stand in quotes"),
-        ("C:\\photos\\a.jpg", "they are paths of Windows"),
+        ('"a.jpg"', "they are in quotes"),
+        ("C:\\photos\\a.jpg", "they are Windows paths"),
         ("a.jpg ", "they begin or end with a space"),
         ("b/a.jpg", "relative paths count from the folder of the list"),
     ],
