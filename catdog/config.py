@@ -311,6 +311,9 @@ class TrainConfig(IngestConfig):
         low=0,
         identity=False,
     )
+    quantize: bool = setting(
+        False, "also write the model in int8, for `predict --precision int8`", group="output", identity=False
+    )
     track: str = setting(
         "none",
         "also log the finished run to this tool",

@@ -17,7 +17,8 @@ from catdog.errors import ImageError
 from catdog.features.augmentation import augment
 from catdog.features.spec import Extraction
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.inputs import find_inputs
+from catdog.photos.sources.reading import read_each
 
 
 def photo_block(photos: pa.Table, views: Sequence[int], *, block: int) -> pa.Table:
@@ -52,9 +53,10 @@ def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]
     count = len(rows) * len(views)
     images = np.zeros((count, size, size, 3), np.uint8)
     labels, unreadable = np.full(count, -1, np.int32), np.full(count, "", object)
-    for index, row in enumerate(rows):
+    contents = read_each(find_inputs([row["path"] for row in rows]))
+    for index, (row, read) in enumerate(zip(rows, contents, strict=True)):
         try:
-            image = _load_photo(row, extraction)
+            image = _decode_photo(read.content, row["digest"], extraction)
         except ImageError as error:
             unreadable[index] = f"{row['path']}: {error}"
             continue
@@ -75,9 +77,10 @@ def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]
     }
 
 
-def _load_photo(row: dict[str, Any], extraction: Extraction) -> np.ndarray:
-    content = read_photo(row["path"])
+def _decode_photo(content: bytes | ImageError, digest: str, extraction: Extraction) -> np.ndarray:
+    if isinstance(content, ImageError):
+        raise content
     # The label was given to the bytes that ingest saw: another photo at the same path may be of another class.
-    if hashlib.sha256(content).hexdigest() != row["digest"]:
+    if hashlib.sha256(content).hexdigest() != digest:
         raise ImageError("changed", "its bytes are no longer those that ingest checked")
     return decode_image(content, size=extraction.image_size, framing=extraction.framing, limits=extraction.limits)

@@ -21,6 +21,8 @@ from catdog.features.cache import (
     FeatureCache,
 )
 from catdog.model.backbone_specs import HEAD_CUT
+from catdog.model.openvino.calibration_photos import int8_text, quantize_with_photos
+from catdog.model.openvino.quantization import require_nncf
 from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
@@ -52,6 +54,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     found = find_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
+    if config.quantize:
+        require_nncf("--quantize")
     if files.exists(files.join(run_dir, "report.json")):
         return _say_finished(run_dir)
     watch = Stopwatch(run_dir)
@@ -71,6 +75,11 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
             config, manifest, pretrained, watch, plan, run_dir=run_dir, single_node=resources.is_single_node
         )
         report = _finish(config, manifest, job, watch, run_dir=run_dir)
+    if config.quantize:
+        scores = quantize_with_photos(
+            files.join(run_dir, "model"), photos="", limits=DecodeLimits(max_pixels=config.max_pixels)
+        )
+        say(int8_text(scores))
     _say_result(report, run_dir=run_dir)
     _write_page(report, run_dir=run_dir)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir)
