@@ -37,7 +37,7 @@ SUCCESS_FILE = "_SUCCESS"
 _HALF = re.compile(r"(predictions|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
 # What commits write into the folder of a result, whole or half.
 _OURS = re.compile(
-    r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS-[0-9a-f]{8}\.parquet|_MANIFEST\.json|_SUCCESS)"
+    r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS-[0-9a-f]{8}|_MANIFEST\.json|_SUCCESS)"
     r"(\.[0-9a-f]{8}\.part)?"
 )
 _CELLS_PER_FILE = 1_500_000  # about 250,000 rows of two classes: a spreadsheet opens it, a task holds it in memory
@@ -133,7 +133,7 @@ def write_inputs(out: str, inputs: pa.Table, *, owner: str) -> dict[str, Any]:
     """Write beside the files of the result which photos they label, as they were; return the entry in the manifest."""
     sink = pa.BufferOutputStream()
     pq.write_table(inputs.select(["path", "version"]), sink, compression="zstd")
-    content, name = bytes(sink.getvalue()), f"_INPUTS-{owner}.parquet"
+    content, name = bytes(sink.getvalue()), f"_INPUTS-{owner}"
     files.write_bytes(files.join(staging_directory(out, owner=owner), name), content, durable=True)
     return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
