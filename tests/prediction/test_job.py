@@ -283,9 +283,7 @@ def test_photos_that_change_are_found_out_and_labelled_again_on_request(
     draw_photo(folder / "cat/3.jpg", seed=77, colour=(10, 200, 10))
     with pytest.raises(FailureError, match=r"1 photo changed, such as .*/cat/3\.jpg; --overwrite"):
         output.verify(str(out))
-    with pytest.raises(
-        UsageError, match=r"1 photos have changed since they were labelled, such as .*/cat/3\.jpg: --re"
-    ):
+    with pytest.raises(UsageError, match=r"1 photo changed after labelling, such as .*/cat/3\.jpg: --retry-errors"):
         predict(folder, out, model_dir)
     predict(folder, out, model_dir, retry_errors=True)
     assert [row["path"] for row, old in zip(rows_of(out), first, strict=True) if row != old] == [f"{folder}/cat/3.jpg"]
@@ -325,7 +323,7 @@ def test_verify_proves_that_rows_are_files_each_once(folder: Path, model_dir: Pa
     draw_photo(folder / "cat/new.jpg", seed=1, colour=(9, 9, 9))
     with pytest.raises(
         FailureError,
-        match=r"1 files have no row, such as .*/cat/new\.jpg, 1 rows have no file any more, such as .*/cat/0\.jpg",
+        match=r"1 file without a row, such as .*/new\.jpg, 1 row without a file, such as .*/0\.jpg",
     ):
         heard(SAID, output.verify, str(out))
     next((out / "predictions").glob("*.csv")).write_text("path\n")
