@@ -70,6 +70,7 @@ VALUES_BEFORE: Mapping[str, Any] = {
     "image_size": 0,
     "resize": "squash",
     "resampling": "bilinear",
+    "trunk_precision": "float32",
     "class_weights": "none",
     "frozen.head": "epochs",
     "augmentation.mirror_pairs": False,
@@ -285,6 +286,12 @@ class TrainConfig(IngestConfig):
         group="model",
         choices=("auto", "float32", "bfloat16"),
         also=("dtype", "mixed_precision", "amp", "fp16", "bf16"),
+    )
+    trunk_precision: str = setting(
+        "float32",
+        "what the trunk computes in on CPUs; auto: bfloat16 where Ray has one node and its CPU computes in it",
+        group="features",
+        choices=("auto", "float32", "bfloat16"),
     )
     views: int = setting(
         0,

@@ -37,6 +37,7 @@ class Extraction:
     seed: int
     limits: DecodeLimits
     framing: Framing = SQUASH
+    precision: str = "float32"  # or bfloat16: what the trunk computes in
     augmentation: AugmentationConfig
 
     def fingerprint(self, photos: PhotoSet) -> str:
@@ -50,6 +51,8 @@ class Extraction:
             del fields["augmentation"]["mirror_pairs"]
         if self.framing != SQUASH:
             fields |= dataclasses.asdict(self.framing)
+        if self.precision == "float32":
+            del fields["precision"]
         return artifacts.fingerprint({**fields, "photos": photos.fingerprint, "format": 1})
 
 

@@ -45,7 +45,8 @@ class Trunk:
             and pretrained is not None
             and all(map(can_cut, self._computed))
         ):
-            self._run = OpenvinoRunner(build_trunk(spec, pretrained.tensors, self._computed), threads=threads)
+            graph = build_trunk(spec, pretrained.tensors, self._computed)
+            self._run = OpenvinoRunner(graph, threads=threads, precision=extraction.precision)
         else:
             self._run = _TensorflowTrunk(spec, self._computed, pretrained, seed=extraction.seed, threads=threads)
 

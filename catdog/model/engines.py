@@ -171,6 +171,19 @@ def has_bfloat16() -> bool:
     return _BFLOAT16 in import_openvino().Core().get_property("CPU", _CAPABILITIES)
 
 
+def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 where Ray has one node and its CPU computes in it.
+
+    With several nodes, another one might not, and features of both kinds would be mixed. GPUs compute in float32.
+    Raises UsageError where bfloat16 is asked for and the trunk runs on GPUs.
+    """
+    if asked == "bfloat16" and gpus:
+        raise UsageError("--trunk-precision bfloat16: expected a trunk on CPUs, found GPUs: leave it out")
+    if asked != "auto":
+        return asked
+    return "bfloat16" if single_node and not gpus and has_bfloat16() else "float32"
+
+
 def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
     """Refuse a precision that this CPU would only imitate. `capabilities` are as OpenVINO names them.
 
@@ -179,7 +192,7 @@ def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
     if precision == "bfloat16" and _BFLOAT16 not in capabilities:
         raise FailureError(
             f"--precision bfloat16: expected a CPU that computes in it (AVX512_BF16 or AMX), found none on "
-            f"{platform.node()}: use --precision float32"
+            f"{platform.node()}: use --precision float32 (in training --trunk-precision)"
         )
 
 

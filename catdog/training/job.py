@@ -21,6 +21,7 @@ from catdog.features.cache import (
     FeatureCache,
 )
 from catdog.model.backbone_specs import HEAD_CUT
+from catdog.model.engines import choose_trunk_precision
 from catdog.model.openvino.calibration_photos import int8_text, quantize_with_photos
 from catdog.model.openvino.quantization import require_nncf
 from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
@@ -106,7 +107,15 @@ def _train_stages(
     single_node: bool,
 ) -> TrainJob:
     """Run the trunk pass, while the workers start, and the stages on its features; return what was trained."""
-    layout = StageLayout(config, manifest, pretrained, root=files.join(run_dir, "features"))
+    layout = StageLayout(
+        config,
+        manifest,
+        pretrained,
+        root=files.join(run_dir, "features"),
+        trunk_precision=choose_trunk_precision(
+            config.trunk_precision, single_node=single_node, gpus=plan.actor_gpus > 0
+        ),
+    )
     job = TrainJob(
         run_dir=run_dir,
         spec=layout.spec,

@@ -75,8 +75,17 @@ class TrainJob:
 class StageLayout:
     """What each stage reads: which photos in which views, cut where, cached or streamed."""
 
-    def __init__(self, config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None, *, root: str) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        manifest: Manifest,
+        pretrained: Pretrained | None,
+        *,
+        root: str,
+        trunk_precision: str = "float32",
+    ) -> None:
         self._config, self._pretrained, self._root = config, pretrained, root
+        self._trunk_precision = trunk_precision
         self.spec = ClassifierSpec(
             backbone=config.backbone,
             image_size=config.image_size or backbone_spec(config.backbone).image_size,
@@ -181,6 +190,7 @@ class StageLayout:
             dtype=self._dtype(cut),
             seed=config.seed,
             limits=DecodeLimits(max_pixels=config.max_pixels),
+            precision=self._trunk_precision,
             augmentation=config.augmentation,
         )
 

@@ -27,6 +27,7 @@ from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig, TuneConfig
 from catdog.console import counted, duration, say
 from catdog.errors import FailureError, UsageError
+from catdog.model.engines import choose_trunk_precision
 from catdog.model.saved_model import ClassifierSpec, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
@@ -96,7 +97,10 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
         manifest = ingest(config, run_dir=run_dir, found=found)
         root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
         start = time.monotonic()
-        layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan)
+        precision = choose_trunk_precision(
+            config.trunk_precision, single_node=resources.is_single_node, gpus=plan.actor_gpus > 0
+        )
+        layouts = _extract(base, space, manifest, pretrained, root=root, plan=plan, trunk_precision=precision)
         say(f"Features ready after {duration(time.monotonic() - start)}.")
         sweep = Sweep(
             base=base,
@@ -140,13 +144,20 @@ def _plan_sentence(config: TuneConfig, space: Space, plan: Plan, *, parallel: in
 
 
 def _extract(
-    base: TrainConfig, space: Space, manifest: Manifest, pretrained: Pretrained | None, *, root: str, plan: Plan
+    base: TrainConfig,
+    space: Space,
+    manifest: Manifest,
+    pretrained: Pretrained | None,
+    *,
+    root: str,
+    plan: Plan,
+    trunk_precision: str,
 ) -> dict[tuple[Any, ...], tuple[ClassifierSpec, tuple[StageJob, ...]]]:
     """Run the trunk for every combination of the settings that change features; return model and stages of each."""
     keys, layouts = layout_settings(space), {}
     for point in itertools.product(*(space[key].values for key in keys)):
         config = build_config(TrainConfig, {**flatten_config(base), **dict(zip(keys, point, strict=True))})
-        layout = StageLayout(config, manifest, pretrained, root=root)
+        layout = StageLayout(config, manifest, pretrained, root=root, trunk_precision=trunk_precision)
         layout.extract(plan)
         layouts[point] = (layout.spec, layout.stages())
     return layouts

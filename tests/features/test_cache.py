@@ -126,7 +126,8 @@ def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:
     for change in (
         {"backbone": "efficientnet-b0"}, {"weights_checksum": "x"}, {"cut": "input"}, {"seed": 1}, {"pooling": "max"},
         {"dtype": "float32"}, {"scaling": UNIT_SCALING},
-        {"framing": Framing(resize="crop")}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
+        {"framing": Framing(resize="crop")},
+        {"precision": "bfloat16"}, {"augmentation": AugmentationConfig(zoom_fraction=0)},
     ):  # fmt: skip
         assert dataclasses.replace(EXTRACTION, **change).fingerprint(photos) != name
     assert EXTRACTION.fingerprint(photo_set(4, (1, 3))) != name

@@ -13,7 +13,15 @@ from made_photos import save_classifier
 from catdog.errors import FailureError, UsageError
 from catdog.model import engines
 from catdog.model.backbone_specs import UNIT_SCALING
-from catdog.model.engines import EngineSpec, check_cpu, check_precision, choose_engine, has_bfloat16, read_model
+from catdog.model.engines import (
+    EngineSpec,
+    check_cpu,
+    check_precision,
+    choose_engine,
+    choose_trunk_precision,
+    has_bfloat16,
+    read_model,
+)
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sample import draw_sample
@@ -106,6 +114,18 @@ def test_bfloat16_is_refused_where_it_would_be_imitated() -> None:
     check_cpu("float32", ["FP32"])
     with pytest.raises(FailureError, match=r"AVX512_BF16 or AMX\), found none on .*: use --precision float32"):
         check_cpu("bfloat16", ["FP32", "INT8"])
+
+
+def test_the_trunk_computes_in_bfloat16_where_it_is_asked_to_or_everybody_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+    assert choose_trunk_precision("auto", single_node=True, gpus=False) == "bfloat16"
+    assert choose_trunk_precision("auto", single_node=False, gpus=False) == "float32"
+    assert choose_trunk_precision("auto", single_node=True, gpus=True) == "float32"
+    assert choose_trunk_precision("bfloat16", single_node=False, gpus=False) == "bfloat16"
+    with pytest.raises(UsageError, match="--trunk-precision bfloat16: expected a trunk on CPUs, found GPUs"):
+        choose_trunk_precision("bfloat16", single_node=True, gpus=True)
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+    assert choose_trunk_precision("auto", single_node=True, gpus=False) == "float32"
 
 
 def test_openvino_needs_no_tensorflow_and_tells_nobody(model_dir: Path, tmp_path: Path) -> None:
