@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from catdog.console import say
+from catdog.console import counted, say
 from catdog.errors import UsageError
 from catdog.evaluation.metrics import Evaluation, evaluate
 from catdog.evaluation.paired import Comparison, compare_models
@@ -48,7 +48,7 @@ def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: n
         for path, of_model in zip(models, probabilities, strict=True):
             score = evaluate(true[known], of_model[known], classes=rule.labels, threshold=rule.threshold)
             found.setdefault("models", []).append({"path": path, **score.to_json()})
-            _say_lines(f"{path} on {len(known)} photos of known class:", score)
+            _say_lines(f"{path} on {counted(len(known), 'photo')} of known class:", score)
     if len(probabilities) == 2:
         readable = np.flatnonzero(~np.isnan(probabilities[0][:, 0]))
         chosen = known if len(known) else readable

@@ -191,8 +191,8 @@ def verify(out: str) -> None:
             f"the {len(rows)} rows are not those of the {job['inputs']['files']} files that were found when the job "
             "began: label the photos again with --overwrite"
         )
-    checked = f"{len(rows)} rows, each of another photo; the checksums of all {len(manifest['files'])} files agree."
-    say(f"Verified: {checked}")
+    checksums = counted(len(manifest["files"]), "file")
+    say(f"Verified: {counted(len(rows), 'row')}, each of another photo; the checksums agree ({checksums}).")
     if job.get("moved"):
         say(f"The photos themselves were moved out of {job['photos']} afterwards.")
         return
@@ -215,7 +215,7 @@ def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray
     ]
     if said:
         raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels anew")
-    say(f"{job['photos']} holds these {len(listed)} files and no other.")
+    say(f"{job['photos']} holds the same photos today ({counted(len(listed), 'file')}).")
 
 
 def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str, float]) -> dict[str, Any]:
@@ -275,6 +275,6 @@ def refuse_bad_photos(summary: Mapping[str, Any], config: PredictConfig) -> None
         )
     if bad > config.max_errors * photos:
         raise BadPhotosError(
-            f"{bad} of {photos} photos have errors, more than --max-errors {config.max_errors:g} allows; "
+            f"{bad} of {counted(photos, 'photo')} have errors, more than --max-errors {config.max_errors:g} allows; "
             "their rows say why, all results are written"
         )
