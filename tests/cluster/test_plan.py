@@ -133,3 +133,14 @@ def test_what_runs_at_the_same_time_always_fits(cpus: int, gpus: int, workers: i
 def test_more_than_the_cluster_has_is_refused(resources: Resources, config: ClusterConfig, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_plan(resources, config)
+
+
+def test_a_capacity_that_is_unknown_is_said() -> None:
+    resources = Resources(nodes=(Node(cpus=2),), is_capacity_known=False)
+    plan = make_plan(resources, ClusterConfig())
+    assert train_plan_text(plan, batches={"unfrozen": 16}, storage="/runs/pets") == (
+        "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 16 unfrozen; stored in the folder "
+        "/runs/pets; nodes that an autoscaler may add are unknown and not counted."
+    )
+    labels = make_predict_plan(resources, PredictClusterConfig(), gpus=0)
+    assert "; nodes that an autoscaler may add are unknown" in predict_plan_text(labels, "openvino", storage="/labels")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+
+from catdog.cluster.actors import MAX_TRIES, accepted, avoid_fusion, count_tries, share
+from catdog.errors import FailureError
+
+
+def older(size: int) -> None:
+    """What an older Ray has."""
+
+
+def newer(size: int, *, max_concurrent_calls_per_actor: int) -> None:
+    """What a newer Ray has."""
+
+
+def test_arguments_that_an_older_ray_lacks_are_left_out() -> None:
+    assert accepted(older, max_concurrent_calls_per_actor=2) == {}
+    assert accepted(newer, max_concurrent_calls_per_actor=2) == {"max_concurrent_calls_per_actor": 2}
+
+
+def test_actors_and_tasks_never_book_the_same() -> None:
+    assert [avoid_fusion(cpus, 0.5) for cpus in (1.0, 0.5)] == [1.0, 0.499]
+
+
+def test_a_shared_object_reaches_another_process(ray_session: None) -> None:
+    shared = share({"weights": [1, 2, 3]})
+    assert ray.get(ray.remote(num_cpus=0)(lambda one: one.get()).remote(shared)) == {"weights": [1, 2, 3]}
+
+
+def test_a_task_knows_how_often_its_process_died(ray_session: None, tmp_path: Path) -> None:
+    @ray.remote(num_cpus=0, max_retries=-1)
+    def work() -> list[int]:
+        tries = [count_tries(block) for block in (7, 8)]
+        if not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tries
+
+    assert ray.get(work.remote()) == [1, 1]
+
+
+def test_a_task_that_always_dies_is_given_up(ray_session: None) -> None:
+    @ray.remote(num_cpus=0)
+    def work() -> None:
+        for _ in range(MAX_TRIES + 1):
+            count_tries(0)
+
+    with pytest.raises(FailureError, match="the process of one part died 10 times"):
+        ray.get(work.remote())
