@@ -4,11 +4,26 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
-from catdog.cluster.actors import MAX_TRIES, accepted, avoid_fusion, count_tries, share
+from catdog.cluster import actors
+from catdog.cluster.actors import MAX_TRIES, Restarts, accepted, avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.failures import report_failures, root_cause
+from catdog.console import only_our_lines
 from catdog.errors import FailureError
+
+
+class Dying:
+    """An actor whose process dies of each block."""
+
+    def __init__(self, *, restarts: Restarts) -> None:
+        restarts.count()
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return block
 
 
 def older(size: int) -> None:
@@ -53,3 +68,14 @@ def test_a_task_that_always_dies_is_given_up(ray_session: None) -> None:
 
     with pytest.raises(FailureError, match="the process of one part died 10 times"):
         ray.get(work.remote())
+
+
+def test_an_actor_that_always_dies_is_given_up_and_each_restart_is_told(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
+    blocks = map_in_actors(ray.data.range(2), Dying, {}, name="trunk actor", actors=1, num_cpus=0.5, num_gpus=0)
+    with only_our_lines(), report_failures(), pytest.raises(Exception, match="trunk actor") as caught:
+        blocks.materialize()
+    assert root_cause(caught.value) == "a trunk actor died 2 times"
+    assert capsys.readouterr().out == "A trunk actor was lost; it restarts.\n"

@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from ray_processes import started_head
 
 # A job that is connected and at work, with Ray's own settings but for the time that it looks for a lost head.
 PROGRAM = """
@@ -67,15 +65,6 @@ def test_a_job_at_work_ends_with_one_line_and_leaves_no_process(
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.fixture(scope="module")
-def own_head() -> Iterator[tuple[psutil.Process, str]]:
-    """A head of this file's own, and its address."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    flags = ("--num-cpus=1", "--port=0", "--include-dashboard=false")
-    with started_head(*flags, environment=environment) as (head, folder):
-        yield psutil.Process(head.pid), (folder / "ray_current_cluster").read_text().strip()
-
-
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -83,10 +72,9 @@ def own_head() -> Iterator[tuple[psutil.Process, str]]:
         ("gcs_server", "the head of the Ray cluster is gone; start it again, then the same command continues"),
     ],
 )
-def test_a_job_whose_cluster_dies_says_so(own_head: tuple[psutil.Process, str], name: str, line: str) -> None:
-    head, address = own_head
-    job = start_job(address)
-    (process,) = (child for child in head.children(recursive=True) if child.name() == name)
+def test_a_job_whose_ray_dies_says_so(name: str, line: str) -> None:
+    job = start_job("local")
+    (process,) = (child for child in psutil.Process(job.pid).children(recursive=True) if child.name() == name)
     process.send_signal(signal.SIGKILL)
     code, output, errors = end(job)
     assert (code, output) == (1, ""), errors

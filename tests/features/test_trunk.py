@@ -1,25 +1,11 @@
 from __future__ import annotations
 
-import hashlib
-import threading
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
 import pytest
-from ray_processes import kill_process
 
-from catdog.cluster import actors, messages
-from catdog.cluster.autoscaler import Node
-from catdog.cluster.failures import report_failures
-from catdog.cluster.plan import make_plan
-from catdog.cluster.resources import Resources
-from catdog.config import AugmentationConfig, ClusterConfig
-from catdog.console import only_our_lines
-from catdog.errors import FailureError
+from catdog.config import AugmentationConfig
 from catdog.features import trunk
-from catdog.features.extract import extract_features
-from catdog.features.spec import Extraction, PhotoSet
+from catdog.features.spec import Extraction
 from catdog.features.trunk import Trunk
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
 from catdog.model.openvino.graph import can_cut
@@ -67,45 +53,3 @@ def test_gpus_and_random_weights_stay_with_tensorflow() -> None:
 def test_a_cut_behind_a_folded_layer_stays_with_tensorflow() -> None:
     assert [can_cut(cut) for cut in ("stem_conv", "block2a_dwconv", "top_conv", HEAD_CUT)] == [True] * 4
     assert [can_cut(cut) for cut in ("block7a_project_bn", "top_activation", "gap", "conv")] == [False] * 4
-
-
-def test_a_trunk_actor_that_always_dies_ends_the_pass_and_each_loss_is_told(
-    ray_session: None,
-    photo_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    import ray
-
-    monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
-    paths = sorted(str(path) for path in (photo_folder / "Cat").glob("[0-9].jpg"))
-    digests = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
-    photos = pa.table({"path": paths, "label": [0] * len(paths), "digest": digests})
-    died = r"^the trunk pass failed: a trunk actor died 2 times \(logs: /"
-    told, killed = len(messages.read(messages.NOTICES)), []
-    ended, address = threading.Event(), ray.get_runtime_context().gcs_address
-
-    def kill() -> None:
-        while not ended.wait(0.05):
-            # A process that was lost before it could count is none of the restarts.
-            if len(messages.read(messages.NOTICES, start=told)) >= len(killed) and kill_process(
-                "MapWorker(MapBatches(TrunkWriter))", address=address
-            ):
-                killed.append("once more")
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        with only_our_lines(), report_failures(), pytest.raises(FailureError, match=died):
-            extract_features(
-                [(extraction(), PhotoSet(table=photos, views=(0,)))],
-                pretrained=load_weights("efficientnet-lite0", weights="imagenet"),
-                plan=make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig()),
-                root=str(tmp_path),
-                progress=lambda done, total: None,
-            )
-    finally:
-        ended.set()
-        thread.join()
-    assert capsys.readouterr().out.splitlines()[1:] == ["A trunk actor was lost; it restarts."]
