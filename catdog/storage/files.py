@@ -133,14 +133,6 @@ def is_directory(path: str) -> bool:
     return bool(_kind(path) == fs.FileType.Directory)
 
 
-def is_file(path: str) -> bool:
-    """Tell whether a file stands at `path`.
-
-    Raises FailureError when that cannot be told: no network, no permission.
-    """
-    return bool(_kind(path) == fs.FileType.File)
-
-
 def _kind(path: str) -> fs.FileType:
     system, inside = open_filesystem(path)
     try:

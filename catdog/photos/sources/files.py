@@ -23,9 +23,9 @@ from catdog.photos.sources.archives import (
     read_member,
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
-from catdog.photos.sources.keys import escape_uri, key_of_name, last_name, local_path, split_query
+from catdog.photos.sources.keys import escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder
-from catdog.storage.files import absolute, exists, is_uri, join, read_json
+from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
 

@@ -11,7 +11,7 @@ import os
 import re
 from urllib.parse import quote, unquote
 
-from catdog.storage.files import is_uri
+from catdog.storage.files import is_uri, split_query
 
 _ESCAPED = re.compile(r"\\x\{([0-9a-f]{2})\}")
 _LOOKS_ESCAPED = re.compile(r"\\(?=x\{[0-9a-f]{2}\})")
@@ -29,14 +29,6 @@ def local_path(key: str) -> str:
         return key
     raw = _ESCAPED.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), key)
     return os.fsdecode(os.fsencode(raw))  # two bytes that are one character of UTF-8 after all
-
-
-def split_query(path: str) -> tuple[str, str]:
-    """Split a URI before its `?` (options of the object store); a local path has none."""
-    if path.startswith("/") or not is_uri(path):
-        return path, ""
-    base, mark, query = path.partition("?")
-    return base, mark + query
 
 
 def escape_uri(name: str) -> str:

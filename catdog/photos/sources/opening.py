@@ -14,8 +14,8 @@ from urllib.parse import unquote
 from pyarrow import fs
 
 from catdog.errors import ImageError
-from catdog.photos.sources.keys import local_path, quoted_uri, split_query
-from catdog.storage.files import is_uri, open_filesystem
+from catdog.photos.sources.keys import local_path, quoted_uri
+from catdog.storage.files import is_uri, open_filesystem, split_query
 
 
 def open_file(key: str) -> IO[bytes]:
