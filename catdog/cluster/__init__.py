@@ -1,4 +1,4 @@
-"""The Ray cluster: environment, connection, what it has, what a job asks of it, lost processes and nodes.
+"""The Ray cluster: connect to it, plan what a job reserves of it, run actors on it, tell of what it loses.
 
 Ray is imported inside functions, so that `--help` stays fast. Imports storage and below.
 """

@@ -19,7 +19,7 @@ _AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """One machine of the cluster: CPU cores and GPUs that Ray may use."""
+    """One node of the cluster: CPU cores and GPUs that Ray may use."""
 
     cpus: float
     gpus: float = 0.0

@@ -30,7 +30,6 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
     """Join the cluster this process belongs to, or start one on this machine, for the length of the block.
 
     A Ray that is started has no `dashboard` unless the job needs its state API: Ray Train and Ray Tune do.
-
     Yields what the cluster has. A session that is already up is used and left as it is.
     Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined, or none can be started.
     """

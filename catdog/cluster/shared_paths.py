@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from catdog.errors import UsageError
 from catdog.storage import files
@@ -14,11 +15,10 @@ from catdog.storage import files
 def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None:
     """Raise UsageError where a local place, given by its flag, is not the same on every node of the cluster.
 
-    A folder in `written` is made, and must show on the other nodes what is put there; what is in `read` must be there.
-    URIs are taken to be reachable from everywhere.
+    A folder in `written` is made, and what is put there must be visible on the other nodes; what is in `read` must
+    exist there. URIs are taken to be reachable from everywhere.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
@@ -32,27 +32,33 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
     for mark in marks.values():
         files.make_directory(str(mark.parent))
         mark.touch()
-    look = ray.remote(num_cpus=0)(_missing)
-    sought = {**marks, **{flag: Path(place) for flag, place in read.items() if Path(place).exists()}}
     try:
-        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in others]
-        found = ray.get([look.options(scheduling_strategy=strategy).remote(sought) for strategy in strategies])
+        existing = {flag: Path(place) for flag, place in read.items() if Path(place).exists()}
+        missing = _missing_by_node(others, {**marks, **existing})
     finally:
         for mark in marks.values():
             mark.unlink(missing_ok=True)
-    for node, missing in zip(others, found, strict=True):
-        if missing:
-            for mark in marks.values():
-                with contextlib.suppress(OSError):  # what was made for the question alone
-                    mark.parent.rmdir()
-            flag, place = missing[0], {**written, **read}[missing[0]]
-            machine = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            raise UsageError(
-                f"{flag} {place}: expected a place that all machines of the cluster share, but it is not to be seen on "
-                f"{machine}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"
-            )
+    for node, flags in missing.items():
+        for mark in marks.values():
+            with contextlib.suppress(OSError):  # what was made for the question alone
+                mark.parent.rmdir()
+        raise UsageError(
+            f"{flags[0]} {({**written, **read})[flags[0]]}: expected a place that all nodes of the cluster share, but "
+            f"it is not visible on {node}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"
+        )
+
+
+def _missing_by_node(nodes: Sequence[Mapping[str, Any]], sought: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the flags whose places are not visible, for each of `nodes` where one is not."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(_missing)
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    found = ray.get([look.options(scheduling_strategy=strategy).remote(sought) for strategy in strategies])
+    names = [f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes]
+    return {name: flags for name, flags in zip(names, found, strict=True) if flags}
 
 
 def _missing(sought: Mapping[str, Path]) -> list[str]:
-    """Return the flags whose places are not to be seen on this machine."""
     return [flag for flag, place in sought.items() if not place.exists()]

@@ -346,7 +346,7 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path:
             env={**os.environ, "RAY_ADDRESS": cluster.address}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if refused:
-            assert f"UsageError: {refused}: expected a place that all machines of the cluster share" in ended.stderr
+            assert f"UsageError: {refused}: expected a place that all nodes of the cluster share" in ended.stderr
             assert not list(own.iterdir())
         else:
             assert (ended.returncode, list(common.iterdir())) == (0, [])
