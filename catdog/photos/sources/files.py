@@ -101,8 +101,8 @@ def _walk(path: str, left_out: LeftOut) -> list[Found]:
 
 def _refuse_results(path: str) -> None:
     """Refuse a folder that a job of ours wrote, but one of sorted photos."""
-    mark = join(path, MARK_FILE) if not split_query(path)[1] else ""
-    if mark and "\\x{" not in mark and exists(mark):
+    mark = join(path, MARK_FILE)
+    if "\\x{" not in mark and exists(mark):
         kind = read_json(mark).get("kind")
         if kind != "sorted":
             raise UsageError(f"expected photos in {path}, found the results of a catdog job ({kind}): check the path")
