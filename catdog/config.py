@@ -335,12 +335,24 @@ class TrainConfig(IngestConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneClusterConfig(ClusterConfig):
+    """What of the cluster a tune job uses."""
+
+    trial_gpus: str = setting(
+        "auto",
+        "GPUs of a trial, such as 0.25; auto: so few that several trials share a GPU, none without GPUs",
+        identity=False,
+        also=("gpus_per_trial", "gpu_per_trial"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
     """The tune job: a train job's settings, and which of them vary over which values."""
 
     trials: int = setting(
         16,
-        "trials in all, those of an earlier command included",
+        "trials in all, those of an earlier command included; trial 0 has the default settings",
         group="sweep",
         low=1,
         high=100_000,
@@ -348,17 +360,56 @@ class TuneConfig(TrainConfig):
         also=("num_trials", "n_trials", "num_samples", "samples"),
     )
     space: tuple[str, ...] = setting(
-        (), "what varies: --space.SETTING DOMAIN, such as --space.dropout uniform:0,0.5", group="sweep"
+        (),
+        "what varies: --space.SETTING DOMAIN, such as --space.dropout uniform:0,0.5; or a YAML file of them",
+        group="sweep",
+        also=("search_space", "param_space"),
+    )
+    metric: str = setting(
+        "val_loss",
+        "what searcher, scheduler and the choice of the winner go by",
+        group="sweep",
+        choices=("val_loss", "val_accuracy"),
+        identity=False,
+        also=("objective", "monitor"),
+    )
+    folds: int = setting(
+        -1,
+        "rate trials by cross-validation over so many folds of the training and validation photos; 0: on the "
+        "validation photos; -1: 5 where only the frozen stage is trained, on less than 10,000 photos",
+        group="sweep",
+        low=-1,
+        high=100,
+        also=("cv", "k_folds", "kfold", "n_splits"),
+    )
+    selection: str = setting(
+        "best",
+        "which trial wins; one-se: the simplest within one standard error of the best, over folds",
+        group="sweep",
+        choices=("best", "one-se"),
+        identity=False,
     )
     search: str = setting(
-        "random", "how values are found; optuna learns from the trials", group="sweep", choices=("random", "optuna")
+        "random",
+        "how values are found; optuna and hyperopt learn from the trials",
+        group="sweep",
+        choices=("random", "optuna", "hyperopt"),
+        also=("search_alg", "sampler"),
     )
     scheduler: str = setting(
-        "asha", "how poor trials are stopped early", group="sweep", choices=("asha", "median", "none")
+        "asha", "how poor trials are stopped early", group="sweep", choices=("asha", "median", "none"), also=("pruner",)
+    )
+    time_budget: str = setting(
+        "",
+        "end with the best trial so far after this time, such as 10m or 1h30m",
+        group="sweep",
+        identity=False,
+        also=("timeout", "max_time", "time_limit"),
     )
     features: str = setting(
         "", "folder of cached features, of a train job too [RUN_DIR/features]", group="features", identity=False
     )
+    cluster: TuneClusterConfig = dataclasses.field(default_factory=TuneClusterConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -80,10 +80,13 @@ def vertical_axis(low: float, high: float, *, log: bool = False) -> Axis:
     return Axis(low=low, high=high, start=BOTTOM, end=TOP, log=log)
 
 
-def names_axis(values: Sequence[Any], *, top: float, bottom: float) -> tuple[Axis, list[str]]:
-    """Return a vertical axis between two pixels and, where `values` are no numbers, the names along it."""
+def names_axis(values: Sequence[Any], *, top: float, bottom: float, log: bool = False) -> tuple[Axis, list[str]]:
+    """Return a vertical axis between two pixels and, where `values` are no numbers, the names along it.
+
+    It is logarithmic with `log`, and where values are far apart.
+    """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return axis_of(values, start=bottom, end=top, log=is_wide(values)), []
+        return axis_of(values, start=bottom, end=top, log=is_wide(values) or (log and min(values) > 0)), []
     names = sorted({str(value) for value in values})
     return axis_of([0, max(1, len(names) - 1)], start=bottom, end=top), names
 

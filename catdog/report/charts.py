@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from catdog.report.axes import (
@@ -142,13 +142,18 @@ def reliability(series: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One mark of a scatter chart; `series` decides its colour, a hollow one is unfinished."""
+    """One mark of a scatter chart; `series` decides its colour, a hollow one is unfinished.
+
+    A `ringed` mark stands out. `name` is what a click on it selects, in the page's script.
+    """
 
     x: float
     y: float
     tip: str
     series: int = 0
     hollow: bool = False
+    ringed: bool = False
+    name: str = ""
 
 
 def scatter(
@@ -160,8 +165,9 @@ def scatter(
     names: Sequence[str] | None = None,
     steps: Sequence[tuple[float, float]] = (),
     greatest: float = math.inf,
+    log_x: bool = False,
 ) -> Html:
-    """Return a mark for each of `points`; an axis is logarithmic where its values are far apart.
+    """Return a mark for each of `points`; an axis is logarithmic where its values are far apart, x also with `log_x`.
 
     With `names`, x counts through them. `steps` is a line over time that holds each value until the next.
     No tick of y is above `greatest`, the greatest value that there can be.
@@ -170,7 +176,8 @@ def scatter(
     if names:
         x = horizontal_axis(-0.5, len(names) - 0.5)
     else:
-        x = axis_of(across, start=LEFT, end=RIGHT, log=is_wide(across) and not steps)
+        log = (is_wide(across) and not steps) or (log_x and min(across) > 0)
+        x = axis_of(across, start=LEFT, end=RIGHT, log=log)
     heights = [point.y for point in points]
     y = axis_of(heights, start=BOTTOM, end=TOP, log=is_wide(heights))
     if y.high > greatest:
@@ -178,7 +185,10 @@ def scatter(
     marks = [tag("path", d=line_path(_stairs(steps, x, y)), class_="line s0")] if steps else []
     for point in points:
         kind = f"dot s{point.series}" + (" hollow" if point.hollow else "")
-        marks.append(tag("circle", cx=x.place(point.x), cy=y.place(point.y), r=4.5, class_=kind, data_tip=point.tip))
+        place: dict[str, Any] = {"cx": x.place(point.x), "cy": y.place(point.y)}
+        if point.ringed:
+            marks.append(tag("circle", **place, r=8, class_="ring"))
+        marks.append(tag("circle", **place, r=4.5, class_=kind, data_tip=point.tip, data_trial=point.name or None))
     ticks = {float(index): name[:14] for index, name in enumerate(names)} if names else None
     suffix = " (logarithmic)" if y.log else ""
     return frame(x, y, *marks, title=title, x_label=x_label, y_label=y_label + suffix, x_names=ticks)
@@ -192,25 +202,38 @@ def _stairs(steps: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tupl
     return [*line, (x.end, line[-1][1])]
 
 
-def parallel(columns: Sequence[tuple[str, Sequence[Any]]], *, tips: Sequence[str], ranks: Sequence[float]) -> Html:
+def parallel(
+    columns: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    tips: Sequence[str],
+    ranks: Sequence[float],
+    logs: Collection[str] = (),
+    names: Sequence[str] | None = None,
+    marked: int | None = None,
+) -> Html:
     """Return parallel coordinates: an upright axis for each column, a line for each row.
 
     `ranks` in [0, 1] colours the rows, 0 the best, which is drawn last. Texts are placed in alphabetical order.
+    The columns in `logs` are logarithmic. A click on a row selects its name of `names`; the row `marked` is dashed.
     """
     width, height, top, bottom = 150 * max(len(columns), 4), 312, 46, 300
     places = [70 + index * (width - 140) / max(1, len(columns) - 1) for index in range(len(columns))]
     axes: list[Html] = []
     heights: list[list[float]] = []
     for index, ((name, values), place) in enumerate(zip(columns, places, strict=True)):
-        axis, names = names_axis(values, top=top, bottom=bottom)
-        heights.append([axis.place(names.index(str(value)) if names else value) for value in values])
+        axis, texts = names_axis(values, top=top, bottom=bottom, log=name in logs)
+        heights.append([axis.place(texts.index(str(value)) if texts else value) for value in values])
         # Names of neighbours are on two heights, so that long ones do not overlap.
         axes.append(tag("text", name, x=place, y=16 + 14 * (index % 2), text_anchor="middle", class_="label"))
-        axes += _parallel_axis(axis, names, place)
+        axes += _parallel_axis(axis, texts, place)
     order = sorted(range(len(tips)), key=lambda row: -ranks[row])
     lines = [
         _parallel_line(
-            [(place, column[row]) for place, column in zip(places, heights, strict=True)], ranks[row], tips[row]
+            [(place, column[row]) for place, column in zip(places, heights, strict=True)],
+            ranks[row],
+            tips[row],
+            name=names[row] if names else None,
+            marked=row == marked,
         )
         for row in order
     ]
@@ -226,11 +249,13 @@ def _parallel_axis(axis: Axis, names: Sequence[str], place: float) -> list[Html]
     return parts
 
 
-def _parallel_line(points: Sequence[tuple[float, float]], rank: float, tip: str) -> Html:
+def _parallel_line(
+    points: Sequence[tuple[float, float]], rank: float, tip: str, *, name: str | None, marked: bool
+) -> Html:
     path = line_path(points)
-    line = tag("path", d=path, class_=f"line r{min(4, int(rank * 5))}")
+    line = tag("path", d=path, class_=f"line r{min(4, int(rank * 5))}" + (" marked" if marked else ""))
     wide = tag("path", d=path, class_="wide")  # invisible: what the pointer meets
-    return tag("g", line, wide, class_="trial", data_tip=tip)
+    return tag("g", line, wide, class_="trial", data_tip=tip, data_trial=name)
 
 
 def share_bar(share: float, *, series: int = 0) -> Html:

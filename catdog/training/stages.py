@@ -101,14 +101,28 @@ class StageLayout:
         if config.unfrozen.epochs:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
 
-    def extract(self, plan: Plan) -> int:
-        """Run the trunk pass for what is not cached; return how many rows it computed."""
+    def wanted(self, *, plain: bool = False) -> list[tuple[Extraction, PhotoSet]]:
+        """Return what the stages read from caches; with `plain`, the unaugmented training photos at the head too."""
         wanted = []
         for _, settings, cut in self._stages:
             for split in ("train", "validation", "test"):
                 photos = self._photos(split, settings)
                 if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
                     wanted.append((self._extraction(cut), photos))
+        if plain:
+            wanted.append((self._extraction(HEAD_CUT), self._plain_photos()))
+        return wanted
+
+    def plain_train(self) -> FeatureCache:
+        """Return the cache of the unaugmented training photos at the head, for `extract` with `plain`."""
+        return locate_cache(self._extraction(HEAD_CUT), self._plain_photos(), root=self._root)
+
+    def _plain_photos(self) -> PhotoSet:
+        return self._photo_set("train", (PLAIN_VIEW,))
+
+    def extract(self, plan: Plan, *, plain: bool = False) -> int:
+        """Run the trunk pass for what of `wanted` is not cached; return how many rows it computed."""
+        wanted = self.wanted(plain=plain)
         for name, settings, cut in self._stages:
             if self._is_streamed(settings, cut):
                 size = self._train_bytes(settings, cut) / 2**30
@@ -158,6 +172,9 @@ class StageLayout:
             views = tuple(range(1, 1 + self._view_count(settings)))
         elif split == "validation" and self._config.augment_validation:
             views = (1,)
+        return self._photo_set(split, views)
+
+    def _photo_set(self, split: str, views: tuple[int, ...]) -> PhotoSet:
         if (split, views) not in self._photo_sets:
             self._photo_sets[split, views] = PhotoSet(table=self._splits[split], views=views)
         return self._photo_sets[split, views]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pyarrow import fs
 from catdog.console import duration, table_text
 from catdog.report.tracking import TrackedRun, run_curves
 from catdog.storage import files
-from catdog.training.fit.checkpoint import read_history
+from catdog.tuning.selection import rank_records, record_scores
 from catdog.tuning.space import Space
 
 RECORD_FILE = "trial.json"
@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 
 
 def trial_directory(run_dir: str, number: int) -> str:
-    """Return the folder of trial `number`: its record, and its model while that is the best one."""
+    """Return the folder of trial `number`: its record, and its best model while that may be needed."""
     return files.join(run_dir, "trials", f"{number:05d}")
 
 
@@ -32,10 +32,21 @@ def record_path(run_dir: str, number: int) -> str:
     return files.join(trial_directory(run_dir, number), RECORD_FILE)
 
 
-def write_record(record: Record, run_dir: str, *, seconds: float) -> None:
-    """Write the record of a trial that took `seconds` and has ended now."""
-    ending = {"seconds": round(seconds, 3), "ended": round(time.time(), 3)}
-    files.write_json(record_path(run_dir, record["number"]), {**record, **ending})
+def checkpoint_path(run_dir: str, number: int, stage: str) -> str:
+    """Return where the best weights of a stage of a trial are kept."""
+    return files.join(trial_directory(run_dir, number), f"{stage}.npz")
+
+
+def model_path(run_dir: str, number: int) -> str:
+    """Return where the best model of a distributed trial is kept."""
+    return files.join(trial_directory(run_dir, number), "model")
+
+
+def write_record(record: Record, run_dir: str, *, seconds: float) -> dict[str, Any]:
+    """Write and return the record of a trial that took `seconds` and has ended now."""
+    whole = {**record, "seconds": round(seconds, 3), "ended": round(time.time(), 3)}
+    files.write_json(record_path(run_dir, record["number"]), whole)
+    return whole
 
 
 def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
@@ -48,66 +59,81 @@ def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
     return {int(record["number"]): record for record in sorted(records, key=lambda record: record["number"])}
 
 
-def best_record(records: Mapping[int, Record]) -> Record | None:
-    """Return the finished trial of the highest validation accuracy, on a tie that of the lowest loss."""
-    finished = [record for record in records.values() if record["status"] == "finished"]
-    if not finished:
-        return None
-    return max(finished, key=lambda one: (one["validation"]["accuracy"], -one["validation"]["loss"], -one["number"]))
+def stage_text(record: Record) -> str:
+    """Return how a trial ended, and at which stage where it was stopped: `finished`, `stopped in the frozen stage`."""
+    if record["status"] != "stopped" or "reached" not in record:
+        return str(record["status"])
+    return f"stopped {'after' if record['reached'] == 'frozen' else 'in'} the {record['reached']} stage"
 
 
 def record_text(record: Record) -> str:
     """Return one trial in a line: its result and its values."""
     values = ", ".join(f"{key} {value}" for key, value in record["values"].items())
-    scores = record.get("validation")
-    found = f"val acc {scores['accuracy']:.4f}, val loss {scores['loss']:.4f}" if scores else record.get("reason", "")
-    state = "" if record["status"] == "finished" else f"{record['status']}, "
-    after = f" after {record['epochs']} epochs" if record.get("epochs") else ""
+    scores = record_scores(record)
+    found = f"val loss {scores['loss']:.4f}, val acc {scores['accuracy']:.4f}" if scores else record.get("reason", "")
+    if scores and record.get("folds"):
+        found += f" over {len(record['folds']['scores'])} folds"
+    state = "" if record["status"] == "finished" else f"{stage_text(record)}, "
+    after = f" after {record['epochs']} epochs" if record.get("epochs", 0) > 1 else ""
     return f"trial {record['number']} {state}{found}{after} in {duration(record['seconds'])} ({values})"
 
 
-def records_text(records: Mapping[int, Record], space: Space, *, limit: int = 10) -> str:
-    """Return the best trials as a table for the console, the best first."""
-    rated = [record for record in records.values() if "validation" in record]
-    rated.sort(key=lambda one: (-one["validation"]["accuracy"], one["validation"]["loss"]))
-    rows = [("trial", "status", "epochs", "val acc", "val loss", "time", *space)]
-    for one in rated[:limit]:
-        scores = [f"{one['validation'][name]:.4f}" for name in ("accuracy", "loss")]
-        values = [str(one["values"][key]) for key in space]
-        rows.append((str(one["number"]), one["status"], str(one["epochs"]), *scores, duration(one["seconds"]), *values))
+def records_text(records: Sequence[Record], space: Space) -> str:
+    """Return `records` in their order, the winner first, as a table for the console."""
+    rows = [("trial", "ended", "epochs", "val loss", "val acc", "time", *space)]
+    for one in records:
+        found = record_scores(one) or {}
+        scores = [f"{found[name]:.4f}" for name in ("loss", "accuracy")]
+        values = [str(one["values"].get(key, "-")) for key in space]
+        number = "0 (defaults)" if one["number"] == 0 else str(one["number"])
+        rows.append((number, stage_text(one), str(one["epochs"]), *scores, duration(one["seconds"]), *values))
     return table_text(rows)
 
 
-def write_tables(records: Mapping[int, Record], space: Space, *, run_dir: str) -> None:
+def write_tables(records: Mapping[int, Record], space: Space, *, run_dir: str, metric: str) -> None:
     """Write trials.csv and trials.parquet: a row for each trial, with scores on validation, never on test."""
-    rows = [
-        {
-            "trial": number,
-            **{key: record["values"].get(key) for key in space},
-            "status": record["status"],
-            "stage": record.get("stage"),
-            "epochs": record.get("epochs", 0),
-            "val_accuracy": record.get("validation", {}).get("accuracy"),
-            "val_loss": record.get("validation", {}).get("loss"),
-            "seconds": record["seconds"],
-            "reason": record.get("reason"),
-        }
-        for number, record in sorted(records.items())
-    ]
-    table = pa.Table.from_pylist(rows)
+    ranks = {record["number"]: rank for rank, record in enumerate(rank_records(records, metric), start=1)}
+    table = pa.Table.from_pylist(
+        [{"trial": number, "rank": ranks.get(number), **_row(records[number], space)} for number in sorted(records)]
+    )
     for name, write in (("trials.parquet", pq.write_table), ("trials.csv", pa.csv.write_csv)):
         sink = pa.BufferOutputStream()
         write(table, sink)
         files.write_bytes(files.join(run_dir, name), bytes(sink.getvalue()))
 
 
+def _row(record: Record, space: Space) -> dict[str, Any]:
+    validation, folds = record.get("validation") or {}, record.get("folds") or {}
+    scores = {
+        "val_accuracy": validation.get("accuracy"),
+        "val_loss": validation.get("loss"),
+        **{
+            f"fold_{name}{suffix}": folds.get(f"{name}{key}")
+            for name in ("accuracy", "loss")
+            for suffix, key in (("_mean", ""), ("_error", "_error"))
+        },
+    }
+    if not folds:
+        scores = {name: score for name, score in scores.items() if not name.startswith("fold_")}
+    return {
+        **{key: record["values"].get(key) for key in space},
+        "status": record["status"],
+        "stage": record.get("stage"),
+        "reached": record.get("reached"),
+        "epochs": record.get("epochs", 0),
+        **scores,
+        "seconds": record["seconds"],
+        "reason": record.get("reason"),
+    }
+
+
 def tracked_run(record: Record, *, run_dir: str) -> TrackedRun:
     """Return a trial as a run of its own for a tracker; its scores are on validation, as in trials.csv."""
-    directory = trial_directory(run_dir, record["number"])
+    histories = [stage["history"] for stage in record.get("stages", {}).values() if "loss" in stage["history"][0]]
     return TrackedRun(
         name=f"trial-{record['number']:04d}",
         settings={**record["values"], "status": record["status"]},
-        curves=run_curves([read_history(files.join(directory, stage)) for stage in ("frozen", "unfrozen")]),
-        scores={f"validation_{score}": value for score, value in record.get("validation", {}).items()},
+        curves=run_curves(histories),
+        scores={f"validation_{score}": value for score, value in (record.get("validation") or {}).items()},
         files=[record_path(run_dir, record["number"])],
     )

@@ -1,90 +1,146 @@
-"""How a sweep finds values to try: Optuna's tree-structured Parzen estimator, asked and told by Ray Tune.
+"""Where the values of a trial come from: a list that was drawn beforehand, or one of Ray Tune's searchers.
 
-Source: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011. Imported late: it needs Ray.
+Sources: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE); S. Falkner and others,
+"BOHB", ICML 2018 (multivariate TPE). Imported late: it needs Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.tune.search.sample import Domain as TuneDomain
 
-from catdog.tuning.space import Domain, Space
+from catdog.tuning.records import Record
+from catdog.tuning.selection import objective, record_scores
+from catdog.tuning.space import Domain, Space, active_values
 
-OBJECTIVE = "val_loss"  # the lowest of all epochs of a trial
+_LEARNING = {"metric": "objective", "mode": "min"}
 
 
-def name_trials(numbers: Sequence[int]) -> Callable[[Trial], str]:
-    """Return what names trials for Ray Tune by `numbers`, in the order in which it makes them."""
-    names: dict[str, str] = {}
+class TrialSource(Searcher):  # type: ignore[misc]
+    """Gives Ray Tune the values of `planned` trials by number, then what `searcher` suggests for the free `numbers`.
+
+    Values are rounded to what a person can type, and those whose condition does not hold are left out.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        planned: Mapping[int, Mapping[str, Any]],
+        *,
+        searcher: Searcher | None = None,
+        numbers: Sequence[int] = (),
+    ) -> None:
+        super().__init__(**_LEARNING)
+        self._space, self._searcher, self._free = space, searcher, list(numbers)
+        self._planned = dict(planned)
+        self._suggested: set[str] = set()  # trials of the searcher, by Ray Tune's id
+        self.numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the values of the next trial, None to be asked again later."""
+        if self._planned:
+            number = next(iter(self._planned))
+            self.numbers[trial_id] = number
+            return {"values": dict(self._planned.pop(number))}
+        if self._searcher is None or not self._free:
+            return str(Searcher.FINISHED)
+        found: Any = self._searcher.suggest(trial_id)
+        if not isinstance(found, dict):
+            return None if found is None else str(found)
+        values = {key: domain.rounded(found["values"][key]) for key, domain in self._space.items()}
+        self._suggested.add(trial_id)
+        self.numbers[trial_id] = self._free.pop(0)
+        return {"values": active_values(self._space, values)}
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Tell the searcher of an epoch."""
+        if self._searcher is not None and trial_id in self._suggested:
+            self._searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the searcher how a trial ended; one of its own that has no score counts as an error."""
+        if self._searcher is None:
+            return
+        failed = error or not result or "objective" not in result
+        if trial_id in self._suggested:
+            self._searcher.on_trial_complete(trial_id, None if failed else result, error=failed)
+        elif result and not failed:
+            teach(self._searcher, self._space, result["config"]["values"], result["objective"])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: a sweep resumes from its records, and nothing is unpickled from files."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing, as `save` says."""
+
+
+def name_trials(source: TrialSource) -> Any:
+    """Return what names a trial for Ray Tune by its number, which is no setting of its."""
 
     def name(trial: Trial) -> str:
-        if trial.trial_id not in names:
-            names[trial.trial_id] = f"{numbers[len(names)]:05d}"
-        return names[trial.trial_id]
+        return f"{source.numbers[trial.trial_id]:05d}"
 
     return name
 
 
-def make_searcher(space: Space, *, done: Mapping[int, Mapping[str, Any]], seed: int) -> Searcher:
-    """Return a searcher for Ray Tune that suggests `{"values": {setting: value, …}}`.
+def make_searcher(name: str, space: Space, *, done: Mapping[int, Record], seed: int, metric: str) -> Searcher | None:
+    """Return Ray Tune's searcher for `name`, None for `random`; it resumes from the scores in `done` if it can."""
+    domains = {"values": {key: to_tune(domain) for key, domain in space.items()}}
+    if name == "optuna":
+        return _make_optuna(domains, space, done=done, seed=seed, metric=metric)
+    if name == "hyperopt":
+        from ray.tune.search.hyperopt import HyperOptSearch
 
-    `done` has the records of earlier trials by number: the search resumes from their scores.
-    """
+        logging.getLogger("hyperopt").setLevel(logging.ERROR)
+        return HyperOptSearch(space=domains, n_initial_points=8, random_state_seed=seed + len(done), **_LEARNING)
+    return None
+
+
+def _make_optuna(
+    domains: Mapping[str, Any], space: Space, *, done: Mapping[int, Record], seed: int, metric: str
+) -> Searcher:
     import optuna
+    from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {key: _distribution(domain) for key, domain in space.items()}
-    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed + len(done)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, since 2020
+        sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed + len(done), n_startup_trials=8)
+    searcher = OptunaSearch(OptunaSearch.convert_search_space(domains), sampler=sampler, **_LEARNING)
     for record in done.values():
-        if "validation" in record:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=record["values"], distributions=distributions, value=record["validation"]["loss"]
-                )
-            )
-    return OptunaSearcher(space, study, distributions)
+        scores = record_scores(record)
+        if scores is not None:
+            teach(searcher, space, record["values"], objective(scores, metric))
+    return searcher
 
 
-class OptunaSearcher(Searcher):  # type: ignore[misc]
-    """Asks an Optuna study for values and tells it the scores."""
+def teach(searcher: Searcher, space: Space, values: Mapping[str, Any], value: float) -> None:
+    """Tell `searcher` of a trial that it did not suggest.
 
-    def __init__(self, space: Space, study: Any, distributions: Mapping[str, Any]) -> None:
-        super().__init__(metric=OBJECTIVE, mode="min")
-        self._space, self._study, self._distributions = space, study, distributions
-        self._asked: dict[str, Any] = {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Return the values of the next trial."""
-        asked = self._asked[trial_id] = self._study.ask(self._distributions)
-        return {"values": {key: _value(self._space[key], asked.params[key]) for key in self._space}}
-
-    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study how a trial ended."""
-        import optuna
-
-        asked = self._asked.pop(trial_id, None)
-        if asked is None:
-            return
-        if error or not result or OBJECTIVE not in result:
-            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._study.tell(asked, float(result[OBJECTIVE]))
+    It learns nothing from one whose values are outside the space, such as trial 0, or that lacks a conditional setting.
+    """
+    if values.keys() == space.keys():
+        with contextlib.suppress(ValueError, NotImplementedError):
+            searcher.add_evaluated_point({f"values/{key}": values[key] for key in values}, value)
 
 
-def _distribution(domain: Domain) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def to_tune(domain: Domain) -> TuneDomain:
+    """Return the domain as Ray Tune has it."""
     if domain.values:
-        return CategoricalDistribution(domain.values)
+        return tune.choice(list(domain.values))
+    if domain.kind == "quniform":
+        if domain.whole:
+            return tune.qrandint(int(domain.low), int(domain.high), int(domain.step))
+        return tune.quniform(domain.low, domain.high, domain.step)
     if domain.whole:
-        return IntDistribution(int(domain.low), int(domain.high), log=domain.kind == "loguniform")
-    return FloatDistribution(domain.low, domain.high, log=domain.kind == "loguniform")
-
-
-def _value(domain: Domain, found: Any) -> Any:
-    """Return what Optuna drew with four digits, short enough to type."""
-    rounded = isinstance(found, float) and not domain.values
-    return min(max(float(f"{found:.4g}"), domain.low), domain.high) if rounded else found
+        make = tune.lograndint if domain.is_log else tune.randint
+        return make(int(domain.low), int(domain.high) + 1)  # its upper end is not included
+    return (tune.loguniform if domain.is_log else tune.uniform)(domain.low, domain.high)

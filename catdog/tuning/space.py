@@ -1,7 +1,8 @@
 """The search space of a sweep: which settings vary, over what, and the values of trial number i.
 
-A domain is written `uniform:0,0.5`, `loguniform:1e-5,1e-2`, `choice:adam,rmsprop` or `grid:16,32,64`. The values of a
-trial depend only on the seed and its number: a sweep that is resumed, or extended, keeps the trials it has.
+A domain is written `uniform:0,0.5`, `choice:adam,rmsprop` or `grid:16,32,64`, with ` if SETTING=VALUE` behind it where
+the setting matters only then. Trial 0 has the default settings. The values of a random trial depend only on the seed
+and its number: a sweep that is resumed, or extended, keeps the trials it has.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,22 @@ import numpy as np
 from catdog.command_line.settings import check_setting, convert_setting
 from catdog.errors import UsageError
 
-KINDS = ("uniform", "loguniform", "choice", "grid")
-DEFAULT_SPACE = {
-    "frozen.learning_rate": "loguniform:3e-4,3e-2",
-    "unfrozen.learning_rate": "loguniform:1e-5,1e-3",
-    "dropout": "uniform:0,0.5",
+# How a domain of each kind is written.
+KINDS = {
+    "uniform": "uniform:LOW,HIGH",
+    "loguniform": "loguniform:LOW,HIGH",
+    "quniform": "quniform:LOW,HIGH,STEP",
+    "randint": "randint:LOW,HIGH",
+    "lograndint": "lograndint:LOW,HIGH",
+    "choice": "choice:A,B,…",
+    "grid": "grid:A,B,…",
 }
-# Settings that change how features are used, never the features themselves.
-_FEATURE_FREE = {"dropout"} | {
-    f"{stage}.{name}"
-    for stage in ("frozen", "unfrozen")
-    for name in ("learning_rate", "optimizer", "global_batch_size", "patience", "train_batch_norm")
-}
-# What all trials share: their photos, the weights from which they start, where they run.
+# What all trials share: their photos, where they run, what else they write.
 _FIXED = (
-    "backbone",
     "weights",
     "photos",
+    "labels",
+    "corrections",
     "run_dir",
     "labels",
     "groups",
@@ -44,33 +45,101 @@ _FIXED = (
     "max_pixels",
     "verbose",
     "recipe",
+    "seed",
+    "track",
+    "cache_budget_gib",
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """When a setting matters: another one, `key`, has one of these `values`."""
+
+    key: str
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Domain:
-    """What one setting may be: a range from `low` to `high`, or one of `values`."""
+    """What one setting may be: a range from `low` to `high`, both included, or one of `values`.
+
+    `step` is that of quniform. `whole` marks a setting of whole numbers. Without its `condition` the setting keeps
+    its default.
+    """
 
     kind: str
     low: float = 0.0
     high: float = 0.0
+    step: float = 0.0
     values: tuple[Any, ...] = ()
-    whole: bool = False  # an integer setting: ranges are rounded
+    whole: bool = False
+    condition: Condition | None = None
+
+    @property
+    def is_log(self) -> bool:
+        """Whether values are drawn evenly in their logarithm."""
+        return self.kind in ("loguniform", "lograndint")
 
     def draw(self, random: np.random.Generator) -> Any:
         """Return one random value; a grid has none to draw."""
         if self.kind == "choice":
             return self.values[int(random.integers(len(self.values)))]
         share = float(random.random())
-        if self.kind == "loguniform":
-            found = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-        else:
-            found = self.low + share * (self.high - self.low)
-        # Four digits are enough to tell trials apart, and short enough to type.
-        return round(found) if self.whole else float(f"{found:.4g}")
+        if self.kind == "randint":
+            return int(self.low) + int(share * (self.high - self.low + 1))
+        if self.kind == "quniform":
+            return self.rounded(self.low + share * (self.high - self.low))
+        if self.is_log:
+            # Each whole number gets its share of the logarithmic range.
+            low, high = (self.low - 0.5, self.high + 0.5) if self.kind == "lograndint" else (self.low, self.high)
+            return self.rounded(math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
+        return self.rounded(self.low + share * (self.high - self.low))
+
+    def rounded(self, value: Any) -> Any:
+        """Return a drawn `value` as a trial has it: in its range, with its step, of four digits, short to type."""
+        if self.values:
+            return value
+        if self.step:
+            value = self.low + round((value - self.low) / self.step) * self.step
+        value = min(max(value if self.whole else float(f"{value:.4g}"), self.low), self.high)
+        return round(value) if self.whole else float(value)
 
 
 Space = Mapping[str, Domain]
+
+
+def read_space(config_class: type[Any], items: Sequence[str], *, default: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of each setting's domain from `items`: `SETTING=DOMAIN`, or the name of a YAML file of them.
+
+    Without items it is `default`. Raises UsageError for a file that cannot be read or is not such a table.
+    """
+    texts: dict[str, str] = {}
+    for item in items:
+        if "=" in item:
+            key, _, text = item.partition("=")
+            texts[key] = text
+        else:
+            texts.update(_read_file(item))
+    return texts or dict(default)
+
+
+def _read_file(path: str) -> dict[str, str]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--space {path}: expected a YAML file of settings and domains: {reason}") from error
+    if not isinstance(found, dict) or not found:
+        raise UsageError(f"--space {path}: expected lines such as `dropout: uniform:0,0.5`, found {found!r:.60}")
+    texts: dict[str, str] = {}
+    for key, value in found.items():
+        # Settings of a stage may stand below its name, as in a --config file.
+        inside = {f"{key}.{name}": text for name, text in value.items()} if isinstance(value, dict) else {key: value}
+        for name, text in inside.items():
+            texts[str(name).replace("-", "_")] = str(text)
+    return texts
 
 
 def parse_space(config_class: type[Any], texts: Mapping[str, str]) -> dict[str, Domain]:
@@ -79,33 +148,101 @@ def parse_space(config_class: type[Any], texts: Mapping[str, str]) -> dict[str, 
     Raises UsageError, in one line, for a setting that does not exist (the nearest is offered) or cannot vary,
     for text that is not a domain, and for values that the setting does not accept.
     """
-    return {key: _parse_domain(config_class, key, text) for key, text in texts.items()}
+    space = {key: _parse_domain(config_class, key, text) for key, text in texts.items()}
+    for key, domain in space.items():
+        if domain.condition:
+            _check_condition(space, key, domain.condition)
+    return space
 
 
 def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
-    flag = "--space." + key.replace("_", "-")
-    whole = check_setting(config_class, key, prefix="--space.", source=f"{flag}: ") is int
+    flag = _flag(key)
+    type_ = check_setting(config_class, key, prefix="--space.", source=f"{flag}: ")
     if key in _FIXED or key.startswith("cluster."):
         raise UsageError(f"{flag}: all trials of a sweep share it; choose a setting of the training")
-    kind, colon, rest = text.partition(":")
+    written, _, when = (part.strip() for part in text.partition(" if "))
+    kind, colon, rest = written.partition(":")
     words = [word.strip() for word in rest.split(",") if word.strip()]
     if not colon or kind not in KINDS or not words:
-        raise UsageError(
-            f"{flag}: expected uniform:LOW,HIGH, loguniform:LOW,HIGH, choice:A,B,… or grid:A,B,…, found {text!r}"
-        )
-    values = tuple(convert_setting(config_class, key, word, flag=flag) for word in words)
+        raise UsageError(f"{flag}: expected one of {', '.join(KINDS.values())}; found {text!r}")
+    condition = _parse_condition(config_class, flag, when) if when else None
     if kind in ("choice", "grid"):
+        values = tuple(convert_setting(config_class, key, word, flag=flag) for word in words)
         if len(set(values)) < len(values):
             raise UsageError(f"{flag}: expected different values, found {text!r}")
-        return Domain(kind=kind, values=values)
-    if len(values) != 2 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        raise UsageError(f"{flag}: expected two numbers, LOW,HIGH, found {text!r}")
-    low, high = values
-    if not low < high or (kind == "loguniform" and low <= 0):
+        return Domain(kind=kind, values=values, condition=condition)
+    if type_ not in (int, float):
+        raise UsageError(f"{flag}: expected choice:A,B,… or grid:A,B,…, because it is not a number; found {text!r}")
+    return _parse_range(config_class, key, kind, words, whole=type_ is int, condition=condition)
+
+
+def _parse_range(
+    config_class: type[Any], key: str, kind: str, words: list[str], *, whole: bool, condition: Condition | None
+) -> Domain:
+    flag, found = _flag(key), f"{kind}:{','.join(words)}"
+    *step, low, high = _numbers(config_class, key, words, kind=kind)
+    if kind in ("randint", "lograndint") and not whole:
+        raise UsageError(f"{flag}: expected uniform or loguniform, because it is not a whole number; found {found!r}")
+    if not low < high or (kind.startswith("log") and low <= 0):
+        both = ", both over 0" if kind.startswith("log") else ""
+        raise UsageError(f"{flag}: expected LOW below HIGH{both}, found {found!r}")
+    return Domain(kind=kind, low=low, high=high, step=sum(step), whole=whole, condition=condition)
+
+
+def _numbers(config_class: type[Any], key: str, words: list[str], *, kind: str) -> tuple[float, ...]:
+    """Return (step where the kind has one, low, high); the setting must take both ends."""
+    flag, found = _flag(key), f"{kind}:{','.join(words)}"
+    parts = KINDS[kind].partition(":")[2]
+    if len(words) != parts.count(",") + 1:
+        raise UsageError(f"{flag}: expected {('two', 'three')[parts.count(',') - 1]} numbers, {parts}, found {found!r}")
+    low, high = (convert_setting(config_class, key, word, flag=flag) for word in words[:2])
+    if kind != "quniform":
+        return float(low), float(high)
+    try:
+        step = float(words[2])
+    except ValueError:
+        step = math.nan
+    if not 0 < step <= high - low:
+        raise UsageError(f"{flag}: expected a STEP between 0 and HIGH - LOW, found {found!r}")
+    return step, float(low), float(high)
+
+
+def _parse_condition(config_class: type[Any], flag: str, text: str) -> Condition:
+    key, equals, rest = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not rest.strip():
+        raise UsageError(f"{flag}: expected DOMAIN if SETTING=VALUE, or VALUE|VALUE, found if {text!r}")
+    check_setting(config_class, key, prefix="", source=f"{flag}: ")
+    words = [word.strip() for word in rest.split("|")]
+    return Condition(key=key, values=tuple(convert_setting(config_class, key, word, flag=flag) for word in words))
+
+
+def _check_condition(space: Space, key: str, condition: Condition) -> None:
+    other = space.get(condition.key)
+    if other is None or not other.values or not set(condition.values) <= set(other.values):
+        values = "|".join(map(str, condition.values))
         raise UsageError(
-            f"{flag}: expected LOW below HIGH{', both over 0' if kind == 'loguniform' else ''}, found {text!r}"
+            f"{_flag(key)}: expected {condition.key} to vary too, as choice or grid with {values}, because of "
+            f"`if {condition.key}={values}`"
         )
-    return Domain(kind=kind, low=float(low), high=float(high), whole=whole)
+    if other.condition is not None:
+        raise UsageError(f"{_flag(key)}: expected a condition on a setting that has none itself, found {condition.key}")
+    if space[key].kind == "grid":
+        raise UsageError(f"{_flag(key)}: expected choice in place of grid, because of its condition")
+
+
+def _flag(key: str) -> str:
+    return "--space." + key.replace("_", "-")
+
+
+def active_values(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `values` whose conditions hold."""
+    conditions = {key: domain.condition for key, domain in space.items()}
+    return {
+        key: value
+        for key, value in values.items()
+        if (condition := conditions[key]) is None or values[condition.key] in condition.values
+    }
 
 
 def grid_points(space: Space) -> list[dict[str, Any]]:
@@ -115,28 +252,18 @@ def grid_points(space: Space) -> list[dict[str, Any]]:
 
 
 def draw_trial(space: Space, number: int, *, seed: int) -> dict[str, Any]:
-    """Return the values of trial `number`, from 0 on: grid points in turn, everything else at random."""
+    """Return the values of random trial `number`, from 1 on: grid points in turn, everything else at random."""
     points = grid_points(space)
     random = np.random.default_rng([seed, number])
     drawn = {key: domain.draw(random) for key, domain in sorted(space.items()) if domain.kind != "grid"}
-    return {key: {**drawn, **points[number % len(points)]}[key] for key in space}
+    values = {**drawn, **points[(number - 1) % len(points)]}
+    return active_values(space, {key: values[key] for key in space})
 
 
 def check_trials(space: Space, trials: int) -> None:
-    """Raise UsageError when there are fewer `trials` than points of the grid."""
+    """Raise UsageError when there are fewer `trials`, beside the one of the defaults, than points of the grid."""
     points = len(grid_points(space))
-    if trials < points:
-        raise UsageError(f"--trials {trials}: expected at least {points}, the points of the grid")
-
-
-def layout_settings(space: Space) -> tuple[str, ...]:
-    """Return the settings of `space` that change features."""
-    return tuple(key for key in space if key not in _FEATURE_FREE)
-
-
-def check_layouts(space: Space) -> None:
-    """Raise UsageError when a setting that changes features varies over a range."""
-    for key in layout_settings(space):
-        if space[key].kind not in ("choice", "grid"):
-            flag = f"--space.{key.replace('_', '-')}"
-            raise UsageError(f"{flag}: each value needs a trunk pass of its own; give choice:A,B,… or grid:A,B,…")
+    if points > 1 and trials <= points:
+        raise UsageError(
+            f"--trials {trials}: expected at least {points + 1}, the points of the grid and the default settings"
+        )

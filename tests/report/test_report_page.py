@@ -20,6 +20,7 @@ from heard import heard
 from made_results import commit_rows
 from PIL import Image
 
+from catdog.config import TrainConfig
 from catdog.evaluation.metrics import evaluate, reliability_bins
 from catdog.evaluation.paired import compare_models
 from catdog.photos.annotations.corrections import read_corrections
@@ -28,7 +29,8 @@ from catdog.prediction.results.rows import LabelRule, build_rows
 from catdog.report.page import write_page
 from catdog.storage import files
 from catdog.training.page.report import build_train_page
-from catdog.tuning.report import build_tune_page
+from catdog.tuning.report.page import build_tune_page
+from catdog.tuning.space import parse_space
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
@@ -294,32 +296,53 @@ def test_a_training_without_diagnosis_has_a_page_of_what_there_is(browser: Any, 
     assert wide == 0
 
 
-def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting(browser: Any, tmp_path: Path) -> None:
-    records = [
-        {
-            "number": number, "status": "finished" if number % 3 else "stopped", "epochs": 5, "seconds": 4.0 + number,
-            "ended": 100.0 + 10 * number, "values": {"dropout": number / 20, "pooling": ("max", "avg")[number % 2]},
-            "validation": {"accuracy": 0.9 + number / 200, "loss": 10.0**-number},
+def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting_and_a_trial_s_curves(
+    browser: Any, tmp_path: Path
+) -> None:
+    row = {"steps": 1, "seconds": 1.0, "learning_rate": 0.1, "loss": 0.4, "acc": 0.8, "val_loss": 0.5, "val_acc": 0.7}
+    history = [{**row, "epoch": epoch} for epoch in (1, 2)]
+    records: dict[int, dict[str, Any]] = {
+        number: {
+            "number": number, "status": "finished" if number % 3 else "stopped", "reached": "frozen", "epochs": 2,
+            "seconds": 4.0 + number, "ended": 100.0 + 10 * number, "stages": {"frozen": {"history": history}},
+            "values": {"frozen.learning_rate": 10.0 ** -(1 + number % 3), "pooling": ("max", "avg")[number % 2]},
+            "validation": {"accuracy": 0.9 + number / 200, "loss": 10.0**-number}, "stage": "frozen",
         }
         for number in range(10)
-    ]  # fmt: skip
-    records.append({"number": 10, "status": "failed", "reason": "<b>bad</b>", "seconds": 1.0, "ended": 300.0,
-                    "values": {"dropout": 0.9, "pooling": "avg"}})  # fmt: skip
-    result = {
-        "number": 8, "values": {"dropout": 0.4}, "stage": "unfrozen", "validation": {"accuracy": 0.94}, "seconds": 60.0,
-        "test": {"accuracy": 0.91}, "command": "python jobs/train.py --x '<b>'", "trials": {"finished": 6, "failed": 1},
     }  # fmt: skip
-    settings = ("dropout", "pooling")
-    page = write(tmp_path, lambda: build_tune_page(records, settings, result=result, run_dir="/runs/sweep"))
+    records[10] = {"number": 10, "status": "failed", "reason": "<b>bad</b>", "seconds": 1.0, "ended": 300.0,
+                   "values": {"frozen.learning_rate": 0.9, "pooling": "avg"}}  # fmt: skip
+    gain = {"photos": 400, "winner_only": 9, "default_only": 1, "p_value": 0.02, "accuracy": 0.02, "loss": 0.1,
+            "loss_error": 0.01, "within_noise": False}  # fmt: skip
+    result = {
+        "number": 8, "values": {"pooling": "max"}, "stage": "frozen", "metric": "val_loss", "seconds": 60.0,
+        "validation": {"accuracy": 0.94, "loss": 0.1}, "test": {"accuracy": 0.91, "loss": 0.2}, "gain": gain,
+        "default": {"validation": {"accuracy": 0.9, "loss": 1.0}, "test": {"accuracy": 0.9, "loss": 0.3}},
+        "importance": {"method": "fANOVA", "shares": {"pooling": 0.75, "frozen.learning_rate": 0.25}},
+        "command": "python jobs/train.py --x '<b>'", "trials": {"finished": 6, "failed": 1},
+    }  # fmt: skip
+    space = parse_space(TrainConfig, {"frozen.learning_rate": "loguniform:1e-3,1e-1", "pooling": "choice:avg,max"})
+    page = write(tmp_path, lambda: build_tune_page(records, space, result=result, run_dir="/runs/sweep"))
     assert open_page(browser, page) == []
-    assert "were not used to choose it" in browser.find_element("id", "best").text
+    summary = browser.find_element("id", "best").text
+    assert "The gain is more than noise." in summary
+    assert "report the one on the test photos" in summary
+    assert "75%" in browser.find_element("id", "settings").text
     assert len(find(browser, "#settings svg.chart")) == 2
+    ticks = texts(browser, "#settings svg.chart text")
+    assert {"0.001", "0.01", "0.1"} <= set(ticks)  # as it was sampled: a power of ten by another
+    assert len(find(browser, "#settings .ring")) == 2  # trial 0, in both charts
     choose(browser, "setting", "pooling")
-    assert find(browser, "#settings svg.chart")[0].get_attribute("aria-label") == "validation accuracy against pooling"
-    button = next(one for one in find(browser, "#trials thead button") if one.text == "val loss")
+    assert find(browser, "#settings svg.chart")[0].get_attribute("aria-label") == "validation loss against pooling"
+    assert texts(browser, "#curves h3") == ["Trial 8, finished"]
+    find(browser, "#trials [data-trial='3']")[0].click()
+    assert texts(browser, "#curves h3") == ["Trial 3, stopped after the frozen stage"]
+    assert int(texts(browser, "#trials tbody th")[0]) == 8  # the winner heads the table
+    button = next(one for one in find(browser, "#trials thead button") if one.text == "loss")
     for order in ([9, 8, 7], [0, 1, 2]):
         button.click()
-        assert [int(text) for text in texts(browser, "#trials tbody th")][:3] == order
-        assert texts(browser, "#trials tbody th")[-1] == "10"  # what has no score stays last
+        found = [int(text.split()[0]) for text in texts(browser, "#trials tbody th")]
+        assert found[:3] == order
+        assert found[-1] == 10  # what has no score stays last
     assert find(browser, "main b") == []
     assert browser.get_log("browser") == []

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -27,18 +26,21 @@ from catdog.config import TrainConfig, TuneConfig
 from catdog.errors import UsageError
 from catdog.model.saved_model import read_card
 from catdog.tuning import job as tuning
+from catdog.tuning.selection import objective
 
 SAID: list[str] = []
-SMALL = {
-    "train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1,
-    "frozen.head": "epochs", "frozen.epochs": 3, "frozen.global_batch_size": 4,
+SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
+# Only heads that are solved: no process needs TensorFlow until the winner is measured.
+HEADS = {**SMALL, "unfrozen.epochs": 0, "folds": 2}
+BOTH = {
+    **SMALL, "frozen.head": "epochs", "frozen.epochs": 3, "frozen.global_batch_size": 4,
     "unfrozen.epochs": 3, "unfrozen.global_batch_size": 4,
 }  # fmt: skip
 
 
 def sweep(photos: Path, run_dir: Path, **settings: Any) -> dict[str, Any]:
     SAID.clear()
-    values = {"photos": str(photos), "run_dir": str(run_dir), **SMALL, **settings}
+    values = {"photos": str(photos), "run_dir": str(run_dir), **settings}
     return heard(SAID, tuning.tune, build_config(TuneConfig, values))
 
 
@@ -46,104 +48,172 @@ def records(run_dir: Path) -> dict[int, dict[str, Any]]:
     return {int(path.parent.name): json.loads(path.read_text()) for path in (run_dir / "trials").glob("*/trial.json")}
 
 
+def times(paths: Any) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
 @pytest.fixture(scope="module")
 def finished(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of six trials."""
+    """A sweep of eight trials through both stages."""
     run_dir = tmp_path_factory.mktemp("sweep")
-    sweep(photo_folder, run_dir, trials=6)
+    sweep(photo_folder, run_dir, trials=8, **BOTH)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def heads(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of six trials over folds."""
+    run_dir = tmp_path_factory.mktemp("heads")
+    sweep(photo_folder, run_dir, trials=6, **HEADS)
     return run_dir
 
 
 def test_a_sweep_leaves_what_the_readme_says(finished: Path) -> None:
-    assert sorted(path.name for path in finished.iterdir()) == [
+    assert sorted(path.name for path in finished.iterdir() if not path.name.startswith(".")) == [
         "best.json", "config.json", "features", "manifest", "model", "report.html", "sweep.png",
         "trials", "trials.csv", "trials.parquet",
     ]  # fmt: skip
     rows = pq.read_table(finished / "trials.parquet").to_pylist()
-    assert [row["trial"] for row in rows] == list(range(6))
+    assert [row["trial"] for row in rows] == list(range(8))
     assert next(csv.DictReader((finished / "trials.csv").open())).keys() == rows[0].keys()
     assert {row["status"] for row in rows} <= {"finished", "stopped"}
-    assert all(3 <= row["epochs"] <= 6 and 0 <= row["val_accuracy"] <= 1 and row["seconds"] > 0 for row in rows)
+    assert all(0 <= row["val_accuracy"] <= 1 and row["seconds"] > 0 for row in rows)
     assert not any("test" in column for column in rows[0])  # nobody is to choose by it
     with Image.open(finished / "sweep.png") as picture:
         assert picture.size == (1200, 540)
 
 
-def test_the_best_trial_is_chosen_on_validation_and_can_be_used_and_trained_again(finished: Path) -> None:
+def test_the_default_settings_are_trial_0_and_run_to_the_end(finished: Path) -> None:
+    found, defaults = records(finished)[0], build_config(TrainConfig, BOTH)
+    assert found["values"] == {
+        "frozen.learning_rate": defaults.frozen.learning_rate,
+        "unfrozen.learning_rate": defaults.unfrozen.learning_rate,
+        "dropout": defaults.dropout,
+    }
+    assert (found["status"], found["epochs"], list(found["stages"])) == ("finished", 6, ["frozen", "unfrozen"])
+
+
+def test_the_best_quarter_and_the_defaults_go_on_and_the_others_stop_after_the_frozen_stage(finished: Path) -> None:
+    found = records(finished)
+    further = {number for number, record in found.items() if record["reached"] == "unfrozen"}
+    losses = {number: record["stages"]["frozen"]["loss"] for number, record in found.items()}
+    assert further == {0, *sorted(losses, key=lambda number: (losses[number], number))[:2]}
+    assert {found[number]["status"] for number in found.keys() - further} == {"stopped"}
+
+
+def test_the_winner_is_the_best_of_the_table_however_it_ended(finished: Path) -> None:
+    best, found = json.loads((finished / "best.json").read_text()), records(finished)
+    losses = {number: record["validation"]["loss"] for number, record in found.items()}
+    assert best["number"] == min(losses, key=lambda number: (losses[number], number))
+    (first,) = (row for row in pq.read_table(finished / "trials.parquet").to_pylist() if row["rank"] == 1)
+    assert first["trial"] == best["number"]
+    # What is measured at the end is the model that was rated while it trained.
+    assert best["validation"]["loss"] == pytest.approx(losses[best["number"]], rel=1e-3)
+    assert set(best["test"]) == {"accuracy", "loss"}
+    if best["number"]:
+        assert best["default"].keys() >= {"validation", "test"}
+        assert best["gain"]["loss"] == pytest.approx(losses[0] - losses[best["number"]], abs=1e-3)
+
+
+def test_the_winner_can_be_used_and_trained_again(finished: Path) -> None:
     best = json.loads((finished / "best.json").read_text())
-    ended = [record for record in records(finished).values() if record["status"] == "finished"]
-    chosen = max(ended, key=lambda one: (one["validation"]["accuracy"], -one["validation"]["loss"]))
-    assert best["values"] == chosen["values"]
-    assert set(best["test"]) == {"accuracy", "balanced_accuracy", "loss"}
     card = read_card(str(finished / "model"))
     assert (card["dropout"], card["stage"]["name"]) == (best["values"]["dropout"], best["stage"])
+    assert card["stage"]["validation"] == best["validation"]
     words = shlex.split(best["command"])
     assert words[:2] == ["python", "jobs/train.py"]
     config = parse_arguments(TrainConfig, words[2:], description="train")
     assert (config.dropout, config.frozen.learning_rate, config.run_dir) == (
         best["values"]["dropout"], best["values"]["frozen.learning_rate"], f"{finished}/best",
     )  # fmt: skip
-    kept = [path.parent.name for path in (finished / "trials").glob("*/model")]
-    assert kept == [f"{best['number']:05d}"]
+    kept = {path.parent.name for path in (finished / "trials").glob("*/*.npz")}
+    assert kept == {"00000", f"{best['number']:05d}"}  # no copies pile up
 
 
-def test_a_longer_sweep_keeps_the_trials_it_has_and_a_finished_one_runs_none(
-    finished: Path, photo_folder: Path
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (finished / "trials").glob("*/trial.json")}
-    features = {path: path.stat().st_mtime_ns for path in (finished / "features").rglob("*.parquet")}
-    sweep(photo_folder, finished, trials=7)
+def test_a_longer_sweep_keeps_the_trials_it_has_and_a_finished_one_runs_none(heads: Path, photo_folder: Path) -> None:
+    before, features = times((heads / "trials").glob("*/trial.json")), times((heads / "features").rglob("*.parquet"))
+    sweep(photo_folder, heads, trials=7, **HEADS)
     assert "Resuming: 6 of 7 trials were finished before." in SAID
-    assert set(records(finished)) == set(range(7))
-    sweep(photo_folder, finished, trials=7)
-    assert not any(line.startswith(("Resuming", "7/7")) for line in SAID)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {path: path.stat().st_mtime_ns for path in (finished / "features").rglob("*.parquet")} == features
+    assert set(records(heads)) == set(range(7))
+    sweep(photo_folder, heads, trials=7, **HEADS)
+    assert not any(line.startswith(("Resuming", "1/1")) for line in SAID)
+    assert times(before) == before
+    assert times((heads / "features").rglob("*.parquet")) == features
     with pytest.raises(UsageError, match="space was"):
-        sweep(photo_folder, finished, trials=7, space=("dropout=uniform:0,0.4",))
+        sweep(photo_folder, heads, trials=7, **HEADS, space=("frozen.c=uniform:0.01,0.4",))
 
 
-def test_trials_run_in_processes_that_are_used_again(finished: Path) -> None:
-    assert len({record["process"] for record in records(finished).values()}) <= 3  # two at once, and one more sweep
+def test_trials_over_folds_are_ranked_by_their_mean_and_say_its_error(heads: Path) -> None:
+    found, best = records(heads), json.loads((heads / "best.json").read_text())
+    assert all(len(record["folds"]["scores"]) == 2 for record in found.values())
+    values = {number: objective(record["folds"], "val_loss") for number, record in found.items()}
+    assert best["number"] == min(values, key=lambda number: (values[number], number))
+    assert values[best["number"]] <= values[0]
+    row = next(csv.DictReader((heads / "trials.csv").open()))
+    assert {"fold_loss_mean", "fold_loss_error", "fold_accuracy_mean", "fold_accuracy_error"} <= row.keys()
+    if best["number"]:
+        assert best["gain"]["photos"] == 24  # training and validation photos, each left out once
+        assert any("is within noise" in line or "more than noise" in line for line in SAID)
 
 
-def test_features_of_a_train_job_are_not_computed_again(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
-    sweep(
-        photo_folder, tmp_path / "other", trials=2, features=str(finished / "features"), scheduler="none",
-        space=("unfrozen.epochs=grid:1,2",),
-    )  # fmt: skip
-    assert not (tmp_path / "other/features").exists()
-    assert not any(line.startswith("Trunk pass") for line in SAID)
-    assert {record["epochs"] for record in records(tmp_path / "other").values()} == {4, 5}
+def test_trials_run_in_processes_that_are_used_again(heads: Path) -> None:
+    assert len({record["process"] for record in records(heads).values()}) <= 3  # two at once, and one more sweep
 
 
-def test_optuna_s_search_runs_and_goes_on_from_what_it_learnt(
-    finished: Path, photo_folder: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("optuna")
-    settings = {"features": str(finished / "features"), "search": "optuna", "unfrozen.epochs": 0}
-    space = ("dropout=uniform:0,0.5", "frozen.learning_rate=loguniform:1e-4,1e-1", "frozen.optimizer=choice:adam,sgd")
-    sweep(photo_folder, tmp_path, trials=3, space=space, **settings)
-    first = records(tmp_path)
-    sweep(photo_folder, tmp_path, trials=5, space=space, **settings)
+def test_structure_is_swept_with_one_trunk_pass_for_each_combination(photo_folder: Path, tmp_path: Path) -> None:
+    space = ("pooling=grid:avg,max", "frozen.c=choice:0.01,0.1")
+    sweep(photo_folder, tmp_path, trials=5, **HEADS, space=space)
+    assert "2 trunk passes, one for each combination of settings: 72 images in all." in SAID
     found = records(tmp_path)
-    assert set(found) == set(range(5))
+    assert [found[number]["values"]["pooling"] for number in range(5)] == ["avg", "avg", "max", "avg", "max"]
+    assert found[1]["folds"] != found[2]["folds"]
+
+
+@pytest.mark.parametrize("search", ["optuna", "hyperopt"])
+def test_a_search_that_learns_runs_and_goes_on(search: str, heads: Path, photo_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip(search)
+    settings = {**HEADS, "features": str(heads / "features"), "search": search}
+    space = ("frozen.c=loguniform:1e-4,1", "class_weights=choice:none,balanced")
+    sweep(photo_folder, tmp_path, trials=4, space=space, **settings)
+    first = records(tmp_path)
+    assert first[0]["values"] == {"frozen.c": 0.0, "class_weights": "auto"}  # the defaults are outside the space
+    sweep(photo_folder, tmp_path, trials=6, space=space, **settings)
+    found = records(tmp_path)
+    assert set(found) == set(range(6))
     assert {number: found[number] for number in first} == first
-    assert len({record["values"]["dropout"] for record in found.values()}) == 5
-    assert all(0 <= record["values"]["dropout"] <= 0.5 for record in found.values())
+    assert len({record["values"]["frozen.c"] for record in found.values()}) == 6
+    assert all(1e-4 <= found[number]["values"]["frozen.c"] <= 1 for number in range(1, 6))
+
+
+def test_a_time_budget_ends_the_sweep_with_the_best_so_far_and_the_next_command_goes_on(
+    heads: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from catdog.tuning.trials.run import TrialRunner
+
+    settings = {**HEADS, "features": str(heads / "features")}
+    # No clock decides what the test sees: it is late when three trials have ended.
+    monkeypatch.setattr(TrialRunner, "_is_late", lambda self: len(self._records) >= 3)
+    sweep(photo_folder, tmp_path, trials=200, time_budget="1h", **settings)
+    found = records(tmp_path)
+    assert 0 < len(found) < 200
+    assert json.loads((tmp_path / "best.json").read_text())["number"] in found
+    monkeypatch.undo()
+    sweep(photo_folder, tmp_path, trials=len(found) + 1, **settings)
+    assert {number: records(tmp_path)[number] for number in found} == found
 
 
 def test_a_distributed_trial_is_a_trainer_of_its_own(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
     sweep(
-        photo_folder, tmp_path, trials=1, features=str(finished / "features"), **{"cluster.workers": 2},
+        photo_folder, tmp_path, trials=1, features=str(finished / "features"), **BOTH, **{"cluster.workers": 2},
     )  # fmt: skip
     (record,) = records(tmp_path).values()
     assert (record["status"], record["epochs"]) == ("finished", 6)
     assert sorted(path.name for path in (tmp_path / "trials/00000").iterdir()) == ["model", "trial.json"]
     assert read_card(str(tmp_path / "model"))["dropout"] == record["values"]["dropout"]
+    assert not any(line.startswith("Trunk pass") for line in SAID)
 
 
-def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_runs_again(heads: Path, photo_folder: Path, tmp_path: Path) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -151,7 +221,7 @@ def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder
     killed, ended = threading.Event(), threading.Event()
 
     def kill() -> None:
-        while not (killed.is_set() or ended.wait(0.1)):
+        while not (killed.is_set() or ended.wait(0.05)):
             for process in find_processes("ray::ImplicitFunc.train", address=address):  # Ray's name of a trial at work
                 if process not in before and not killed.is_set():
                     process.kill()
@@ -159,38 +229,38 @@ def test_a_trial_whose_process_is_killed_runs_again(finished: Path, photo_folder
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    sweep(photo_folder, tmp_path, trials=3, features=str(finished / "features"), scheduler="none")
+    sweep(photo_folder, tmp_path, trials=20, features=str(heads / "features"), **HEADS)
     ended.set()
     thread.join(10)
     assert killed.is_set()
     (line,) = (line for line in SAID if " was lost and runs again: " in line)
-    assert re.fullmatch(r"Trial \d was lost and runs again: The actor died .*", line), line
+    assert re.fullmatch(r"Trial \d+ was lost and runs again: The actor died .*", line), line
     assert {record["status"] for record in records(tmp_path).values()} == {"finished"}
-    assert set(records(tmp_path)) == {0, 1, 2}
+    assert set(records(tmp_path)) == set(range(20))
 
 
-def test_a_sweep_whose_driver_is_killed_goes_on(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+def test_a_sweep_whose_driver_is_killed_goes_on(heads: Path, photo_folder: Path, tmp_path: Path) -> None:
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in HEADS.items()]
     command = [
-        sys.executable, "jobs/tune.py", "--photos", str(photo_folder), "--run-dir", str(tmp_path), "--trials", "6",
-        "--features", str(finished / "features"), *flags,
+        sys.executable, "jobs/tune.py", "--photos", str(photo_folder), "--run-dir", str(tmp_path), "--trials", "60",
+        "--features", str(heads / "features"), *flags,
     ]  # fmt: skip
     import ray
 
     # The Ray of the other tests: a driver's death leaves it standing, and its start is another test's.
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    while process.poll() is None and len(records(tmp_path)) < 2:
-        time.sleep(0.1)
+    while process.poll() is None and len(list((tmp_path / "trials").glob("*/trial.json"))) < 2:
+        time.sleep(0.02)
     process.kill()
     process.wait()
     before = records(tmp_path)
-    assert 2 <= len(before) < 6
+    assert before
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
     assert "trials were finished before." in ended.stdout
     after = records(tmp_path)
-    assert set(after) == set(range(6))
+    assert set(after) == set(range(60))
     assert {number: after[number] for number in before} == before
 
 
@@ -199,21 +269,42 @@ def test_a_sweep_whose_driver_is_killed_goes_on(finished: Path, photo_folder: Pa
     [
         (["--trials", "0"], "--trials: expected a number from 1"),
         (["--space.droput", "uniform:0,1"], "did you mean --space.dropout?"),
-        (["--space.dropout", "normal:0,1"], "--space.dropout: expected uniform:LOW,HIGH"),
+        (["--space.dropout", "normal:0,1"], "--space.dropout: expected one of uniform:LOW,HIGH"),
         (["--space.augmentation.zoom-fraction", "uniform:0,0.5"], "each value needs a trunk pass of its own"),
+        (["--space.dropout", "uniform:0,0.5", "--unfrozen.epochs", "0"], "--space.dropout: it would change nothing"),
+        (
+            ["--space.frozen.learning-rate", "loguniform:1e-3,1e-2"],
+            "it would change nothing, because the head is solved",
+        ),
+        (["--space.unfrozen.patience", "randint:1,3", "--unfrozen.epochs", "0"], "there is no unfrozen stage"),
+        (["--time-budget", "soon"], "--time-budget soon: expected a time such as 90s, 10m or 1h30m"),
+        (["--folds", "5", "--unfrozen.epochs", "2"], "cross-validation rates the frozen stage alone"),
+        (["--space", "nowhere.yaml"], "--space nowhere.yaml: expected a YAML file of settings and domains"),
     ],
 )
-def test_a_user_s_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(Path("jobs/tune.py").absolute()), "--photos", "nowhere", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert message in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+def test_a_user_s_mistake_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    def run() -> None:
+        tuning.tune(parse_arguments(TuneConfig, ["--photos", "nowhere", *arguments], description="tune"))
+
+    with pytest.raises(UsageError) as raised:
+        run()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_search_that_is_not_installed_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None)
+    for search in ("optuna", "hyperopt"):
+        with pytest.raises(UsageError, match=rf"expected the package {search}, found none: pip install 'catdog-ray\["):
+            tuning.read_config(build_config(TuneConfig, {"search": search}))
+
+
+def test_a_time_is_read_as_people_write_it() -> None:
+    assert [tuning.read_duration(text) for text in ("", "90s", "10m", "1h30m", "0.5h")] == [0, 90, 600, 5400, 1800]
 
 
 def test_a_train_job_s_folder_is_not_a_sweep_s(photo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".catdog.json").write_text('{"kind": "run"}')
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UsageError, match="is a train job's: give another --run-dir, and --features"):
         sweep(photo_folder, tmp_path, trials=2)
-    shutil.rmtree(tmp_path)

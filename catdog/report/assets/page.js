@@ -54,7 +54,7 @@
     return typeof a === "number" ? -1 : 1;
   };
   document.addEventListener("click", (event) => {
-    const head = event.target.closest(".sortable th");
+    const head = event.target.closest(".sortable thead th");
     if (!head || !event.target.closest("button")) return;
     const falling = head.getAttribute("aria-sort") === "ascending";
     for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");

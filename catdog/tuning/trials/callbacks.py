@@ -1,0 +1,141 @@
+"""What happens in the driver when a trial ends: its record, its line on the console, and which models are kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from catdog.cluster.failures import root_cause
+from catdog.console import duration, say
+from catdog.storage import files
+from catdog.tuning.layouts import Sweep
+from catdog.tuning.records import Record, checkpoint_path, model_path, record_text, write_record
+from catdog.tuning.selection import choose_winner, objective, record_scores
+from catdog.tuning.trials.checkpoint import read_checkpoint
+from catdog.tuning.trials.distributed import collect_distributed
+
+MAX_FAILURES = 1  # of a trial's process; after more the trial counts as failed
+TIME_BUDGET = "the time budget ended"
+
+
+class TrialFollower(Callback):  # type: ignore[misc]
+    """Records each trial when it ends, prints its line, and keeps the models that may still be needed.
+
+    `records` are those of the trials that ended before; `ends` are how many trials this run has. `is_late` tells
+    whether the time budget is over.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        records: dict[int, Record],
+        *,
+        ends: int,
+        parallel: int,
+        is_late: Callable[[], bool],
+    ) -> None:
+        self._sweep, self._records, self._ends = sweep, records, ends
+        self._parallel, self._is_late = parallel, is_late
+        self._start, self._ended = time.monotonic(), 0
+        winner = choose_winner(records, sweep.metric)
+        self._kept = -1 if winner is None else int(winner["number"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record a trial that ran to its end, or that was stopped."""
+        self._record_end(trial, trial.last_result or {})
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Say that a trial lost its process and runs again."""
+        say(f"Trial {int(str(trial))} was lost and runs again: {_failure_text(trial)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record a trial that failed too often; what it reached before counts."""
+        if trial.num_failures > MAX_FAILURES:
+            reason = "its process died, or raised an error, more than once"
+            self._record_end(trial, {**(trial.last_result or {}), "status": "failed", "reason": reason})
+
+    def _record_end(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        number, values = int(str(trial)), trial.config["values"]
+        before = self._records.get(number, {})
+        found = dict(result)
+        if self._sweep.base.cluster.workers:
+            found.update(collect_distributed(self._sweep, values, number))
+        elif trial.checkpoint is not None:
+            files.write_bytes(
+                checkpoint_path(self._sweep.run_dir, number, found["stage"]), read_checkpoint(trial.checkpoint)
+            )
+        record = merge_record(before, found, number=number, values=values, metric=self._sweep.metric)
+        if record["status"] == "stopped" and self._is_late():
+            record["reason"] = TIME_BUDGET
+        seconds = float(result.get("time_total_s", 0.0)) + before.get("seconds", 0.0)
+        self._records[number] = write_record(record, self._sweep.run_dir, seconds=seconds)
+        self._ended += 1
+        winner = choose_winner(self._records, self._sweep.metric)
+        self._keep_models(number, -1 if winner is None else int(winner["number"]))
+        say(self._line(self._records[number], winner))
+        if self._ended == self._parallel and self._ends > 2 * self._parallel:
+            each = (time.monotonic() - self._start) / self._ended
+            rest = duration(each * (self._ends - self._ended))
+            say(f"Measured: {each:.1f}s for each trial; about {rest} for the other {self._ends - self._ended}.")
+
+    def _keep_models(self, ended: int, best: int) -> None:
+        """Delete the models of the trial that ended and of the best one before, unless they may still be needed.
+
+        Trial 0 is compared with the winner, and what the frozen stage left may be trained further.
+        """
+        for other in {ended, self._kept} - {best, 0, -1}:
+            files.delete(model_path(self._sweep.run_dir, other))
+            files.delete(checkpoint_path(self._sweep.run_dir, other, "unfrozen"))
+            if len(self._sweep.stage_names) == 1:
+                files.delete(checkpoint_path(self._sweep.run_dir, other, "frozen"))
+        self._kept = best
+
+    def _line(self, record: Record, winner: Record | None) -> str:
+        left = self._ends - self._ended
+        text = f"{self._ended}/{self._ends}: {record_text(record)}"
+        if winner is not None:
+            scores = record_scores(winner) or {}
+            text += f" - best {scores['loss']:.4f}, {scores['accuracy']:.4f} (trial {winner['number']})"
+        eta = (time.monotonic() - self._start) / self._ended * left
+        return text + (f" - ETA {duration(eta)}" if left else "")
+
+
+def merge_record(
+    before: Record, result: Mapping[str, Any], *, number: int, values: Mapping[str, Any], metric: str
+) -> dict[str, Any]:
+    """Return the record of a trial that reported `result` last; `before` is its record of an earlier run of Ray Tune.
+
+    The scores are those of the better of both: every checkpoint counts, of whatever stage and however the trial ended.
+    """
+    stages = {**before.get("stages", {}), **result.get("stages", {})}
+    record: dict[str, Any] = {
+        "number": number,
+        "values": dict(values),
+        "process": result.get("process"),
+        "status": result.get("status", "stopped"),
+        **({"reason": result["reason"]} if "reason" in result else {}),
+        "reached": "unfrozen" if "unfrozen" in stages else "frozen",
+        "epochs": sum(stage["epochs"] for stage in stages.values()),
+        "stages": stages,
+    }
+    candidates = [one for one in (before, result) if record_scores(one) is not None]
+    if candidates:
+        best = min(candidates, key=lambda one: objective(record_scores(one) or {}, metric))
+        record |= {name: best[name] for name in ("stage", "validation", "folds") if name in best}
+    return record
+
+
+def _failure_text(trial: Trial) -> str:
+    """Return in a line what ended the process of `trial` the last time."""
+    try:
+        # While the trial runs the file is here, later in the sweep's own folder. Read as text: never unpickle a file.
+        text = Path(trial.error_file).read_text()
+    except (OSError, TypeError):
+        return "its process died"
+    last = text.rpartition("Failure # ")[2].partition("\n")[2]  # under a line with its number and time
+    return root_cause(RuntimeError(last)).partition(". ")[0]

@@ -1,0 +1,94 @@
+"""The last step of a sweep: the models of the winner and of trial 0, measured on validation and once on test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from catdog.features.rows import CachedRows
+from catdog.model.saved_model import spec_to_card
+from catdog.storage import files
+from catdog.tuning.layouts import Sweep
+from catdog.tuning.records import Record, checkpoint_path, model_path
+from catdog.tuning.trials.checkpoint import TrialCheckpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Final:
+    """A trial's best model: its `scores` by split, and `losses` (N,) and `correct` (N,) of the validation photos."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    losses: np.ndarray
+    correct: np.ndarray
+
+
+def measure_finals(sweep: Sweep, records: Sequence[Record]) -> list[Final]:
+    """Measure the best model of each of `records`; write that of the first one, the winner, into the run directory."""
+    task = ray.remote(num_cpus=1, max_retries=3)(_measure)
+    found: list[Final] = ray.get(task.remote(sweep, list(records)))
+    return found
+
+
+def read_rated(sweep: Sweep, record: Record) -> TrialCheckpoint | None:
+    """Return the checkpoint that has the photos on which a cross-validated trial is rated."""
+    path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])
+    return TrialCheckpoint.from_bytes(files.read_bytes(path)) if files.exists(path) else None
+
+
+def _measure(sweep: Sweep, records: list[Record]) -> list[Final]:
+    return [_measure_one(sweep, record, save=index == 0) for index, record in enumerate(records)]
+
+
+def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
+    import tensorflow as tf
+
+    from catdog.model import classifier as model
+    from catdog.training.fit.train_loop import score_splits
+    from catdog.training.fit.train_step import Networks
+
+    model.configure_tensorflow(threads=1)
+    stage = sweep.stage(record["values"], record["stage"])
+    classifier = _rebuild(sweep, record)
+    networks = Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    splits = {"validation": CachedRows(stage.validation)}
+    if stage.test is not None:
+        splits["test"] = CachedRows(stage.test)
+    found = score_splits(networks, cut=stage.cut, splits=splits)
+    scores = {split: one.scores for split, one in found.items()}
+    if save:
+        layout = sweep.layout(record["values"])
+        spec = dataclasses.replace(layout.spec, dropout=sweep.config(record["values"]).dropout)
+        trained = record["stages"][record["stage"]]
+        mark = {"name": record["stage"], "epochs": trained["epochs"], "best_epoch": trained["best_epoch"], **scores}
+        with files.staged_directory(files.join(sweep.run_dir, "model")) as folder:
+            model.save_model(folder, classifier, {**spec_to_card(spec), **layout.card, "stage": mark})
+    validation = found["validation"]
+    chosen = validation.probabilities[np.arange(len(validation.labels)), validation.labels]
+    return Final(
+        scores=scores,
+        losses=-np.log(np.maximum(chosen, 1e-7)),
+        correct=validation.probabilities.argmax(axis=1) == validation.labels,
+    )
+
+
+def _rebuild(sweep: Sweep, record: Record) -> Any:
+    """Return the classifier of a trial's best checkpoint, in float32."""
+    from catdog.model import backbones
+    from catdog.model import classifier as model
+
+    layout = sweep.layout(record["values"])
+    classifier = model.build_classifier(layout.spec)
+    path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])
+    if not files.exists(path):  # a distributed trial keeps a whole model
+        model.load_weights_into(classifier, model_path(sweep.run_dir, record["number"]))
+        return classifier
+    weights = layout.pretrained.get()
+    if weights is not None:
+        backbones.load_pretrained(classifier, weights)
+    checkpoint = TrialCheckpoint.from_bytes(files.read_bytes(path))
+    model.split_at(classifier, checkpoint.cut)[1].set_weights(checkpoint.weights)
+    return classifier

@@ -1,0 +1,290 @@
+"""The frozen stage of a trial: a head fitted on cached features, and its cross-validation.
+
+The features of all trials stand once in Ray's object store, and the processes of the trials read them there without a
+copy. Scores are computed from the head alone, in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from catdog.config import FrozenStageConfig
+from catdog.features.rows import CachedRows
+from catdog.model.backbone_specs import HEAD_CUT
+from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.frozen_head import FOLDS
+from catdog.training.fit.logistic_head import C_GRID, HeadRows, fit_logistic_head
+from catdog.tuning.selection import mean_and_error
+
+_LEAST_PROBABILITY = 1e-7  # that of Keras's cross-entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenRows:
+    """The pooled features of one feature layout.
+
+    `train` (V, N, D) has the views that epochs take in turn, `plain` (N, D) the unaugmented photos, which folds are
+    scored on; `validation` is (M, D). Labels are (N,) and (M,).
+    """
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    validation: np.ndarray
+    validation_labels: np.ndarray
+    plain: np.ndarray | None = None
+
+
+def read_rows(train: Any, validation: Any, plain: Any = None) -> FrozenRows:
+    """Read the finished caches of the training views, of validation and, for folds, of the plain training photos."""
+    views, labels = _read_cache(train)
+    held, held_labels = _read_cache(validation)
+    return FrozenRows(
+        train=views,
+        train_labels=labels,
+        validation=held[0],
+        validation_labels=held_labels,
+        plain=_read_cache(plain)[0][0] if plain is not None else None,
+    )
+
+
+def _read_cache(cache: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features (views, N, D) and labels (N,) of a whole cache."""
+    found = []
+    labels = np.zeros(0, np.int32)
+    for view in range(len(cache.views)):
+        chunks = list(CachedRows(cache, memory_bytes=0).epoch(view))
+        found.append(np.concatenate([features for features, _ in chunks]))
+        labels = np.concatenate([part for _, part in chunks])
+    return np.stack(found), labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some photos of one set: features (V, N, D) in V views, labels (N,), and the chosen rows."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+class PartRows:
+    """Rows for the train loop from parts in memory: each epoch in the next view and another order."""
+
+    def __init__(self, parts: Sequence[Part], *, seed: int | None) -> None:
+        self._parts, self._seed = parts, seed
+        self.rows = sum(len(part.rows) for part in parts)
+
+    @property
+    def every_view_rows(self) -> int:
+        """Rows of all parts in all their views."""
+        return sum(len(part.rows) * len(part.features) for part in self._parts)
+
+    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all rows in all their views: features, labels, and the place of each row's photo."""
+        places = np.cumsum([0, *(len(part.rows) for part in self._parts)])
+        return (
+            np.concatenate([part.features[:, part.rows].reshape(-1, part.features.shape[-1]) for part in self._parts]),
+            np.concatenate([np.tile(part.labels[part.rows], len(part.features)) for part in self._parts]),
+            np.concatenate(
+                [
+                    np.tile(first + np.arange(len(part.rows)), len(part.features))
+                    for first, part in zip(places, self._parts, strict=False)
+                ]
+            ),
+        )
+
+    def row_weights(self) -> np.ndarray:
+        """Return the weight of each row of `read_every_view`: all views of a photo count as one photo."""
+        return np.concatenate(
+            [np.full(len(part.rows) * len(part.features), 1 / len(part.features)) for part in self._parts]
+        ).astype(np.float32)
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the epoch's rows in one chunk, shuffled when a seed was given."""
+        features = np.concatenate([part.features[number % len(part.features)][part.rows] for part in self._parts])
+        labels = np.concatenate([part.labels[part.rows] for part in self._parts])
+        if self._seed is not None:
+            order = np.random.default_rng([self._seed, number]).permutation(len(labels))
+            features, labels = features[order], labels[order]
+        yield features, labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedHead:
+    """A head, [kernel (D, K), bias (K,)], of its best epoch, with the history of its training.
+
+    `c` is the inverse penalty of a logistic head, else 0.
+    """
+
+    weights: list[np.ndarray]
+    epoch: int
+    history: list[dict[str, float]]
+    c: float = 0.0
+
+
+class HeadFitter:
+    """Fits heads of one trial. A logistic head needs no `network`, one that is trained in epochs does."""
+
+    def __init__(
+        self,
+        settings: FrozenStageConfig,
+        *,
+        classes: int,
+        class_weights: tuple[float, ...],
+        seed: int,
+        network: HeadNetwork | None,
+    ) -> None:
+        self._settings, self._classes, self._seed = settings, classes, seed
+        self._class_weights, self._network = class_weights, network
+
+    def fit(self, train: Sequence[Part], held: Sequence[Part], *, c: float = 0.0) -> FittedHead:
+        """Fit on `train`; a head that is trained in epochs keeps the one that is best on `held`.
+
+        `c`, where it is not 0, overrules the setting.
+        """
+        if self._network is None:
+            return self._fit_logistic(PartRows(train, seed=None), c=c)
+        return self._fit_epochs(self._network, train, held)
+
+    def _fit_logistic(self, rows: PartRows, *, c: float) -> FittedHead:
+        start = time.monotonic()
+        features, labels, photos = rows.read_every_view(limit=rows.every_view_rows)
+        weights = rows.row_weights()
+        if self._class_weights:
+            weights = weights * np.array(self._class_weights, np.float32)[labels]
+        c = c or self._settings.c
+        head = fit_logistic_head(
+            HeadRows(features=features, labels=labels, weights=weights, folds=photos % FOLDS),
+            classes=self._classes,
+            candidates=(c,) if c else C_GRID,
+            folds=FOLDS,
+        )
+        losses, correct = _rate([head.kernel, head.bias], features, labels)
+        row = {"epoch": 1, "steps": 1, "seconds": round(time.monotonic() - start, 3), "learning_rate": 0.0}
+        history = [{**row, "loss": float(losses.mean()), "acc": float(correct.mean())}]
+        return FittedHead(weights=[head.kernel, head.bias], epoch=1, history=history, c=head.c)
+
+    def _fit_epochs(self, network: HeadNetwork, train: Sequence[Part], held: Sequence[Part]) -> FittedHead:
+        from catdog.model import classifier as model
+        from catdog.training.fit.train_loop import StageRows, fit_stage
+
+        _, head = model.split_at(network.networks.trained, HEAD_CUT)
+        head.set_weights(network.start)
+        held_rows: Any = PartRows(held, seed=None)
+        state = fit_stage(
+            network.networks,
+            self._settings,
+            StageRows(train=PartRows(train, seed=self._seed), validation=held_rows),
+            SilentObserver(),
+            cut=HEAD_CUT,
+            class_weights=self._class_weights,
+        )
+        return FittedHead(weights=state.best_weights, epoch=state.best_epoch, history=state.history)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadNetwork:
+    """What the train loop needs of a process: its classifier, and the weights with which every head starts."""
+
+    networks: Any
+    start: list[np.ndarray]
+
+
+class SilentObserver:
+    """Follows a stage that nobody looks at, and that begins anew if it is stopped."""
+
+    def resume(self) -> StageState | None:
+        """Return None: the stage begins."""
+        return None
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        """A step is not reported."""
+
+    def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
+        """An epoch is not reported."""
+
+    def on_end(self) -> None:
+        """The end is not reported."""
+
+
+def whole(features: np.ndarray, labels: np.ndarray) -> Part:
+    """Return all photos of a set as one part; `features` are (V, N, D), or (N, D) of one view."""
+    views = features if features.ndim == 3 else features[np.newaxis]
+    return Part(features=views, labels=labels, rows=np.arange(len(labels)))
+
+
+def rate_head(weights: Sequence[np.ndarray], held: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each held photo's loss (N,) and whether it is right (N,), in its first view."""
+    rated = [_rate(weights, part.features[0][part.rows], part.labels[part.rows]) for part in held]
+    losses, correct = zip(*rated, strict=True)
+    return np.concatenate(losses), np.concatenate(correct)
+
+
+def _rate(weights: Sequence[np.ndarray], features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    kernel, bias = weights
+    logits = features.astype(np.float32) @ kernel + bias
+    chosen = special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    losses = -np.maximum(chosen, np.log(_LEAST_PROBABILITY))
+    return losses.astype(np.float32), logits.argmax(axis=1) == labels
+
+
+def scores_of(losses: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """Return accuracy and loss over photos."""
+    return {"accuracy": float(correct.mean()), "loss": float(losses.mean(dtype=np.float64))}
+
+
+def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """Return the fold (N,) of each photo: each class is spread evenly, and the same for every trial."""
+    from sklearn.model_selection import StratifiedKFold
+
+    found = np.zeros(len(labels), np.int32)
+    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, held) in enumerate(split.split(np.zeros(len(labels)), labels)):
+        found[held] = fold
+    return found
+
+
+def cross_validate(
+    rows: FrozenRows, fitter: HeadFitter, *, folds: int, seed: int, c: float = 0.0
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the scores over `folds`, and the loss and correctness of each photo when its fold was left out.
+
+    Training and validation photos share the folds. Photos are trained on in the training views where they have them,
+    and scored in their plain view. The scores are means over photos, with the standard error of the fold means.
+    """
+    assert rows.plain is not None
+    labels = np.concatenate([rows.train_labels, rows.validation_labels])
+    fold_of, count = assign_folds(labels, folds=folds, seed=seed), len(rows.train_labels)
+    losses, correct = np.zeros(len(labels), np.float32), np.zeros(len(labels), bool)
+    scores = []
+    for fold in range(folds):
+        kept, held = fold_of != fold, fold_of == fold
+        train = (
+            Part(features=rows.train, labels=rows.train_labels, rows=np.flatnonzero(kept[:count])),
+            Part(
+                features=rows.validation[np.newaxis],
+                labels=rows.validation_labels,
+                rows=np.flatnonzero(kept[count:]),
+            ),
+        )
+        left_out = (
+            Part(features=rows.plain[np.newaxis], labels=rows.train_labels, rows=np.flatnonzero(held[:count])),
+            Part(
+                features=rows.validation[np.newaxis],
+                labels=rows.validation_labels,
+                rows=np.flatnonzero(held[count:]),
+            ),
+        )
+        head = fitter.fit(train, left_out, c=c)
+        losses[held], correct[held] = rate_head(head.weights, left_out)
+        scores.append(scores_of(losses[held], correct[held]))
+    summary: dict[str, Any] = dict(scores_of(losses, correct))
+    for name in ("accuracy", "loss"):
+        summary[f"{name}_error"] = mean_and_error([one[name] for one in scores])[1]
+    return {**summary, "scores": scores}, losses, correct

@@ -1,0 +1,157 @@
+"""Runs trials on Ray Tune: once for all, or first their frozen stage and then the rest of the best quarter."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ray import tune
+from ray.tune import Stopper
+
+from catdog.cluster.failures import root_cause
+from catdog.config import TuneConfig
+from catdog.console import say
+from catdog.errors import FailureError
+from catdog.storage import files
+from catdog.tuning.layouts import Sweep
+from catdog.tuning.records import Record
+from catdog.tuning.schedulers import FACTOR, make_scheduler
+from catdog.tuning.search import TrialSource, make_searcher, name_trials
+from catdog.tuning.selection import choose_promoted
+from catdog.tuning.trials.callbacks import MAX_FAILURES, TIME_BUDGET, TrialFollower
+from catdog.tuning.trials.distributed import run_distributed_trial
+from catdog.tuning.trials.quick import run_trial
+from catdog.tuning.trials.resources import TrialResources
+
+Planned = Mapping[int, Mapping[str, Any]]
+
+
+class TimeLimit(Stopper):  # type: ignore[misc]
+    """Stops all trials once `is_late` says so; each counts with the best that it has reported."""
+
+    def __init__(self, is_late: Callable[[], bool]) -> None:
+        self._is_late = is_late
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Return False: no trial is stopped by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell whether all trials are to stop."""
+        return self._is_late()
+
+
+class TrialRunner:
+    """Runs the trials of a sweep that have not ended yet; their records come into `records`.
+
+    `planned` has the values of the trials that are known beforehand: all of a random search, else trial 0. `deadline`
+    is a time.monotonic(), None without a time budget.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        config: TuneConfig,
+        *,
+        planned: Planned,
+        records: dict[int, Record],
+        resources: TrialResources,
+        deadline: float | None,
+    ) -> None:
+        self._sweep, self._config, self._planned, self._records = sweep, config, planned, records
+        self._resources, self._deadline = resources, deadline
+
+    def run(self) -> None:
+        """Run all trials. Raises FailureError when Ray Tune fails."""
+        config, stages = self._config, self._sweep.stage_names
+        waiting = [number for number in range(config.trials) if not self._has_ended(number)]
+        if waiting and self._records:
+            say(f"Resuming: {config.trials - len(waiting)} of {config.trials} trials were finished before.")
+        # What the frozen stage costs is little, so all trials run it before the best quarter goes on. A searcher
+        # learns from whole trials, and the frozen stage of a distributed one costs the start of a trainer.
+        two_runs = (
+            len(stages) > 1 and config.scheduler == "asha" and config.search == "random" and not config.cluster.workers
+        )
+        if not two_runs:
+            self._run(waiting, stages, screened=False)
+            return
+        self._run([number for number in waiting if number not in self._records], stages[:1], screened=False)
+        chosen = choose_promoted(self._records, self._sweep.metric, factor=FACTOR)
+        open_ = [number for number in chosen if self._is_open(self._records[number])]
+        if open_ and not self._is_late():
+            say(f"The best {len(chosen)} of {len(self._records)} trials continue with the unfrozen stage.")
+            self._run(open_, stages[1:], screened=True)
+
+    def _has_ended(self, number: int) -> bool:
+        record = self._records.get(number)
+        return record is not None and record.get("reason") != TIME_BUDGET
+
+    def _is_open(self, record: Record) -> bool:
+        """Tell whether a trial of the best quarter has its unfrozen stage before it."""
+        stopped = record["status"] == "stopped" and record.get("reached") == "frozen"
+        return stopped or record.get("reason") == TIME_BUDGET
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _run(self, numbers: list[int], stages: tuple[str, ...], *, screened: bool) -> None:
+        if not numbers or self._is_late():
+            return
+        sweep, config, parallel = self._sweep, self._config, self._resources.parallel
+        # No log files of Ray Tune's own for each trial: ours are the records.
+        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        storage = files.join(sweep.run_dir, "tune")
+        files.delete(storage)  # Ray Tune's own notes of a sweep that was killed; we resume from the records
+        source = self._source(numbers)
+        distributed = config.cluster.workers > 0
+        trainable = tune.with_parameters(
+            run_distributed_trial if distributed else partial(run_trial, stages=stages), sweep=sweep
+        )
+        follower = TrialFollower(sweep, self._records, ends=len(numbers), parallel=parallel, is_late=self._is_late)
+        booked = {"cpu": self._resources.cpus, **({"gpu": self._resources.gpus} if self._resources.gpus else {})}
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, booked),
+            tune_config=tune.TuneConfig(
+                search_alg=source,
+                scheduler=make_scheduler(config.scheduler, epochs=config.unfrozen.epochs, screened=screened)
+                if len(sweep.stage_names) > 1
+                else None,
+                num_samples=len(numbers),
+                max_concurrent_trials=parallel,
+                reuse_actors=not distributed,
+                trial_name_creator=name_trials(source),
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=sweep.run_dir,
+                verbose=0,
+                stop=TimeLimit(self._is_late),
+                callbacks=[follower],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            tuner.fit()
+        except Exception as error:  # Ray wraps what it catches in classes of its own
+            raise FailureError(f"the sweep failed: {root_cause(error)}; run the same command to resume") from error
+        files.delete(storage)
+
+    def _source(self, numbers: list[int]) -> TrialSource:
+        planned = {number: self._values(number) for number in numbers if self._is_known(number)}
+        config, space = self._config, self._sweep.space
+        searcher = make_searcher(config.search, space, done=self._records, seed=config.seed, metric=self._sweep.metric)
+        free = [number for number in numbers if number not in planned]
+        return TrialSource(space, planned, searcher=searcher, numbers=free)
+
+    def _is_known(self, number: int) -> bool:
+        return number in self._records or number in self._planned
+
+    def _values(self, number: int) -> Mapping[str, Any]:
+        values: Mapping[str, Any] = (
+            self._records[number]["values"] if number in self._records else self._planned[number]
+        )
+        return values
