@@ -103,7 +103,7 @@ def draw_sweep(records: Sequence[Mapping[str, Any]], settings: Sequence[str], *,
     from matplotlib.figure import Figure
 
     rated = sorted((record for record in records if "validation" in record), key=lambda record: record["ended"])
-    numeric = [key for key in settings if all(_is_number(record["values"][key]) for record in rated)]
+    numeric = [key for key in settings if all(_is_number(record["values"].get(key)) for record in rated)]
     across = next((key for key in numeric if "learning_rate" in key), numeric[0] if numeric else None)
     colour = next((key for key in numeric if key == "dropout"), next((key for key in numeric if key != across), None))
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")

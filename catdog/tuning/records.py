@@ -66,14 +66,15 @@ def stage_text(record: Record) -> str:
     return f"stopped {'after' if record['reached'] == 'frozen' else 'in'} the {record['reached']} stage"
 
 
-def record_text(record: Record) -> str:
-    """Return one trial in a line: its result and its values."""
+def record_text(record: Record, *, may_continue: bool = False) -> str:
+    """Return one trial in a line: its result and its values. With `may_continue` it was not stopped for good."""
     values = ", ".join(f"{key} {value}" for key, value in record["values"].items())
     scores = record_scores(record)
     found = f"val loss {scores['loss']:.4f}, val acc {scores['accuracy']:.4f}" if scores else record.get("reason", "")
     if scores and record.get("folds"):
         found += f" over {len(record['folds']['scores'])} folds"
-    state = "" if record["status"] == "finished" else f"{stage_text(record)}, "
+    is_plain = record["status"] == "finished" or (may_continue and record["status"] == "stopped")
+    state = "" if is_plain else f"{stage_text(record)}, "
     after = f" after {record['epochs']} epochs" if record.get("epochs", 0) > 1 else ""
     return f"trial {record['number']} {state}{found}{after} in {duration(record['seconds'])} ({values})"
 

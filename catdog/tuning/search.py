@@ -41,6 +41,7 @@ class TrialSource(Searcher):  # type: ignore[misc]
         super().__init__(**_LEARNING)
         self._space, self._searcher, self._free = space, searcher, list(numbers)
         self._planned = dict(planned)
+        self._given: dict[str, Mapping[str, Any]] = {}  # values of planned trials, by Ray Tune's id
         self._suggested: set[str] = set()  # trials of the searcher, by Ray Tune's id
         self.numbers: dict[str, int] = {}
 
@@ -49,7 +50,8 @@ class TrialSource(Searcher):  # type: ignore[misc]
         if self._planned:
             number = next(iter(self._planned))
             self.numbers[trial_id] = number
-            return {"values": dict(self._planned.pop(number))}
+            self._given[trial_id] = self._planned.pop(number)
+            return {"values": dict(self._given[trial_id])}
         if self._searcher is None or not self._free:
             return str(Searcher.FINISHED)
         found: Any = self._searcher.suggest(trial_id)
@@ -69,11 +71,11 @@ class TrialSource(Searcher):  # type: ignore[misc]
         """Tell the searcher how a trial ended; one of its own that has no score counts as an error."""
         if self._searcher is None:
             return
-        failed = error or not result or "objective" not in result
+        failed = error or not result or "stage" not in result
         if trial_id in self._suggested:
             self._searcher.on_trial_complete(trial_id, None if failed else result, error=failed)
         elif result and not failed:
-            teach(self._searcher, self._space, result["config"]["values"], result["objective"])
+            teach(self._searcher, self._space, self._given[trial_id], result["objective"])
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a sweep resumes from its records, and nothing is unpickled from files."""

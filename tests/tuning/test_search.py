@@ -28,7 +28,7 @@ def suggest(source: TrialSource, count: int) -> list[dict[str, Any]]:
         values = source.suggest(f"trial{index}")
         assert isinstance(values, dict)
         found.append(values["values"])
-        source.on_trial_complete(f"trial{index}", {"objective": found[-1]["frozen.c"], "config": values})
+        source.on_trial_complete(f"trial{index}", {"objective": found[-1]["frozen.c"], "stage": "frozen"})
     return found
 
 

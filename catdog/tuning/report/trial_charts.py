@@ -24,9 +24,15 @@ SCORES = (("loss", "validation loss"), ("accuracy", "validation accuracy"))
 
 
 def full_values(record: Record, records: Mapping[int, Record], space: Space) -> dict[str, Any]:
-    """Return a trial's values, those of trial 0 for settings whose condition does not hold."""
+    """Return a trial's values, those of trial 0 for settings whose condition does not hold.
+
+    A penalty that was left to cross-validation is the one that this chose.
+    """
     defaults = records.get(0, {}).get("values", {})
-    return {key: record["values"].get(key, defaults.get(key)) for key in space}
+    values = {key: record["values"].get(key, defaults.get(key)) for key in space}
+    if values.get("frozen.c") == 0:
+        values["frozen.c"] = record.get("stages", {}).get("frozen", {}).get("c") or 0.0
+    return values
 
 
 def tip_text(record: Record) -> str:

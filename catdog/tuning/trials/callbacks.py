@@ -26,8 +26,8 @@ TIME_BUDGET = "the time budget ended"
 class TrialFollower(Callback):  # type: ignore[misc]
     """Records each trial when it ends, prints its line, and keeps the models that may still be needed.
 
-    `records` are those of the trials that ended before; `ends` are how many trials this run has. `is_late` tells
-    whether the time budget is over.
+    `records` are those of the trials that ended before; `ends` are how many trials this run has, which `may_continue`
+    in another one. `is_late` tells whether the time budget is over.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class TrialFollower(Callback):  # type: ignore[misc]
         ends: int,
         parallel: int,
         is_late: Callable[[], bool],
+        may_continue: bool,
     ) -> None:
         self._sweep, self._records, self._ends = sweep, records, ends
-        self._parallel, self._is_late = parallel, is_late
+        self._parallel, self._is_late, self._may_continue = parallel, is_late, may_continue
         self._start, self._ended = time.monotonic(), 0
         winner = choose_winner(records, sweep.metric)
         self._kept = -1 if winner is None else int(winner["number"])
@@ -63,6 +64,8 @@ class TrialFollower(Callback):  # type: ignore[misc]
         number, values = int(str(trial)), trial.config["values"]
         before = self._records.get(number, {})
         found = dict(result)
+        if "status" not in found and "stage" not in found:
+            return  # it was stopped before it reported anything: it runs again
         if self._sweep.base.cluster.workers:
             found.update(collect_distributed(self._sweep, values, number))
         elif trial.checkpoint is not None:
@@ -97,7 +100,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
 
     def _line(self, record: Record, winner: Record | None) -> str:
         left = self._ends - self._ended
-        text = f"{self._ended}/{self._ends}: {record_text(record)}"
+        text = f"{self._ended}/{self._ends}: {record_text(record, may_continue=self._may_continue)}"
         if winner is not None:
             scores = record_scores(winner) or {}
             text += f" - best {scores['loss']:.4f}, {scores['accuracy']:.4f} (trial {winner['number']})"

@@ -21,6 +21,7 @@ from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import checkpoint_path, model_path, trial_directory
 from catdog.tuning.selection import objective
 from catdog.tuning.trials.checkpoint import TrialCheckpoint
+from catdog.tuning.trials.quick import FAILED
 
 
 def run_distributed_trial(config: dict[str, Any], *, sweep: Sweep) -> None:
@@ -30,7 +31,8 @@ def run_distributed_trial(config: dict[str, Any], *, sweep: Sweep) -> None:
     try:
         trial.run()
     except DivergedError as error:
-        tune.report({"status": "failed", "reason": str(error), "budget": 0, "process": os.getpid()})
+        report = {"objective": FAILED, "status": "failed", "reason": str(error), "budget": 0}
+        tune.report({**report, "process": os.getpid()})
 
 
 class DistributedTrial:
@@ -75,6 +77,7 @@ class DistributedTrial:
             tune.report(
                 {
                     "objective": objective(_scores(best), self._sweep.metric),
+                    "stage": stage.name,
                     "validation": _scores(best),
                     "budget": budget if self._number else 0,
                     **({"status": "finished"} if last and row["epoch"] >= stage.epochs else {}),

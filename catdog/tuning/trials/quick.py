@@ -55,6 +55,9 @@ def run_trial(config: dict[str, Any], *, sweep: Sweep, stages: tuple[str, ...]) 
         trial.fail(str(error))
 
 
+FAILED = 1e9  # the objective of a trial that has no score: Ray Tune asks for a number
+
+
 class QuickTrial:
     """One trial: what it trains, and the best of it so far."""
 
@@ -75,7 +78,8 @@ class QuickTrial:
 
     def fail(self, reason: str) -> None:
         """Report that the trial cannot go on."""
-        tune.report({**(self._best[1] if self._best else {}), "status": "failed", "reason": reason, **self._common(0)})
+        best = self._best[1] if self._best else {"objective": FAILED}
+        tune.report({**best, "status": "failed", "reason": reason, **self._common(0)})
 
     def _run_frozen(self) -> None:
         rows: FrozenRows = self._layout.rows.get()
@@ -104,7 +108,7 @@ class QuickTrial:
             stage="frozen", cut=HEAD_CUT, epoch=head.epoch, weights=head.weights, losses=losses, correct=correct
         )
         ended = self._sweep.stage_names[-1] == "frozen"
-        self.report(found, checkpoint, history=head.history, budget=1, ended=ended)
+        self.report(found, checkpoint, history=head.history, budget=1, ended=ended, c=head.c)
 
     def _run_unfrozen(self) -> None:
         import tf_keras
@@ -146,6 +150,7 @@ class QuickTrial:
         history: list[dict[str, float]],
         budget: int,
         ended: bool,
+        c: float = 0.0,
     ) -> None:
         """Report the trial's best epoch so far, with its model where that is new."""
         rated = found.get("folds") or found["validation"]
@@ -155,6 +160,7 @@ class QuickTrial:
             "epochs": len(history),
             "best_epoch": checkpoint.epoch,
             "history": history,
+            **({"c": c} if c else {}),
         }
         better = self._best is None or value < self._best[0]
         if better:

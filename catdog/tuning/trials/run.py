@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from ray import tune
@@ -107,10 +106,19 @@ class TrialRunner:
         files.delete(storage)  # Ray Tune's own notes of a sweep that was killed; we resume from the records
         source = self._source(numbers)
         distributed = config.cluster.workers > 0
-        trainable = tune.with_parameters(
-            run_distributed_trial if distributed else partial(run_trial, stages=stages), sweep=sweep
+        trainable = (
+            tune.with_parameters(run_distributed_trial, sweep=sweep)
+            if distributed
+            else tune.with_parameters(run_trial, sweep=sweep, stages=stages)
         )
-        follower = TrialFollower(sweep, self._records, ends=len(numbers), parallel=parallel, is_late=self._is_late)
+        follower = TrialFollower(
+            sweep,
+            self._records,
+            ends=len(numbers),
+            parallel=parallel,
+            is_late=self._is_late,
+            may_continue=stages != sweep.stage_names and not screened,
+        )
         booked = {"cpu": self._resources.cpus, **({"gpu": self._resources.gpus} if self._resources.gpus else {})}
         tuner = tune.Tuner(
             tune.with_resources(trainable, booked),
