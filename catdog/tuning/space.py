@@ -48,6 +48,7 @@ _FIXED = (
     "seed",
     "track",
     "cache_budget_gib",
+    "trunk_precision",
 )
 
 
