@@ -135,7 +135,7 @@ def summary_lines(ranked: list[Record], result: Mapping[str, Any], sweep: Sweep)
         winner_text(result, sweep.metric),
     ]
     if "gain" in result:
-        lines.append(gain_text(result["gain"], winner=result["number"], photos=compared_photos(result)) + ".")
+        lines.append(gain_text(result["gain"], winner=result["number"], photos=compared_photos(result)))
     if "test" in result:
         lines.append(test_text(result))
     return [
