@@ -194,7 +194,7 @@ def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, calm: Job, photo_fold
     sweep.wait_for(lambda: len(list(records.glob("*/trial.json"))) >= 1)
     replace(cluster.worker_nodes.copy().pop(), cluster)
     output = sweep.finish()
-    assert "Plan: 8 trials, 4 at once in one process each, scheduler none, 2 trunk actors (2 threads each), " in output
+    assert "wins, 4 at once on 1 CPU each; 2 trunk actors (2 threads each), " in output
     assert LOST_NODE in output
     assert " was lost and runs again: " in output
     ended = [json.loads(path.read_text())["status"] for path in records.glob("*/trial.json")]
