@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from catdog.command_line.settings import Settings, setting
 
-# A recipe is a table of defaults; what stands in the file of --config or on the command line wins over it.
 # The views of a solved head: the photo and its mirror image, no random transform.
 _PLAIN_AND_MIRRORED: Mapping[str, Any] = {
     "views": 2,
@@ -27,6 +26,7 @@ _FROZEN_ONLY: Mapping[str, Any] = {
     "unfrozen.epochs": 0,
     **_PLAIN_AND_MIRRORED,
 }
+# A recipe is a table of defaults; values in the file of --config and on the command line override it.
 RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "default": {"backbone": "efficientnet-lite2", **_FROZEN_ONLY, "image_size": 288, "views": 1},
     "accurate": {
@@ -75,7 +75,7 @@ VALUES_BEFORE: Mapping[str, Any] = {
     "frozen.head": "epochs",
     "augmentation.mirror_pairs": False,
 }
-# Words that people type for a setting, from other tools.
+# What other tools call it.
 _PHOTOS_WORDS = ("data", "data_dir", "data_path", "dataset", "input", "input_dir", "inputs", "images", "path")
 _OUT_WORDS = ("output", "output_dir", "out_dir", "save_dir", "dest", "destination", "results")
 _GPU_WORDS = ("gpus", "gpu", "num_gpus", "n_gpus", "device", "devices", "cuda", "accelerator")
