@@ -505,7 +505,7 @@ class PredictConfig(Settings):
     )
     retry_errors: bool = setting(
         False,
-        "label photos anew that were missing, unreadable for a fault of disk or network, or have changed",
+        "label photos again that were missing, could not be read because of disk or network, or have changed",
         group="output",
         identity=False,
         also=("retry",),

@@ -51,7 +51,7 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
     with hold_lease(request.out, flag="--out") as lease, Cluster(config) as cluster:
         state = prepare_output(request, inputs)
         if state is State.FINISHED:
-            say(f"Nothing to label: {request.where} is finished. --overwrite labels anew.")
+            say(f"Nothing to label: {request.where} is finished. --overwrite labels all photos again.")
             summary = files.read_json(files.join(request.out, output.SUMMARY_FILE))
         else:
             summary = label(request, inputs, cluster, lease, replaces=state is State.RETRIED, started=started)

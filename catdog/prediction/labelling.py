@@ -19,6 +19,7 @@ import pyarrow as pa
 from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import Plan
+from catdog.console import Progress
 from catdog.errors import CatdogError, FailureError, ImageError
 from catdog.model.engines import Engine
 from catdog.photos.decoding.decode import decode_image
@@ -30,12 +31,11 @@ from catdog.prediction.results.parts import Part, finished_parts, write_predicti
 from catdog.prediction.results.rows import LabelRule, build_rows
 
 Decode = Callable[..., np.ndarray]
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How photos become images: `decode` is images.decode_image or what stands in for it."""
+    """How photos become images; `decode` is decode.decode_image, or a test's own."""
 
     image_size: int
     framing: Framing = SQUASH
@@ -63,11 +63,11 @@ def label_photos(
     progress: Progress,
     tta: str = "none",
 ) -> None:
-    """Write those of `parts`, of the photos `inputs` (sources.INPUTS), that do not stand below `out` yet.
+    """Write those of `parts`, of the photos `inputs` (inputs.INPUTS), that are not below `out` yet.
 
     `engines` are engines.EngineSpec, one for each model; `tta` as with_augmentation takes it.
-    `progress` is called with (photos done, photos in all), those of earlier tries included.
-    Raises FailureError when the pass breaks; what was written stands.
+    `progress` is called with (photos done, photos in all); both count those of earlier commands.
+    Raises FailureError when the pass fails; the parts written so far remain.
     """
     present = finished_parts(out)
     missing = [part for part in parts if part.name not in present]

@@ -81,8 +81,8 @@ class State(enum.Enum):
     NEW = enum.auto()
     UNFINISHED = enum.auto()  # parts stand: the others are labelled
     FINISHED = enum.auto()
-    OVERWRITTEN = enum.auto()  # --overwrite: all is labelled anew
-    RETRIED = enum.auto()  # --retry-errors: parts with errors that may pass are labelled anew
+    OVERWRITTEN = enum.auto()  # --overwrite: all is labelled again
+    RETRIED = enum.auto()  # --retry-errors: parts with errors that may pass are labelled again
 
 
 def default_out(photos: str) -> str:
@@ -142,7 +142,7 @@ def check_output(
     same = all(found.get(key) == value for key, value in wanted.items())
     if overwrite and (committed or not same):
         return State.OVERWRITTEN
-    artifacts.refuse_difference(out, found=found, wanted=wanted, remedy="another --out, or --overwrite to label anew")
+    artifacts.refuse_difference(out, found=found, wanted=wanted, remedy="another --out, or --overwrite to label again")
     if not committed:
         return State.UNFINISHED
     commit.check_standing(out)
@@ -154,7 +154,7 @@ def check_output(
     if changed:
         raise UsageError(
             f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
-            "changed and failed photos anew, --overwrite all"
+            "changed and failed photos again, --overwrite all of them"
         )
     return State.FINISHED
 
@@ -214,7 +214,7 @@ def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray
         if len(found)
     ]
     if said:
-        raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels anew")
+        raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels all photos again")
     say(f"{job['photos']} holds the same photos today ({counted(len(listed), 'file')}).")
 
 

@@ -139,7 +139,7 @@ def test_a_finished_job_does_nothing_and_another_one_is_refused(folder: Path, mo
     (file,) = (out / "predictions").glob("*.parquet")
     before = file.stat().st_mtime_ns
     predict(folder, out, model_dir)
-    assert f"Nothing to label: {out}/predictions is finished. --overwrite labels anew." in SAID
+    assert f"Nothing to label: {out}/predictions is finished. --overwrite labels all photos again." in SAID
     with pytest.raises(UsageError, match=r"threshold was 0\.0, is now 0\.9.*another --out, or --overwrite"):
         predict(folder, out, model_dir, threshold=0.9)
     other = save_classifier(tmp_path_dir(tmp_path / "other"), seed=5)
@@ -291,7 +291,7 @@ def test_photos_that_change_are_found_out_and_labelled_again_on_request(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_part_of_a_photo_that_changed_while_the_job_was_stopped_is_labelled_anew(
+def test_the_part_of_a_photo_that_changed_while_the_job_was_stopped_is_labelled_again(
     folder: Path, model_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "labels"

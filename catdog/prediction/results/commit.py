@@ -182,7 +182,7 @@ def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
 
 
 def restore_parts(out: str, parts: Sequence[Part], *, rule: LabelRule, changed: Collection[str]) -> None:
-    """Write the committed rows of `out` as `parts` again, but for those that are to be labelled anew.
+    """Write the committed rows of `out` as `parts` again, but for those that are to be labelled again.
 
     These have an error that may be gone by now, or one of the `changed` paths.
     """
