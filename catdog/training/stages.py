@@ -109,16 +109,23 @@ class StageLayout:
                 photos = self._photos(split, settings)
                 if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
                     wanted.append((self._extraction(cut), photos))
-        if plain:
+        if plain and self._is_augmented():
             wanted.append((self._extraction(HEAD_CUT), self._plain_photos()))
         return wanted
 
     def plain_train(self) -> FeatureCache:
-        """Return the cache of the unaugmented training photos at the head, for `extract` with `plain`."""
-        return locate_cache(self._extraction(HEAD_CUT), self._plain_photos(), root=self._root)
+        """Return the cache at the head whose first view are the unaugmented training photos, for `plain`."""
+        photos = self._plain_photos() if self._is_augmented() else self._photos("train", self._config.frozen)
+        return locate_cache(self._extraction(HEAD_CUT), photos, root=self._root)
 
     def _plain_photos(self) -> PhotoSet:
         return self._photo_set("train", (PLAIN_VIEW,))
+
+    def _is_augmented(self) -> bool:
+        """Tell whether the first view of a training photo is another than the photo itself."""
+        ranges = self._config.augmentation
+        changes = (ranges.rotation_degrees, ranges.width_shift_fraction, ranges.height_shift_fraction)
+        return any((*changes, ranges.shear_degrees, ranges.zoom_fraction, ranges.horizontal_flip))
 
     def extract(self, plan: Plan, *, plain: bool = False) -> int:
         """Run the trunk pass for what of `wanted` is not cached; return how many rows it computed."""

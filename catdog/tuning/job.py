@@ -76,7 +76,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
         quiet_datasets(verbose=config.verbose)
         plan = make_plan(resources, config.cluster)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos, "--features": config.features})
-        booked = _plan_trials(resources, plan, config)
+        booked = _plan_trials(resources, plan, config, space)
         manifest = ingest(config, run_dir=run_dir, found=found)
         folds = choose_folds(config, manifest)
         say(_plan_sentence(config, space, plan, booked, folds=folds, run_dir=run_dir))
@@ -172,14 +172,14 @@ def plan_values(config: TuneConfig, space: Space, base: TrainConfig) -> dict[int
     return planned
 
 
-def _plan_trials(resources: Resources, plan: Plan, config: TuneConfig) -> TrialResources:
+def _plan_trials(resources: Resources, plan: Plan, config: TuneConfig, space: Space) -> TrialResources:
     return plan_trials(
         resources.scaled(gpus=config.cluster.use_gpu == "yes"),
         plan,
         workers=config.cluster.workers,
         trial_gpus=config.cluster.trial_gpus,
         feature_bytes=0,  # they stay in the machine's memory: a batch at a time is on the GPU
-        needs_network=True,
+        needs_network=config.unfrozen.epochs > 0 or config.frozen.head != "logistic" or "frozen.head" in space,
     )
 
 

@@ -318,7 +318,7 @@ def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting_and_a_trial_s_curv
         "number": 8, "values": {"pooling": "max"}, "stage": "frozen", "metric": "val_loss", "seconds": 60.0,
         "validation": {"accuracy": 0.94, "loss": 0.1}, "test": {"accuracy": 0.91, "loss": 0.2}, "gain": gain,
         "default": {"validation": {"accuracy": 0.9, "loss": 1.0}, "test": {"accuracy": 0.9, "loss": 0.3}},
-        "importance": {"method": "fANOVA", "shares": {"pooling": 0.75, "frozen.learning_rate": 0.25}},
+        "photos": 400, "importance": {"method": "fANOVA", "shares": {"pooling": 0.75, "frozen.learning_rate": 0.25}},
         "command": "python jobs/train.py --x '<b>'", "trials": {"finished": 6, "failed": 1},
     }  # fmt: skip
     space = parse_space(TrainConfig, {"frozen.learning_rate": "loguniform:1e-3,1e-1", "pooling": "choice:avg,max"})

@@ -7,7 +7,9 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from catdog.command_line.arguments import as_flags
 from catdog.config import TuneConfig
@@ -31,6 +33,9 @@ from catdog.tuning.report.importance import measure_importance
 from catdog.tuning.report.page import build_tune_page
 from catdog.tuning.selection import choose_winner, gain_text, measure_gain, record_scores, with_winner_first
 
+if TYPE_CHECKING:
+    from catdog.tuning.trials.finals import Final
+
 _TABLE_ROWS = 10
 
 
@@ -43,7 +48,9 @@ def write_outcome(sweep: Sweep, config: TuneConfig, records: Mapping[int, Record
     winner = choose_winner(_with_models(records, sweep.run_dir), sweep.metric, rule=config.selection)
     if winner is None:
         reasons = sorted({record.get("reason", record["status"]) for record in records.values()})
-        raise FailureError(f"none of {len(records)} trials has a model: {'; '.join(reasons) or 'no time for any'}")
+        if not records:
+            raise FailureError("the time budget ended before the first trial did; give more --time-budget")
+        raise FailureError(f"none of {counted(len(records), 'trial')} has a model: {'; '.join(reasons)}")
     result = _measure(sweep, winner, records)
     result |= {
         "metric": sweep.metric,
@@ -80,7 +87,7 @@ def _with_models(records: Mapping[int, Record], run_dir: str) -> dict[int, Recor
 
 def _measure(sweep: Sweep, winner: Record, records: Mapping[int, Record]) -> dict[str, Any]:
     """Return the winner's part of best.json: its scores, those of trial 0 and the gain between them."""
-    from catdog.tuning.trials.finals import measure_finals, read_rated
+    from catdog.tuning.trials.finals import measure_finals
 
     default = records.get(0)
     compared = [winner]
@@ -95,16 +102,24 @@ def _measure(sweep: Sweep, winner: Record, records: Mapping[int, Record]) -> dic
         **({"test": finals[0].scores["test"]} if "test" in finals[0].scores else {}),
         **({"folds": winner["folds"]} if winner.get("folds") else {}),
     }
+    rated = [_rated_photos(sweep, record, final) for record, final in zip(compared, finals, strict=True)]
+    result["photos"] = len(rated[0]["correct"])
     if len(compared) == 1:
         return result
     result["default"] = {"number": 0, "stage": compared[1]["stage"], **finals[1].scores}
-    photos = [{"losses": final.losses, "correct": final.correct} for final in finals]
     if winner.get("folds") and compared[1].get("folds"):
         result["default"]["folds"] = compared[1]["folds"]
-        rated = [read_rated(sweep, record) for record in compared]
-        photos = [{"losses": one.losses, "correct": one.correct} for one in rated if one is not None]
-    result["gain"] = measure_gain(photos[0], photos[1]).as_dict(sweep.metric)
+    result["gain"] = measure_gain(rated[0], rated[1]).as_dict(sweep.metric)
     return result
+
+
+def _rated_photos(sweep: Sweep, record: Record, final: Final) -> dict[str, np.ndarray]:
+    """Return loss and correctness of each photo that a trial is rated on: of the folds, else of validation."""
+    from catdog.tuning.trials.finals import read_rated
+
+    checkpoint = read_rated(sweep, record) if record.get("folds") else None
+    rated = final if checkpoint is None else checkpoint
+    return {"losses": rated.losses, "correct": rated.correct}
 
 
 def train_command(sweep: Sweep, winner: Record) -> str:

@@ -88,7 +88,7 @@ def _overview(records: Mapping[int, Record], result: Mapping[str, Any]) -> Html:
 
 
 def _interval_text(accuracy: float, result: Mapping[str, Any]) -> str:
-    photos = result.get("gain", {}).get("photos")
+    photos = result.get("photos")
     if not photos:
         return ""
     low, high = accuracy_interval(accuracy, photos)
@@ -169,7 +169,7 @@ def _cost(records: Sequence[Record]) -> Html:
 def _trials(ranked: Sequence[Record], records: Mapping[int, Record], space: Space, result: Mapping[str, Any]) -> Html:
     known = {record["number"] for record in ranked}
     order = [*ranked, *(record for number, record in records.items() if number not in known)][:_LISTED]
-    photos = result.get("gain", {}).get("photos", 0)
+    photos = result.get("photos", 0)
     rows: list[Sequence[Child]] = [_row(record, space, photos=photos) for record in order]
     head = ("trial", "ended", "loss", "accuracy", "95 % interval", "best stage", "epochs", "time", *space)
     reasons = Counter(record["reason"] for record in records.values() if record["status"] == "failed")

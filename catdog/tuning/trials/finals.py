@@ -62,8 +62,10 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
     if save:
         layout = sweep.layout(record["values"])
         spec = dataclasses.replace(layout.spec, dropout=sweep.config(record["values"]).dropout)
-        trained = record["stages"][record["stage"]]
-        mark = {"name": record["stage"], "epochs": trained["epochs"], "best_epoch": trained["best_epoch"], **scores}
+        # A trial of an earlier version kept no history.
+        trained = record.get("stages", {}).get(record["stage"], {})
+        epochs = {name: trained[name] for name in ("epochs", "best_epoch") if name in trained}
+        mark = {"name": record["stage"], **epochs, **scores}
         with files.staged_directory(files.join(sweep.run_dir, "model")) as folder:
             model.save_model(folder, classifier, {**spec_to_card(spec), **layout.card, "stage": mark})
     validation = found["validation"]
