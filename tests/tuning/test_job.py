@@ -163,7 +163,7 @@ def test_trials_run_in_processes_that_are_used_again(heads: Path) -> None:
 def test_structure_is_swept_with_one_trunk_pass_for_each_combination(photo_folder: Path, tmp_path: Path) -> None:
     space = ("pooling=grid:avg,max", "frozen.c=choice:0.01,0.1")
     sweep(photo_folder, tmp_path, trials=5, **HEADS, space=space)
-    assert "2 trunk passes, one for each combination of settings: 72 images in all." in SAID
+    assert "2 trunk passes, one for each combination of settings: 96 images in all." in SAID
     found = records(tmp_path)
     assert [found[number]["values"]["pooling"] for number in range(5)] == ["avg", "avg", "max", "avg", "max"]
     assert found[1]["folds"] != found[2]["folds"]
