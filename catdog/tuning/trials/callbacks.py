@@ -43,8 +43,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
         self._sweep, self._records, self._ends = sweep, records, ends
         self._parallel, self._is_late, self._may_continue = parallel, is_late, may_continue
         self._start, self._ended = time.monotonic(), 0
-        winner = choose_winner(records, sweep.metric)
-        self._kept = -1 if winner is None else int(winner["number"])
+        self._winner = choose_winner(records, sweep.metric)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that ran to its end, or that was stopped."""
@@ -78,25 +77,29 @@ class TrialFollower(Callback):  # type: ignore[misc]
         seconds = float(result.get("time_total_s", 0.0)) + before.get("seconds", 0.0)
         self._records[number] = write_record(record, self._sweep.run_dir, seconds=seconds)
         self._ended += 1
-        winner = choose_winner(self._records, self._sweep.metric)
-        self._keep_models(number, -1 if winner is None else int(winner["number"]))
-        say(self._line(self._records[number], winner))
+        before_best, self._winner = self._winner, self._better(self._records[number])
+        self._drop_models({_number(before_best), number} - {_number(self._winner)})
+        say(self._line(self._records[number], self._winner))
         if self._ended == self._parallel and self._ends > 2 * self._parallel:
             each = (time.monotonic() - self._start) / self._ended
             rest = duration(each * (self._ends - self._ended))
             say(f"Measured: {each:.1f}s for each trial; about {rest} for the other {self._ends - self._ended}.")
 
-    def _keep_models(self, ended: int, best: int) -> None:
-        """Delete the models of the trial that ended and of the best one before, unless they may still be needed.
+    def _better(self, record: Record) -> Record | None:
+        """Return the best trial so far; a look at all of them would cost more with each trial."""
+        pair = [record] if self._winner is None else [self._winner, record]
+        return choose_winner({one["number"]: one for one in pair}, self._sweep.metric)
+
+    def _drop_models(self, numbers: set[int]) -> None:
+        """Delete the models of these trials, of which none is the best, unless they may still be needed.
 
         Trial 0 is compared with the winner, and what the frozen stage left may be trained further.
         """
-        for other in {ended, self._kept} - {best, 0, -1}:
+        for other in numbers - {0, -1}:
             files.delete(model_path(self._sweep.run_dir, other))
             files.delete(checkpoint_path(self._sweep.run_dir, other, "unfrozen"))
             if len(self._sweep.stage_names) == 1:
                 files.delete(checkpoint_path(self._sweep.run_dir, other, "frozen"))
-        self._kept = best
 
     def _line(self, record: Record, winner: Record | None) -> str:
         left = self._ends - self._ended
@@ -131,6 +134,10 @@ def merge_record(
         best = min(candidates, key=lambda one: objective(record_scores(one) or {}, metric))
         record |= {name: best[name] for name in ("stage", "validation", "folds") if name in best}
     return record
+
+
+def _number(record: Record | None) -> int:
+    return -1 if record is None else int(record["number"])
 
 
 def _failure_text(trial: Trial) -> str:
