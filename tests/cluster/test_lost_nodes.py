@@ -23,7 +23,7 @@ LOST_NODE = " was lost; its work restarts elsewhere."
 SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
 # Enough epochs that a kill finds the stage at work: seconds pass from the epoch that is waited for to the last.
 SLOW = {
-    "frozen.head": "epochs", "frozen.epochs": 100, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
+    "frozen.head": "epochs", "frozen.epochs": 10, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
     "unfrozen.epochs": 30, "unfrozen.global_batch_size": 8,
 }  # fmt: skip
 LINES = {"actor": "A model actor was lost; it restarts.", "node": LOST_NODE}
@@ -156,22 +156,17 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
     job.wait_for(lambda: any(features.rglob("part-*.parquet")))
     job.kill_driver()
 
-    job.wait_for(lambda: job.epochs("frozen") > 20)
-    written = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
-    assert kill_process("RayTrainWorker", address=cluster.address)
-    job.wait_for(lambda: LOST in job.output)
-    assert not (job.run_dir / "frozen/_COMPLETE.json").exists()
-
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
+    written = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
     frozen = (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns
     workers = find_processes("RayTrainWorker", address=cluster.address)
     assert len({node_of(worker, cluster) for worker in workers}) == len(workers) == 2
     workers[1].kill()
-    job.wait_for(lambda: job.output.count(LOST) == 2)
+    job.wait_for(lambda: LOST in job.output)
     reached = job.epochs("unfrozen")
     job.wait_for(lambda: job.epochs("unfrozen") > reached)
     replace(node_of(find_processes("RayTrainWorker", address=cluster.address)[0], cluster), cluster)
-    job.wait_for(lambda: job.output.count(LOST) == 3 and LOST_NODE in job.output)
+    job.wait_for(lambda: job.output.count(LOST) == 2 and LOST_NODE in job.output)
     reached = job.epochs("unfrozen")
     job.wait_for(lambda: job.epochs("unfrozen") > reached)
     job.kill_driver()
