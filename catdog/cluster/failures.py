@@ -12,6 +12,7 @@ from catdog.cluster import messages
 from catdog.console import say
 
 _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_EVERY_SECONDS = 1.0
 # DeathReason in what ray.nodes() returns.
 _STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
@@ -82,7 +83,7 @@ def root_cause(error: BaseException) -> str:
     """Return the line that says what happened in an exception that Ray brought from another process."""
     failures = getattr(error, "worker_failures", None) or {}
     error = next(iter(failures.values()), error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
     # A process that died leaves no traceback: what Ray says of it begins with the main thing.

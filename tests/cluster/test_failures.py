@@ -12,6 +12,8 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
         "The above exception was the direct cause\nray.exceptions.UserCodeException: UDF failed\nTo change retry"
     )
     assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
+    coloured = "\x1b[36mray::read()\x1b[39m (pid=1, ip=10.0.0.1)\n  File 'x.py', line 3\nNo module named catdog.new"
+    assert root_cause(RuntimeError(coloured)) == "No module named catdog.new"
     assert root_cause(RuntimeError("plain words")) == "plain words"
     assert root_cause(RuntimeError()) == "RuntimeError"
 

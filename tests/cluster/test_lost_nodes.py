@@ -183,7 +183,7 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
 def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, calm: Job, photo_folder: Path, tmp_path: Path) -> None:
     sweep = Job(
         "tune", cluster, tmp_path / "sweep", photos=photo_folder, **SMALL, trials=8, features=calm.run_dir / "features",
-        scheduler="none", **{**SLOW, "unfrozen.epochs": 6},
+        scheduler="none", **{**SLOW, "frozen.epochs": 100, "unfrozen.epochs": 6},
     )  # fmt: skip
     records = sweep.run_dir / "trials"
     sweep.wait_for(lambda: len(list(records.glob("*/trial.json"))) >= 1)
