@@ -1,4 +1,4 @@
-"""From the words of a command line or a YAML file to a checked config, and from an error to an exit code.
+"""Turns a command line or a YAML file into a checked config, and an error into an exit code.
 
-No setting is named here: catdog/config.py declares them all with `setting`, and only errors and console lie below.
+It names no setting: catdog/config.py declares them all with `setting`. It imports errors and console only.
 """

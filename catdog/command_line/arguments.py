@@ -37,7 +37,7 @@ def parse_arguments(
     the recipe and the file that are given with it.
     """
     fields = fields_of(config_class)
-    words = _join_space(arguments) if "space" in fields else list(arguments)
+    words = _join_dashes(_join_space(arguments) if "space" in fields else arguments, fields)
     defaults = _given_defaults(config_class, words)
     parser = _Parser(config_class, defaults=defaults, description=description, program=program)
     found = {key: value for key, value in vars(parser.parse_args(words)).items() if key in fields and value is not None}
@@ -63,7 +63,7 @@ def as_flags(config: Any) -> list[str]:
 
 
 def version_text() -> str:
-    """Return the versions that a report of a fault needs, without importing what takes seconds."""
+    """Return the versions that a bug report needs, without importing what takes seconds."""
     from catdog import __version__
 
     found = {"Python": platform.python_version()}
@@ -101,6 +101,18 @@ def _join_space(arguments: Sequence[str]) -> list[str]:
             continue
         name, equals, domain = argument.removeprefix(_SPACE).partition("=")
         joined += ["--space", f"{name.replace('-', '_')}={domain if equals else next(rest, '')}"]
+    return joined
+
+
+def _join_dashes(arguments: Sequence[str], fields: Mapping[str, Field]) -> list[str]:
+    """Turn `--flag -1..1` into `--flag=-1..1`: argparse takes a value that begins with one dash for a flag."""
+    flags = {flag_of(key) for key, field in fields.items() if kind_of(field) is not bool}
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in flags and argument.startswith("-") and not argument.startswith(("--", "-h")):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
     return joined
 
 

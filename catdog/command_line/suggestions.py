@@ -1,4 +1,4 @@
-"""What somebody meant who typed a name that does not exist."""
+"""The right name for one that does not exist."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 _MOST = 3
-_CUTOFF = 0.6  # of difflib: below it names are too unlike for a guess
+_CUTOFF = 0.6  # of difflib: names less similar than this are no guess
 
 
 def suggest(name: str, known: Mapping[str, Sequence[str]], *, prefix: str = "--") -> str:
-    """Return "; did you mean …?" with up to three of the `known` names, or "" where none is near.
+    """Return "; did you mean …?" with up to three of the `known` names, or "" where none is similar.
 
-    `known` has the other words that people use for each name: `{"frozen.learning_rate": ("lr",)}`. A word in the place
-    of a name's last part is as good as that part: `frozen.lr` means `frozen.learning_rate`, and `lr` every learning
-    rate. Only where no word fits does the spelling decide.
+    `known` has the other words that people use for each name: `{"frozen.learning_rate": ("lr",)}`. Such a word may
+    replace the last part of a name: `frozen.lr` means `frozen.learning_rate`, and `lr` every learning rate. Only where
+    no word matches does the spelling decide.
     """
     wanted = name.strip("-").replace("-", "_").lower()
     near = _by_word(wanted, known) or _by_spelling(wanted, known)

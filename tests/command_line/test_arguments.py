@@ -27,6 +27,12 @@ def test_the_command_line_of_a_config_builds_it_again() -> None:
     assert parse(*as_flags(config)) == config
 
 
+def test_a_value_may_begin_with_a_dash() -> None:
+    config = parse("--input-scaling", "-1..1", "--train-per-class", "-1", "--photos", "-odd name")
+    assert (config.input_scaling, config.train_per_class, config.photos) == ("-1..1", -1, "-odd name")
+    assert parse(*as_flags(config)) == config
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
