@@ -84,7 +84,7 @@ class StageLayout:
         root: str,
         trunk_precision: str = "float32",
     ) -> None:
-        self._config, self._pretrained, self._root = config, pretrained, root
+        self._config, self._manifest, self._pretrained, self._root = config, manifest, pretrained, root
         self._trunk_precision = trunk_precision
         self.spec = ClassifierSpec(
             backbone=config.backbone,

@@ -79,10 +79,7 @@ def fit_stage(
     last_checkpoint = time.monotonic()
     while state.epoch < settings.epochs and not _is_stale(state, settings):
         start = time.monotonic()
-        trained = np.zeros(3)
-        for step, (features, labels) in enumerate(_batches(rows.train.epoch(state.epoch), batch, steps)):
-            trained += tail.train(features, labels)
-            observer.on_step(state.epoch, step + 1, steps)
+        trained = _train_epoch(tail, rows.train, observer, epoch=state.epoch, batch=batch, steps=steps)
         due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
         with tail.averaged():
             sums = tail.total(np.concatenate([trained, tail.evaluate(rows.validation), [float(due)]]))
@@ -92,10 +89,9 @@ def fit_stage(
             "steps": steps,
             "seconds": round(time.monotonic() - start, 3),
             "learning_rate": _learning_rate(settings, state.epoch),
-            **mean_scores(sums[:3], prefix=""),
-            **mean_scores(sums[3:6], prefix="val_"),
         }
-        record_epoch(state, row, tail, candidate)
+        scores = mean_scores(sums[:3], prefix="") | mean_scores(sums[3:6], prefix="val_")
+        record_epoch(state, {**row, **scores}, tail, candidate)
         finished = state.epoch >= settings.epochs or _is_stale(state, settings)
         checkpoint = bool(sums[6]) or finished
         observer.on_epoch(state, checkpoint=checkpoint)
@@ -104,6 +100,15 @@ def fit_stage(
     if state.best_weights:
         tail.model.set_weights(state.best_weights)
     return state
+
+
+def _train_epoch(tail: Tail, rows: RowSource, observer: Observer, *, epoch: int, batch: int, steps: int) -> np.ndarray:
+    """Take the steps of `epoch`, from 0 on; return this worker's [sum of losses, right answers, rows]."""
+    trained = np.zeros(3)
+    for step, (features, labels) in enumerate(_batches(rows.epoch(epoch), batch, steps)):
+        trained += tail.train(features, labels)
+        observer.on_step(epoch, step + 1, steps)
+    return trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
