@@ -15,8 +15,8 @@ from catdog.console import epoch_text, say
 from catdog.errors import CatdogError, FailureError
 from catdog.storage import files
 from catdog.training.fit.checkpoint import read_history
+from catdog.training.fit.stage_job import TrainJob
 from catdog.training.fit.train_loop import DivergedError
-from catdog.training.stages import TrainJob
 from catdog.training.worker import ROWS_ABANDONED, ROWS_READY, progress_topic, rows_topic, run_stages
 
 _WAIT_SECONDS = 10.0  # for a message; the end of the trainer is one

@@ -17,8 +17,8 @@ from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES
 from catdog.training.fit.marks import best_stage, stage_mark
+from catdog.training.fit.stage_job import TrainJob
 from catdog.training.fit.train_step import Networks
-from catdog.training.stages import TrainJob
 
 WORST = 24  # errors that are shown
 HEATMAP_FILE, HEATMAP_FAILURE = "heat.parquet", "heat.json"

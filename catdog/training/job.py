@@ -40,9 +40,10 @@ from catdog.training.diagnosis import choose_run_temperature, diagnose
 from catdog.training.driver import EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.fit.marks import best_stage, choice_text, stage_mark
+from catdog.training.fit.stage_job import TrainJob
 from catdog.training.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
-from catdog.training.stages import StageLayout, TrainJob, check_cut, class_weights, model_card, stage_batches
+from catdog.training.stages import StageLayout, check_cut, stage_batches
 
 
 def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:
@@ -116,18 +117,7 @@ def _train_stages(
             config.trunk_precision, single_node=single_node, gpus=plan.actor_gpus > 0
         ),
     )
-    job = TrainJob(
-        run_dir=run_dir,
-        spec=layout.spec,
-        seed=config.seed,
-        stages=layout.stages(),
-        card=model_card(config, manifest, pretrained),
-        plan=plan,
-        class_weights=class_weights(config, manifest),
-        precision=config.precision,
-        explain=True,
-        limits=DecodeLimits(max_pixels=config.max_pixels),
-    )
+    job = layout.train_job(plan, run_dir=run_dir)
     follower = EpochFollower(job)
     training = Training(job, pretrained=pretrained, cluster=config.cluster, single_node=single_node)
     try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -22,54 +20,12 @@ from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, SYMMETRIC_SCALING, 
 from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.framing import Framing
-from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
+from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import UNEVEN_RATIO, Manifest
 from catdog.storage.artifacts import versions
+from catdog.training.fit.stage_job import StageJob, TrainJob
 
 _VIEWS_OF_HEAD = 2  # of each photo, where every epoch would take a fresh one and a solved head has no epochs
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StageJob:
-    """One stage: its name (also that of its directory), settings, cut and rows; caches may not be finished yet."""
-
-    name: str
-    settings: StageConfig
-    cut: str
-    train: FeatureCache | StreamSource
-    validation: FeatureCache
-    test: FeatureCache | None
-
-    @property
-    def is_logistic(self) -> bool:
-        """Tell whether the stage solves its head instead of training in epochs."""
-        return isinstance(self.settings, FrozenStageConfig) and self.settings.head == "logistic"
-
-    @property
-    def epochs(self) -> int:
-        """Epochs at most, as a person is told: a head that is solved takes one."""
-        return 1 if self.is_logistic else self.settings.epochs
-
-    def is_ready(self) -> bool:
-        """Tell whether the trunk pass has finished every cache of the stage."""
-        caches = (self.train, self.validation, self.test)
-        return all(cache.is_finished() for cache in caches if isinstance(cache, FeatureCache))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """What the workers of one trainer do: the stages in order, and what else the model card says."""
-
-    run_dir: str
-    spec: ClassifierSpec
-    seed: int
-    stages: tuple[StageJob, ...]
-    card: Mapping[str, Any]
-    plan: Plan
-    class_weights: tuple[float, ...] = ()  # of each class in the loss; empty: all count the same
-    precision: str = "auto"
-    explain: bool = False  # leave pictures of where the best model looked, for its worst errors
-    limits: DecodeLimits = DEFAULT_LIMITS
 
 
 class StageLayout:
@@ -100,6 +56,22 @@ class StageLayout:
         self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
         if config.unfrozen.epochs:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
+
+    def train_job(self, plan: Plan, *, run_dir: str) -> TrainJob:
+        """Return what the workers of the train job do."""
+        config = self._config
+        return TrainJob(
+            run_dir=run_dir,
+            spec=self.spec,
+            seed=config.seed,
+            stages=self.stages(),
+            card=model_card(config, self._manifest, self._pretrained),
+            plan=plan,
+            class_weights=class_weights(config, self._manifest),
+            precision=config.precision,
+            explain=True,
+            limits=DecodeLimits(max_pixels=config.max_pixels),
+        )
 
     def wanted(self, *, plain: bool = False) -> list[tuple[Extraction, PhotoSet]]:
         """Return what the stages read from caches; with `plain`, the unaugmented training photos at the head too."""

@@ -19,7 +19,8 @@ from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.manifest import Manifest
-from catdog.training.stages import StageJob, StageLayout, check_cut, class_weights, model_card
+from catdog.training.fit.stage_job import StageJob
+from catdog.training.stages import StageLayout, check_cut, class_weights, model_card
 from catdog.tuning.space import Space
 
 Values = Mapping[str, Any]

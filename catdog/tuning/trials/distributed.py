@@ -15,8 +15,8 @@ from catdog.model.saved_model import copy_model
 from catdog.storage import artifacts, files
 from catdog.training.driver import Training
 from catdog.training.fit.checkpoint import StageState, read_history
+from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.train_loop import DivergedError
-from catdog.training.stages import StageJob, TrainJob
 from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import checkpoint_path, model_path, trial_directory
 from catdog.tuning.selection import objective

@@ -18,9 +18,9 @@ from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec, read_card
 from catdog.training.fit.checkpoint import StageState, read_history
 from catdog.training.fit.marks import best_stage, finished_marks
+from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_step import Networks
-from catdog.training.stages import StageJob, TrainJob
 
 WIDTH = 24
 
