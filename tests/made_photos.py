@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,13 @@ def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:
 
 
 def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
-    """Save a Lite0 classifier with a random head drawn from `seed`."""
-    import tf_keras
-
-    from catdog.model import backbones
-    from catdog.model import classifier as model
-    from catdog.model.saved_model import ClassifierSpec, spec_to_card
+    """Save a Lite0 classifier with a random head drawn from `seed`, without TensorFlow, which takes seconds."""
+    from catdog.model.saved_model import OUTPUT, ClassifierSpec, spec_to_card
+    from catdog.model.weights.hdf5_file import write_tensors
     from catdog.model.weights.pretrained import load_weights
 
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
-    tf_keras.utils.set_random_seed(seed)
     spec = ClassifierSpec(
         backbone="efficientnet-lite0",
         image_size=224,
@@ -36,7 +33,10 @@ def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("
         dropout=0.2,
         scaling=pretrained.scaling,
     )
-    classifier = model.build_classifier(spec)
-    backbones.load_pretrained(classifier, pretrained)
-    model.save_model(directory, classifier, spec_to_card(spec))
+    tensors = {name: tensor for name, tensor in pretrained.tensors.items() if name != "probs"}
+    units, limit = len(classes), np.sqrt(6 / (1280 + len(classes)))  # as Keras draws a dense layer
+    kernel = np.random.default_rng(seed).uniform(-limit, limit, (1280, units))
+    head = {"kernel": kernel.astype(np.float32), "bias": np.zeros(units, np.float32)}
+    (directory / "weights.h5").write_bytes(write_tensors({**tensors, OUTPUT: head}))
+    (directory / "card.json").write_text(json.dumps(spec_to_card(spec)))
     return directory
