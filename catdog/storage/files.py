@@ -254,14 +254,21 @@ def list_directory(path: str) -> dict[str, fs.FileInfo]:
 
 
 def delete(path: str) -> None:
-    """Delete the file at `path`, or the directory with all it holds; nothing where there is none."""
+    """Delete the file at `path`, or the directory with all it holds; nothing where there is none.
+
+    Raises FailureError when it cannot be deleted.
+    """
     system, inside = open_filesystem(path)
     kind = _kind(path)
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        if kind == fs.FileType.Directory:
-            system.delete_dir(inside)
-        elif kind == fs.FileType.File:
-            system.delete_file(inside)
+    if kind == fs.FileType.NotFound:
+        return
+    remove = system.delete_dir if kind == fs.FileType.Directory else system.delete_file
+    try:
+        wait_out(lambda: remove(inside), where=path)
+    except FileNotFoundError:  # another process was faster
+        return
+    except OSError as error:
+        raise FailureError(f"cannot delete {path}: {one_line(error)}") from error
 
 
 def rename(path: str, target: str) -> None:

@@ -26,6 +26,7 @@ from catdog.errors import CatdogError, FailureError, UsageError
 from catdog.storage.files import absolute, delete, join, list_directory, read_json, write_json
 from catdog.storage.ownership import LEASE_PREFIX
 
+_LAST_SECONDS = 5.0
 _OWNERS: set[str] = set()  # the leases of this process
 
 
@@ -96,9 +97,14 @@ class Lease:
                     self._write(holds=True)
 
     def give_back(self) -> None:
-        """Delete the lease."""
+        """Delete the lease; a store that does not answer is not waited for, as the job has ended."""
         self._ended.set()
         _OWNERS.discard(self.owner)
+        thread = threading.Thread(target=self._delete, name="lease", daemon=True)
+        thread.start()
+        thread.join(_LAST_SECONDS)
+
+    def _delete(self) -> None:
         with contextlib.suppress(CatdogError, OSError):
             delete(join(self._directory, self._name))
 

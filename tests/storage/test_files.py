@@ -225,3 +225,18 @@ def test_a_full_folder_of_temporary_files_is_one_line(
     with pytest.raises(FailureError, match=rf"cannot write to the folder {tmp_path}: .* another by TMPDIR$"):
         stage()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_deleted_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guarded:
+        type_name = "local"
+
+        def get_file_info(self, path: str) -> fs.FileInfo:
+            return fs.FileInfo(path, fs.FileType.Directory)
+
+        def delete_dir(self, path: str) -> None:
+            raise PermissionError("no\npermission")
+
+    monkeypatch.setattr(files, "open_filesystem", lambda path: (Guarded(), path))
+    with pytest.raises(FailureError, match=r"^cannot delete /run: no permission$"):
+        files.delete("/run")

@@ -119,3 +119,14 @@ def test_a_lease_holds_on_an_object_store_too(object_store: ObjectStore) -> None
         lease.check()
     assert object_store.keys("leases/out") == []
     assert acquire(out)
+
+
+def test_a_store_that_does_not_answer_keeps_no_job_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(leases, "_LAST_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "delete", lambda path: answer.wait(60))
+    with hold_lease(str(tmp_path), flag="--out"):
+        pass
+    answer.set()
