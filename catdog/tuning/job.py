@@ -21,7 +21,7 @@ from catdog.cluster.resources import Resources
 from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig, TuneConfig
-from catdog.console import duration, say
+from catdog.console import say
 from catdog.errors import UsageError
 from catdog.model.engines import choose_trunk_precision
 from catdog.photos.annotations.labelling import read_annotations
@@ -42,7 +42,8 @@ from catdog.tuning.layouts import (
 )
 from catdog.tuning.records import read_records
 from catdog.tuning.report.outcome import write_outcome
-from catdog.tuning.space import Space, check_trials, draw_trial, parse_space, read_space
+from catdog.tuning.space import Space, check_trials, draw_trial, parse_space
+from catdog.tuning.space_file import read_space
 from catdog.tuning.trials.resources import TrialResources, plan_trials
 
 # What varies unless something is named, where the setting is used at all.
@@ -63,13 +64,7 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     begin = started if started is not None else time.monotonic()
     config, space, base = read_config(config)
     seconds = read_duration(config.time_budget)
-    run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
-    found = find_photos(config, run_dir=run_dir)
-    require_tracker(config.track, run_dir=run_dir)
-    if files.exists(files.join(run_dir, "report.json")):
-        raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
-    check_cut(config)
-    say(f"Run directory: {run_dir}")
+    run_dir, found = _check_start(config)
     with hold_run(run_dir), connected(verbose=config.verbose) as resources, report_failures():
         from catdog.tuning.trials.run import TrialRunner
 
@@ -81,21 +76,18 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
         folds = choose_folds(config, manifest)
         say(_plan_sentence(config, space, plan, booked, folds=folds, run_dir=run_dir))
         planned = plan_values(config, space, base)
-        wanted = list_layouts(space, base, list(planned.values()) if config.search == "random" else None)
-        root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
-        start = time.monotonic()
         precision = choose_trunk_precision(
             config.trunk_precision, single_node=resources.is_single_node, gpus=plan.actor_gpus > 0
         )
+        wanted = list_layouts(space, base, list(planned.values()) if config.search == "random" else None)
+        root = files.absolute(config.features) if config.features else files.join(run_dir, "features")
         builder = LayoutBuilder(base, manifest, wanted, root=root, folds=folds, trunk_precision=precision)
-        layouts = builder.build(plan)
-        say(f"Features ready after {duration(time.monotonic() - start)}.")
         sweep = Sweep(
             base=base,
             space=space,
             metric=config.metric,
             folds=folds,
-            layouts=layouts,
+            layouts=builder.build(plan),
             run_dir=run_dir,
             memory_bytes=_memory_bytes(booked.parallel),
             class_weights=class_weight_table(base, manifest),
@@ -107,12 +99,27 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
         return write_outcome(sweep, config, records, began=begin)
 
 
+def _check_start(config: TuneConfig) -> tuple[str, Any]:
+    """Return the run directory and the photos, checked before Ray starts.
+
+    Raises UsageError for settings that cannot be used there.
+    """
+    run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
+    found = find_photos(config, run_dir=run_dir)
+    require_tracker(config.track, run_dir=run_dir)
+    if files.exists(files.join(run_dir, "report.json")):
+        raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
+    check_cut(config)
+    say(f"Run directory: {run_dir}")
+    return run_dir, found
+
+
 def read_config(config: TuneConfig) -> tuple[TuneConfig, Space, TrainConfig]:
     """Return the config with the domains of a --space file in it, the search space, and what all trials start from.
 
     Raises UsageError for a space that cannot be searched so, or a package that is not installed.
     """
-    texts = read_space(TrainConfig, config.space, default=default_space(config))
+    texts = read_space(config.space, default=default_space(config))
     if config.space:  # what the file says is a setting of the run, not where it is
         config = dataclasses.replace(config, space=tuple(f"{key}={text}" for key, text in texts.items()))
     space = parse_space(TrainConfig, texts)

@@ -206,6 +206,7 @@ class LayoutBuilder:
                 rest = duration(sum(images[1:]) / rate)
                 say(f"The other {len(images) - 1} passes: about {rest} at {rate:.0f} images/s.")
             layouts[key] = self._finish(config, stages)
+        say(f"Features ready after {duration(time.monotonic() - start)}.")
         return layouts
 
     def _finish(self, config: TrainConfig, stages: StageLayout) -> Layout:

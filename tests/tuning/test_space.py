@@ -1,12 +1,11 @@
 import math
-from pathlib import Path
 
 import pytest
 
 from catdog.command_line.arguments import parse_arguments
 from catdog.config import TrainConfig, TuneConfig
 from catdog.errors import UsageError
-from catdog.tuning.space import check_trials, draw_trial, parse_space, read_space
+from catdog.tuning.space import check_trials, draw_trial, parse_space
 
 TEXTS = {"dropout": "uniform:0,0.5", "frozen.learning_rate": "loguniform:3e-4,3e-2"}
 
@@ -70,26 +69,6 @@ def test_a_conditional_setting_is_there_only_where_it_matters() -> None:
     found = draws(texts, 60)
     assert all(("frozen.learning_rate" in trial) == (trial["frozen.optimizer"] != "adam") for trial in found)
     assert {trial["frozen.optimizer"] for trial in found} == {"adam", "rmsprop", "sgd"}
-
-
-def test_a_file_gives_the_space_and_an_item_of_the_command_line_adds_to_it(tmp_path: Path) -> None:
-    file = tmp_path / "space.yaml"
-    file.write_text(
-        "dropout: uniform:0,0.5\nfrozen:\n  learning-rate: loguniform:1e-4,1e-2\nunfrozen.patience: randint:1,3\n"
-    )
-    found = read_space(TrainConfig, [str(file), "dropout=uniform:0,0.3"], default={})
-    assert found == {
-        "dropout": "uniform:0,0.3",
-        "frozen.learning_rate": "loguniform:1e-4,1e-2",
-        "unfrozen.patience": "randint:1,3",
-    }
-    assert parse_space(TrainConfig, found)["frozen.learning_rate"].is_log
-    assert read_space(TrainConfig, [], default=TEXTS) == TEXTS
-    file.write_text("- dropout\n")
-    with pytest.raises(UsageError, match=r"expected lines such as `dropout: uniform:0,0.5`, found \['dropout'\]"):
-        read_space(TrainConfig, [str(file)], default={})
-    with pytest.raises(UsageError, match="expected a YAML file of settings and domains"):
-        read_space(TrainConfig, [str(tmp_path / "nowhere.yaml")], default={})
 
 
 @pytest.mark.parametrize(

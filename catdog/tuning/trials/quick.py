@@ -29,12 +29,12 @@ from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import checkpoint_path
 from catdog.tuning.selection import objective
 from catdog.tuning.trials.checkpoint import TrialCheckpoint
+from catdog.tuning.trials.cross_validation import cross_validate
 from catdog.tuning.trials.frozen import (
     FrozenRows,
     HeadFitter,
     HeadNetwork,
     SilentObserver,
-    cross_validate,
     rate_head,
     scores_of,
     whole,

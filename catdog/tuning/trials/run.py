@@ -17,13 +17,13 @@ from catdog.errors import FailureError
 from catdog.storage import files
 from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import Record
-from catdog.tuning.schedulers import FACTOR, make_scheduler
 from catdog.tuning.search import TrialSource, make_searcher, name_trials
 from catdog.tuning.selection import choose_promoted
 from catdog.tuning.trials.callbacks import MAX_FAILURES, TIME_BUDGET, TrialFollower
 from catdog.tuning.trials.distributed import run_distributed_trial
 from catdog.tuning.trials.quick import run_trial
 from catdog.tuning.trials.resources import TrialResources
+from catdog.tuning.trials.schedulers import FACTOR, make_scheduler
 
 Planned = Mapping[int, Mapping[str, Any]]
 
@@ -99,37 +99,37 @@ class TrialRunner:
     def _run(self, numbers: list[int], stages: tuple[str, ...], *, screened: bool) -> None:
         if not numbers or self._is_late():
             return
-        sweep, config, parallel = self._sweep, self._config, self._resources.parallel
         # No log files of Ray Tune's own for each trial: ours are the records.
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        storage = files.join(sweep.run_dir, "tune")
+        storage = files.join(self._sweep.run_dir, "tune")
         files.delete(storage)  # Ray Tune's own notes of a sweep that was killed; we resume from the records
-        source = self._source(numbers)
-        distributed = config.cluster.workers > 0
-        trainable = (
-            tune.with_parameters(run_distributed_trial, sweep=sweep)
-            if distributed
-            else tune.with_parameters(run_trial, sweep=sweep, stages=stages)
-        )
+        try:
+            self._make_tuner(numbers, stages, screened=screened).fit()
+        except Exception as error:  # Ray wraps what it catches in classes of its own
+            raise FailureError(f"the sweep failed: {root_cause(error)}; run the same command to resume") from error
+        files.delete(storage)
+
+    def _make_tuner(self, numbers: list[int], stages: tuple[str, ...], *, screened: bool) -> tune.Tuner:
+        sweep, config, resources = self._sweep, self._config, self._resources
+        source, scheduler = self._source(numbers), None
+        if len(sweep.stage_names) > 1:
+            scheduler = make_scheduler(config.scheduler, epochs=config.unfrozen.epochs, screened=screened)
         follower = TrialFollower(
             sweep,
             self._records,
             ends=len(numbers),
-            parallel=parallel,
+            parallel=resources.parallel,
             is_late=self._is_late,
             may_continue=stages != sweep.stage_names and not screened,
         )
-        booked = {"cpu": self._resources.cpus, **({"gpu": self._resources.gpus} if self._resources.gpus else {})}
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, booked),
+        return tune.Tuner(
+            self._make_trainable(stages),
             tune_config=tune.TuneConfig(
                 search_alg=source,
-                scheduler=make_scheduler(config.scheduler, epochs=config.unfrozen.epochs, screened=screened)
-                if len(sweep.stage_names) > 1
-                else None,
+                scheduler=scheduler,
                 num_samples=len(numbers),
-                max_concurrent_trials=parallel,
-                reuse_actors=not distributed,
+                max_concurrent_trials=resources.parallel,
+                reuse_actors=not config.cluster.workers,
                 trial_name_creator=name_trials(source),
             ),
             run_config=tune.RunConfig(
@@ -142,11 +142,12 @@ class TrialRunner:
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        try:
-            tuner.fit()
-        except Exception as error:  # Ray wraps what it catches in classes of its own
-            raise FailureError(f"the sweep failed: {root_cause(error)}; run the same command to resume") from error
-        files.delete(storage)
+
+    def _make_trainable(self, stages: tuple[str, ...]) -> Any:
+        booked = {"cpu": self._resources.cpus, **({"gpu": self._resources.gpus} if self._resources.gpus else {})}
+        if self._config.cluster.workers:
+            return tune.with_resources(tune.with_parameters(run_distributed_trial, sweep=self._sweep), booked)
+        return tune.with_resources(tune.with_parameters(run_trial, sweep=self._sweep, stages=stages), booked)
 
     def _source(self, numbers: list[int]) -> TrialSource:
         planned = {number: self._values(number) for number in numbers if self._is_known(number)}

@@ -7,13 +7,12 @@ import pytest
 
 from catdog.config import FrozenStageConfig
 from catdog.tuning.trials.checkpoint import TrialCheckpoint
+from catdog.tuning.trials.cross_validation import assign_folds, cross_validate
 from catdog.tuning.trials.frozen import (
     FrozenRows,
     HeadFitter,
     Part,
     PartRows,
-    assign_folds,
-    cross_validate,
     rate_head,
     scores_of,
     whole,

@@ -1,0 +1,61 @@
+"""Cross-validation of the frozen stage: every photo is rated by a head that was not trained on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from catdog.tuning.selection import mean_and_error
+from catdog.tuning.trials.frozen import FrozenRows, HeadFitter, Part, rate_head, scores_of
+
+
+def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """Return the fold (N,) of each photo: each class is spread evenly, and the same for every trial."""
+    from sklearn.model_selection import StratifiedKFold
+
+    found = np.zeros(len(labels), np.int32)
+    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fold, (_, held) in enumerate(split.split(np.zeros(len(labels)), labels)):
+        found[held] = fold
+    return found
+
+
+def cross_validate(
+    rows: FrozenRows, fitter: HeadFitter, *, folds: int, seed: int, c: float = 0.0
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the scores over `folds`, and the loss and correctness of each photo when its fold was left out.
+
+    Training and validation photos share the folds. Photos are trained on in the training views where they have them,
+    and scored in their plain view. The scores are means over photos, with the standard error of the fold means.
+    """
+    assert rows.plain is not None
+    labels = np.concatenate([rows.train_labels, rows.validation_labels])
+    fold_of, count = assign_folds(labels, folds=folds, seed=seed), len(rows.train_labels)
+    losses, correct = np.zeros(len(labels), np.float32), np.zeros(len(labels), bool)
+    scores = []
+    for fold in range(folds):
+        kept, held = fold_of != fold, fold_of == fold
+        train = (
+            Part(features=rows.train, labels=rows.train_labels, rows=np.flatnonzero(kept[:count])),
+            Part(
+                features=rows.validation[np.newaxis],
+                labels=rows.validation_labels,
+                rows=np.flatnonzero(kept[count:]),
+            ),
+        )
+        left_out = (
+            Part(features=rows.plain[np.newaxis], labels=rows.train_labels, rows=np.flatnonzero(held[:count])),
+            Part(
+                features=rows.validation[np.newaxis],
+                labels=rows.validation_labels,
+                rows=np.flatnonzero(held[count:]),
+            ),
+        )
+        head = fitter.fit(train, left_out, c=c)
+        losses[held], correct[held] = rate_head(head.weights, left_out)
+        scores.append(scores_of(losses[held], correct[held]))
+    summary: dict[str, Any] = dict(scores_of(losses, correct))
+    for name in ("accuracy", "loss"):
+        summary[f"{name}_error"] = mean_and_error([one[name] for one in scores])[1]
+    return {**summary, "scores": scores}, losses, correct
