@@ -230,11 +230,13 @@ class Classifier:
     def predict(self, photo: str | Path | BinaryIO | Image.Image) -> tuple[str, float]:
         """Return (class name, probability) for a path or URI, an open binary file or a Pillow image: `("dog", 0.9998)`.
 
+        A class that only stands for the rest, as ImageNet's model has one, is never the answer.
         Raises ImageError when the photo cannot be read.
         """
         image = decode_image(_read_content(photo), size=self.spec.image_size, framing=self.spec.framing)
         probabilities = self.predict_images(image[np.newaxis])[0]
-        label = int(np.argmax(probabilities))
+        answers = [index for index, name in enumerate(self.classes) if name != self.card.get("rest")]
+        label = max(answers, key=lambda index: float(probabilities[index]))
         return self.classes[label], float(probabilities[label])
 
     def predict_images(self, images: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A trained model in the formats of other programs, each proved to agree with ours before it stands.
 
-Input and output are the same everywhere: uint8 RGB images (N, S, S, 3), squeezed to the square, to float32
-probabilities (N, classes); scaling, softmax and calibration are inside. The model card goes along: it names the
-classes.
+Input and output are the same everywhere: uint8 RGB images (N, S, S, 3) to float32 probabilities (N, classes); scaling,
+softmax and calibration are inside. The model card goes along: it names the classes, and says how a photo becomes the
+square (`resize`, `resampling`).
 """
 
 from __future__ import annotations

