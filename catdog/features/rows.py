@@ -171,6 +171,8 @@ class StreamedRows:
                 if rows < limit:
                     found.append((features, labels, self._first + order[place : place + len(labels)]))
                 place, rows = place + len(labels), rows + len(labels)
+            if rows >= limit:
+                break
         features, labels, photos = (np.concatenate([part[column] for part in found]) for column in range(3))
         return features, labels, photos
 
