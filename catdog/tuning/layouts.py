@@ -26,7 +26,7 @@ from catdog.tuning.space import Space
 Values = Mapping[str, Any]
 
 # Settings of a stage that decide which features there are; all others decide only how they are used.
-_FEATURE_SETTINGS = ("epochs", "unfreeze_from")
+_FEATURE_SETTINGS = ("epochs", "head", "unfreeze_from")  # a head that is solved takes other views
 _USE_SETTINGS = ("dropout", "class_weights", "label_smoothing", "precision")
 
 

@@ -20,7 +20,7 @@ from heard import heard
 from PIL import Image
 from ray_processes import find_processes
 
-from catdog.command_line.arguments import parse_arguments
+from catdog.command_line.arguments import as_flags, parse_arguments
 from catdog.command_line.settings import build_config
 from catdog.config import TrainConfig, TuneConfig
 from catdog.errors import UsageError
@@ -240,11 +240,9 @@ def test_a_trial_whose_process_is_killed_runs_again(heads: Path, photo_folder: P
 
 
 def test_a_sweep_whose_driver_is_killed_goes_on(heads: Path, photo_folder: Path, tmp_path: Path) -> None:
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in HEADS.items()]
-    command = [
-        sys.executable, "jobs/tune.py", "--photos", str(photo_folder), "--run-dir", str(tmp_path), "--trials", "60",
-        "--features", str(heads / "features"), *flags,
-    ]  # fmt: skip
+    values = {"photos": str(photo_folder), "run_dir": str(tmp_path), "features": str(heads / "features")}
+    config = build_config(TuneConfig, {**values, **HEADS, "trials": 30})
+    command = [sys.executable, "jobs/tune.py", *as_flags(config)]
     import ray
 
     # The Ray of the other tests: a driver's death leaves it standing, and its start is another test's.
@@ -260,7 +258,7 @@ def test_a_sweep_whose_driver_is_killed_goes_on(heads: Path, photo_folder: Path,
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
     assert "trials were finished before." in ended.stdout
     after = records(tmp_path)
-    assert set(after) == set(range(60))
+    assert set(after) == set(range(30))
     assert {number: after[number] for number in before} == before
 
 

@@ -45,7 +45,7 @@ def write_outcome(sweep: Sweep, config: TuneConfig, records: Mapping[int, Record
     `began` is the time.monotonic() of the command's start. Raises FailureError when no trial has a model.
     """
     write_tables(records, sweep.space, run_dir=sweep.run_dir, metric=sweep.metric)
-    winner = choose_winner(_with_models(records, sweep.run_dir), sweep.metric, rule=config.selection)
+    winner = choose_winner(with_models(records, sweep.run_dir), sweep.metric, rule=config.selection)
     if winner is None:
         reasons = sorted({record.get("reason", record["status"]) for record in records.values()})
         if not records:
@@ -76,7 +76,7 @@ def write_outcome(sweep: Sweep, config: TuneConfig, records: Mapping[int, Record
     return result
 
 
-def _with_models(records: Mapping[int, Record], run_dir: str) -> dict[int, Record]:
+def with_models(records: Mapping[int, Record], run_dir: str) -> dict[int, Record]:
     """Return the trials that can win: a sweep of an earlier version kept only one trial's model."""
     return {
         number: record
@@ -152,7 +152,7 @@ def summary_lines(ranked: list[Record], result: Mapping[str, Any], sweep: Sweep)
     if "gain" in result:
         lines.append(gain_text(result["gain"], winner=result["number"], photos=compared_photos(result)))
     if "test" in result:
-        lines.append(test_text(result))
+        lines.append(held_out_text(result))
     return [
         *lines,
         f"Model: {files.join(sweep.run_dir, 'model')}",
@@ -176,7 +176,7 @@ def compared_photos(result: Mapping[str, Any]) -> str:
     return "photos, each left out of its fold" if result.get("folds") else "validation photos"
 
 
-def test_text(result: Mapping[str, Any]) -> str:
+def held_out_text(result: Mapping[str, Any]) -> str:
     """Return the scores on the test photos, which were not used to choose the winner."""
     text = f"On the test photos, which chose nothing: accuracy {result['test']['accuracy']:.4f}"
     default = result.get("default", {}).get("test")
