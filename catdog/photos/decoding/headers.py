@@ -20,7 +20,9 @@ _SCAN_END = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_JUNK = 1000  # bytes between two markers
-_PNM_SPACE = re.compile(rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])+")
+_PNM_SPACE = re.compile(rb"(?:[ \t\r\n\v\f]|#[^\r\n]*+[\r\n])++")
+_PNM_COMMENT = re.compile(rb"#[^\r\n]*+")
+_FILL = re.compile(rb"\xff{1000,}+")
 _PNM = re.compile(rb"P[1-6]")
 _PNM_NUMBER = re.compile(rb"[0-9]{1,9}")
 
@@ -35,7 +37,9 @@ def tidy_content(content: bytes, *, limits: DecodeLimits) -> bytes:
     if content.startswith(b"\xff\xd8"):
         return _tidy_jpeg(content, limits=limits)
     if _PNM.match(content[:2]):
-        return _tidy_pnm(content)
+        return _tidy_pnm(content, limits=limits)
+    if content.startswith(b"GIF8"):
+        _check_gif(content, limits=limits)
     return content
 
 
@@ -79,8 +83,8 @@ def _text_size(kind: bytes, data: bytes) -> int:
 
 
 def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Count the scans, and leave out padding between the segments of the header."""
-    at, kept_from, scans, segments, sides = 2, 0, 0, 0, 0
+    """Count the scans, and leave out padding between the segments of the header and before markers."""
+    at, kept_from, scans, segments, sides, first_scan = 2, 0, 0, 0, 0, len(content)
     parts: list[bytes] = []
     # In pixels a marker cannot stand by chance, so this is an upper bound, and mostly all that is needed.
     suspicious = content.count(b"\xff\xda") > 50
@@ -90,6 +94,8 @@ def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
             kept_from = match.start()
         marker, at = content[match.start() + 1], match.end()
         segments += 1
+        if marker == _START_OF_SCAN:
+            first_scan = min(first_scan, at)
         if marker == _END_OF_IMAGE or (marker == _START_OF_SCAN and not suspicious):
             break
         if segments > limits.max_segments:
@@ -108,12 +114,34 @@ def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
             if not end:
                 break
             at = end.start()
+    if kept_from <= first_scan and content.find(b"\xff" * _MAX_JUNK, first_scan) >= 0:
+        # In a scan 0xff stands before a marker only, any number of times.
+        parts += [content[kept_from:first_scan], _FILL.sub(b"\xff", content[first_scan:])]
+        kept_from = len(content)
     return b"".join([*parts, content[kept_from:]]) if parts else content
 
 
-def _tidy_pnm(content: bytes) -> bytes:
-    """Leave out long comments of a PPM's header, which Pillow reads byte by byte."""
+def _check_gif(content: bytes, *, limits: DecodeLimits) -> None:
+    """Count the blocks before the first picture. Source: GIF89a specification, sections 17 to 26."""
+    flags = content[10] if len(content) > 10 else 0
+    at, blocks = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0), 0
+    while content[at : at + 1] == b"!":
+        at += 2
+        while at < len(content) and content[at]:
+            at += 1 + content[at]
+            blocks += 1
+            if blocks > limits.max_segments:
+                raise ImageError("too-large", f"more than {limits.max_segments:,} blocks of metadata, as no photo has")
+        at += 1
+
+
+def _tidy_pnm(content: bytes, *, limits: DecodeLimits) -> bytes:
+    """Leave out long comments of a PPM, which Pillow reads byte by byte."""
+    if content[1:2] in b"123" and content.count(b"#") > limits.max_segments:
+        raise ImageError("too-large", f"more than {limits.max_segments:,} comments, as no photo has")
     words, at = pnm_header(content)
+    if words and content[1:2] in b"123":  # numbers as text, with comments anywhere
+        return b" ".join(words) + _PNM_COMMENT.sub(b"", content[at:])
     return b" ".join(words) + content[at:] if words and at > _MAX_JUNK else content
 
 

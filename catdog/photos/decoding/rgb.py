@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 from catdog.photos.decoding.headers import pnm_header
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+Strip = tuple[int, int, int, int]  # likewise
 
 _LARGE_PIXELS = 8_000_000  # from here on a photo is made smaller piece by piece: conversions make copies
 _STRIP_PIXELS = 2_000_000
@@ -136,20 +137,27 @@ def _to_8_bits(values: np.ndarray, white: float) -> Image.Image:
 
 
 def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
-    """Return an image of 16-bit colours, of which Pillow keeps the upper bytes, scaled where those tell too little."""
-    if not _has_16_bits(image, content) or _greatest(image.convert("RGB")) >= 64:
+    """Return an image of 16-bit colours, of which Pillow keeps the upper bytes, scaled where those tell too little.
+
+    It goes strip by strip, and changes `image`: a second picture in memory is enough.
+    """
+    if not _has_16_bits(image, content) or any(_greatest(image.getchannel(band)) >= 64 for band in "RGB"):
         return image
-    upper, lower = _read_16_bits(content)
-    colors = upper.shape[2] - (upper.shape[2] in (2, 4))  # the last of 2 or 4 channels is alpha
-    found = np.empty(upper.shape, np.uint8)
-    for channels in (slice(0, colors), slice(colors, None)):
-        # By the greatest upper byte, and the lower bytes beside it.
-        top = int(upper[..., channels].max(initial=0))
-        top = 256 * top + int(lower[..., channels].max(initial=0, where=upper[..., channels] == top))
-        levels = np.rint(np.arange(2**16) * (255 / _used_white(top))).clip(0, 255).astype(np.uint8)
-        for row in range(len(found)):
-            found[row, :, channels] = levels[upper[row, :, channels].astype(np.uint16) << 8 | lower[row, :, channels]]
-    return Image.fromarray(found)
+    read_strip = _sixteen_bit_strips(image, content)
+    alpha = 3 if image.mode == "RGBA" else None
+    tops = [0, 0]  # of colours, and of alpha
+    for box in _strips(image):
+        values = read_strip(box)
+        tops[0] = max(tops[0], int(values[..., :3].max()))
+        tops[1] = max(tops[1], int(values[..., 3].max()) if alpha else 0)
+    tables = [np.rint(np.arange(2**16) * (255 / _used_white(top))).clip(0, 255).astype(np.uint8) for top in tops]
+    for box in _strips(image):
+        values = read_strip(box)
+        found = tables[0][values]
+        if alpha:
+            found[..., 3] = tables[1][values[..., 3]]
+        image.paste(Image.fromarray(found), box)
+    return image
 
 
 def _has_16_bits(image: Image.Image, content: bytes) -> bool:
@@ -163,26 +171,26 @@ def _has_16_bits(image: Image.Image, content: bytes) -> bool:
     return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_BITS, (8,))[0] == 16
 
 
-def _read_16_bits(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the upper and the lower bytes of 16-bit colours, (H, W, channels) uint8 both."""
+def _strips(image: Image.Image) -> Iterator[Strip]:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _sixteen_bit_strips(image: Image.Image, content: bytes) -> Callable[[Strip], np.ndarray]:
+    """Return what reads any strip of `image` as uint16 colours, (H, W, 3 or 4)."""
     words, end = pnm_header(content)
     if words:
-        width, height = int(words[1]), int(words[2])
-        both = np.frombuffer(content, np.uint8, width * height * 6, end + 1).reshape(height, width, 3, 2)
-        return both[..., 0], both[..., 1]
-    halves = []
-    for swapped in (False, True):
-        with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as image:
-            if any(tile.args == "LA;16B" for tile in image.tile):  # gray and alpha, 4 bytes a pixel as RGBA has
-                image.tile = [tile._replace(args="RGBA") for tile in image.tile]
-                image.load()
-                pixels = np.asarray(image)
-                return pixels[..., 0::2], pixels[..., 1::2]
-            if swapped:
-                image.tile = [tile._replace(args=_swap(tile.args)) for tile in image.tile]
-            image.load()
-            halves.append(np.asarray(image))
-    return halves[0], halves[1]
+        count = image.width * image.height * 3
+        pixels = np.frombuffer(content, ">u2", count, end + 1).reshape(image.height, image.width, 3)
+        return lambda box: pixels[box[1] : box[3]].astype(np.uint16)
+    with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as again:
+        is_gray = any(tile.args == "LA;16B" for tile in again.tile)  # and alpha: 4 bytes a pixel, as RGBA has
+        again.tile = [tile._replace(args="RGBA" if is_gray else _swap(tile.args)) for tile in again.tile]
+        again.load()
+        lower = again.copy() if again.readonly else again
+    channels = [1, 1, 1, 3] if is_gray else list(range(len(image.getbands())))
+    return lambda box: np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(lower.crop(box))[..., channels]
 
 
 def _swap(arguments: Any) -> Any:

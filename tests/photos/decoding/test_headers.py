@@ -116,6 +116,28 @@ def test_a_long_comment_of_a_ppm_is_not_read() -> None:
     assert tidy_content(short, limits=DEFAULT_LIMITS) is short
 
 
+def test_comments_among_the_numbers_of_a_plain_ppm_are_bounded() -> None:
+    numbers = b"1 2 3 " * 64
+    plain = b"P3\n8 8\n255\n"
+    expected = decode_image(plain + numbers, size=8).tolist()
+    assert decode_image(plain + b"# one\n" * 100 + numbers, size=8).tolist() == expected
+    assert code_of(plain + b"#\n" * 30_000 + numbers) == "too-large"
+
+
+def test_metadata_of_a_gif_is_bounded() -> None:
+    picture = encode("GIF")
+    at = 13 + 3 * 2 ** ((picture[10] & 7) + 1)
+    content = picture[:at] + b"!\xfe" + b"\x01a" * 300 + b"\0" + picture[at:]
+    assert decode_image(content, size=8).tolist() == decode_image(picture, size=8).tolist()
+    assert code_of(picture[:at] + b"!\xfe" + b"\x01a" * 30_000 + b"\0" + picture[at:]) == "too-large"
+
+
+def test_padding_within_the_scan_of_a_jpeg_is_not_read() -> None:
+    content = JPEG[:-2] + b"\xff" * 5_000_000 + JPEG[-2:]
+    assert len(tidy_content(content, limits=DEFAULT_LIMITS)) <= len(JPEG) + 1
+    assert decode_image(content, size=16).tolist() == decode_image(JPEG, size=16).tolist()
+
+
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])
 def test_a_side_that_no_photo_has_is_refused(size: tuple[int, int]) -> None:
     assert code_of(encode("PNG", size)) == "too-large"
