@@ -12,12 +12,13 @@ from catdog.cluster.plan import Plan
 from catdog.command_line.settings import flatten_config
 from catdog.config import FrozenStageConfig, StageConfig, TrainConfig
 from catdog.console import ProgressLine, say
+from catdog.errors import UsageError
 from catdog.features.cache import FeatureCache, locate_cache
 from catdog.features.extract import extract_features
 from catdog.features.rows import StreamSource
 from catdog.features.spec import PLAIN_VIEW, Extraction, PhotoSet, feature_bytes
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, SYMMETRIC_SCALING, UNIT_SCALING, Scaling, backbone_spec
-from catdog.model.saved_model import ClassifierSpec
+from catdog.model.saved_model import SMALLEST_IMAGE, ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
@@ -230,7 +231,9 @@ def _built_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
 
 
 def check_cut(config: TrainConfig) -> None:
-    """Refuse a wrong --unfrozen.unfreeze-from before any photo is read."""
+    """Refuse a wrong --unfrozen.unfreeze-from or --image-size before any photo is read."""
+    if 0 < config.image_size < SMALLEST_IMAGE:
+        raise UsageError(f"--image-size: expected 0 or at least {SMALLEST_IMAGE} pixels, found {config.image_size}")
     plain = ClassifierSpec(
         backbone=config.backbone,
         image_size=config.image_size or backbone_spec(config.backbone).image_size,

@@ -5,10 +5,11 @@ import pytest
 
 from catdog.command_line.settings import build_config
 from catdog.config import TrainConfig
+from catdog.errors import UsageError
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.manifest import Manifest
 from catdog.storage.schemas import MANIFEST, REJECTED
-from catdog.training.stages import StageLayout, class_weights
+from catdog.training.stages import StageLayout, check_cut, class_weights
 
 
 class Counted:
@@ -69,3 +70,9 @@ def test_a_solved_head_reads_every_view_and_needs_no_test_photos() -> None:
 
 def test_symmetric_scaling_is_that_of_advprop_weights() -> None:
     assert layout(input_scaling="-1..1").spec.scaling == ((1 / 127.5,) * 3, (-1.0,) * 3)
+
+
+def test_a_picture_too_small_for_any_model_is_refused_before_the_start() -> None:
+    check_cut(build_config(TrainConfig, {"image_size": 32}))
+    with pytest.raises(UsageError, match="--image-size: expected 0 or at least 32 pixels, found 31"):
+        check_cut(build_config(TrainConfig, {"image_size": 31}))
