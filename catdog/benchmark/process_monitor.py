@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
@@ -24,49 +24,49 @@ class ProcessRun:
 
 
 def watch_program(
-    command: Sequence[str],
-    *,
-    verbose: bool = False,
-    environment: Mapping[str, str] | None = None,
-    poll: Callable[[float], None] = lambda seconds: None,
+    command: Sequence[str], *, verbose: bool = False, poll: Callable[[float], None] = lambda seconds: None
 ) -> ProcessRun:
     """Run `command` to its end; `poll` is called with the seconds since its start, ten times a second.
 
     The memory is that of the program and all its descendants. Raises RuntimeError, with its last lines, when it fails.
     """
     start = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(environment or {})}
-    )
-    peak, ended = [0], threading.Event()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    peak = [0]
 
-    def repeat(every: float, action: Callable[[], None]) -> None:
-        while not ended.wait(every):
-            action()
-
-    def measure() -> None:
+    def measure_memory() -> None:
         peak[0] = max(peak[0], tree_bytes(process.pid))
 
-    threads = [
-        threading.Thread(target=repeat, args=pair, daemon=True)
-        for pair in ((_POLL_SECONDS, lambda: poll(time.monotonic() - start)), (_MEMORY_SECONDS, measure))
-    ]
-    for thread in threads:
-        thread.start()
     lines: list[tuple[float, str]] = []
-    for line in process.stdout or ():
-        lines.append((time.monotonic() - start, line.rstrip("\n")))
-        if verbose:
-            print(line, end="")
-    code = process.wait()
-    seconds = time.monotonic() - start
-    ended.set()
-    for thread in threads:
-        thread.join()
+    with _repeated(_POLL_SECONDS, lambda: poll(time.monotonic() - start)), _repeated(_MEMORY_SECONDS, measure_memory):
+        for line in process.stdout or ():
+            lines.append((time.monotonic() - start, line.rstrip("\n")))
+            if verbose:
+                print(line, end="")
+        code = process.wait()
+        seconds = time.monotonic() - start
     if code:
         last_lines = "\n".join(line for _, line in lines[-20:])
         raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{last_lines}")
     return ProcessRun(seconds=seconds, lines=tuple(lines), peak_bytes=peak[0])
+
+
+@contextlib.contextmanager
+def _repeated(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` in a thread of its own every so many `seconds`, for the length of the block."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def tree_bytes(pid: int) -> int:

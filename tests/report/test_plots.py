@@ -2,9 +2,10 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from catdog.report.plots import draw_curves, stage_table
+from catdog.report.plots import draw_curves, draw_sweep, stage_table
 
 
 def history(epochs: int) -> list[dict[str, float]]:
@@ -55,3 +56,17 @@ def test_the_closing_table_shows_balanced_accuracy_where_it_differs_and_that_a_h
     ]
     stages["frozen"]["validation"] = {"accuracy": 0.98, "balanced_accuracy": 0.98, "loss": 0.05}
     assert "balanced" not in stage_table(stages)
+
+
+@pytest.mark.parametrize("settings", [("dropout", "frozen.learning_rate"), ("pooling",), ()])
+def test_a_sweep_of_numbers_or_of_words_is_drawn(settings: tuple[str, ...], tmp_path: Path) -> None:
+    records = [
+        {
+            "status": ("finished", "stopped")[number % 2], "seconds": 4.0, "ended": 100.0 + number,
+            "values": {"dropout": number / 10, "frozen.learning_rate": 10.0**-number, "pooling": "avg"},
+            "validation": {"accuracy": 0.9 + number / 100, "loss": 0.2},
+        }
+        for number in range(1, 5)
+    ]  # fmt: skip
+    draw_sweep([*records, {"status": "failed", "values": {}}], settings, run_dir=str(tmp_path))
+    assert Image.open(tmp_path / "sweep.png").size == (1200, 540)

@@ -132,66 +132,64 @@ def _histograms(shown: Shown) -> Html:
 
 
 def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
-    kinds = summarize_kinds(shown.photos)
-    labels = [("", "all labels"), *((str(index), label) for index, label in enumerate(shown.labels))]
-    choices = [
-        ("", "all shown photos"),
-        *((str(index), f"{kind} ({count})") for index, (kind, count) in enumerate(kinds.items())),
+    missing = "No picture could be made: the photos cannot be read from here, or were moved."
+    parts: list[Child] = [
+        tag(
+            "p",
+            _sample_text(shown),
+            " If a label is wrong, choose the right class, or leave out a photo that belongs to none. Download ",
+            tag("code", "corrections.csv"),
+            " with your choices and give it to the next training: ",
+            tag("code", "--corrections corrections.csv"),
+            ".",
+        ),
+        tag("p", missing, class_="soft") if shown.photos and not pictures else None,
+        tag("noscript", tag("p", "The gallery and the search need JavaScript.")),
+        _filters(shown),
+        tag("ul", id="photos", class_="cards"),
+        tag(
+            "div",
+            tag("button", "Back", id="back", type="button"),
+            tag("span", id="place", role="status"),
+            tag("button", "Next", id="next", type="button"),
+            class_="pager",
+        ),
+        tag(
+            "div",
+            tag("span", id="marked", role="status"),
+            tag("button", "Discard", id="clear", type="button"),
+            tag("button", "Download corrections.csv", id="download", type="button", class_="main"),
+            id="basket",
+            class_="basket",
+            hidden=True,
+        ),
     ]
-    total = sum(shown.labels.values())
-    what = f"All {counted(total, 'labelled photo')}."
-    if len(shown.photos) < total:
-        what = (
-            f"A sample of {len(shown.photos):,} of {total:,} labelled photos: for each label the least confident and "
-        )
-        more = {WRONG: "those that disagree with their folder", DIFFERENT: "those on which the models differ"}
-        what += "some at random" + "".join(f", {text}" for kind, text in more.items() if kind in kinds) + "."
-    return join(
-        [
-            tag(
-                "p",
-                what,
-                " If a label is wrong, choose the right class, or leave out a photo that belongs to none. Download ",
-                tag("code", "corrections.csv"),
-                " with your choices and give it to the next training: ",
-                tag("code", "--corrections corrections.csv"),
-                ".",
-            ),
-            None
-            if pictures or not shown.photos
-            else tag(
-                "p", "No picture could be made: the photos cannot be read from here, or were moved.", class_="soft"
-            ),
-            tag("noscript", tag("p", "The gallery and the search need JavaScript.")),
-            tag(
-                "div",
-                _select("label", "Label", labels),
-                _select("kind", "Reason shown", [*choices, ("marked", "corrected by you")]),
-                _select(
-                    "order",
-                    "Order",
-                    [(text, text) for text in ("least confident first", "most confident first", "by name")],
-                ),
-                class_="tools",
-            ),
-            tag("ul", id="photos", class_="cards"),
-            tag(
-                "div",
-                tag("button", "Back", id="back", type="button"),
-                tag("span", id="place", role="status"),
-                tag("button", "Next", id="next", type="button"),
-                class_="pager",
-            ),
-            tag(
-                "div",
-                tag("span", id="marked", role="status"),
-                tag("button", "Discard", id="clear", type="button"),
-                tag("button", "Download corrections.csv", id="download", type="button", class_="main"),
-                id="basket",
-                class_="basket",
-                hidden=True,
-            ),
-        ]
+    return join(parts)
+
+
+def _sample_text(shown: Shown) -> str:
+    """Return which of the photos the gallery has."""
+    total, kinds = sum(shown.labels.values()), summarize_kinds(shown.photos)
+    if len(shown.photos) == total:
+        return f"All {counted(total, 'labelled photo')}."
+    more = {WRONG: "those that disagree with their folder", DIFFERENT: "those on which the models differ"}
+    text = (
+        f"A sample of {len(shown.photos):,} of {total:,} labelled photos: of each label the least confident and some "
+    )
+    return text + "at random" + "".join(f", {what}" for kind, what in more.items() if kind in kinds) + "."
+
+
+def _filters(shown: Shown) -> Html:
+    labels = [("", "all labels"), *((str(index), label) for index, label in enumerate(shown.labels))]
+    kinds = enumerate(summarize_kinds(shown.photos).items())
+    reasons = [("", "all shown photos"), *((str(index), f"{kind} ({count})") for index, (kind, count) in kinds)]
+    orders = [(text, text) for text in ("least confident first", "most confident first", "by name")]
+    return tag(
+        "div",
+        _select("label", "Label", labels),
+        _select("kind", "Reason shown", [*reasons, ("marked", "corrected by you")]),
+        _select("order", "Order", orders),
+        class_="tools",
     )
 
 
