@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from catdog.storage.schemas import UNSURE
 
-PICTURES = 400  # at most; each is some 6 kB of the page
+MAX_PHOTOS = 400  # at most; each is some 6 kB of the page
 _PER_GROUP = 60  # of each kind for each label
 _ERRORS_PER_CODE = 100
 _NAMES = 5_000  # of the first rows, and as many again of errors and unsure ones
@@ -56,7 +56,7 @@ def choose_rows(
     for none. The same rows give the same choice.
     """
     labels = [*classes, *([UNSURE] if unsure else [])]
-    groups = min(_PER_GROUP, max(1, PICTURES // (2 * len(labels) + 2)))
+    groups = min(_PER_GROUP, max(1, MAX_PHOTOS // (2 * len(labels) + 2)))
     sampler = _RowSampler(labels, classes=classes, most=groups, true=true)
     for table in tables:
         sampler.add(table)
@@ -84,7 +84,7 @@ class _RowSampler:
         self._labels, self._classes, self._true = list(labels), list(classes), true
         self._kept = {(kind, label): _SmallestK(most) for kind in (LEAST_CONFIDENT, AT_RANDOM) for label in labels}
         self._kept |= {(kind, ""): _SmallestK(most) for kind in (WRONG, DIFFERENT)}
-        self._first = _SmallestK(PICTURES)  # the first that have a label: where there are no more, all are shown
+        self._first = _SmallestK(MAX_PHOTOS)  # the first that have a label: where there are no more, all are shown
         self._rows: dict[int, dict[str, Any]] = {}
         self._histograms = {label: np.zeros(_BINS, np.int64) for label in labels}
         self._errors: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ class _RowSampler:
         for (kind, _), smallest in self._kept.items():
             for place in smallest.places.tolist():
                 kinds.setdefault(place, []).append(kind)
-        if sum(self._counts.values()) <= PICTURES:
+        if sum(self._counts.values()) <= MAX_PHOTOS:
             for place in self._first.places.tolist():
                 kinds.setdefault(place, [])
         photos = [{**self._rows[place], "kinds": kinds[place], "true": self._truth(place)} for place in sorted(kinds)]

@@ -46,7 +46,7 @@ def test_what_is_shown_of_many_rows_is_bounded() -> None:
     shown = choose_rows(rows, classes=("cat", "dog"), unsure=True, true=np.zeros(40_000, np.int32))
     assert shown.rows == 40_000
     assert sum(shown.labels.values()) + sum(shown.error_counts.values()) == 40_000
-    assert 150 < len(shown.photos) <= gallery.PICTURES
+    assert 150 < len(shown.photos) <= gallery.MAX_PHOTOS
     assert (shown.error_counts, len(shown.errors)) == ({"truncated": 4000}, 100)
     assert len(shown.names) == 10_000
     assert len({row["path"] for row in shown.names}) == 10_000
