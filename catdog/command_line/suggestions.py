@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 _MOST = 3
-_CUTOFF = 0.6  # of difflib: names less similar than this are no guess
+_CUTOFF = 0.72  # of difflib: names less similar than this are no guess
 
 
 def suggest(name: str, known: Mapping[str, Sequence[str]], *, prefix: str = "--") -> str:
@@ -26,11 +26,16 @@ def _by_word(wanted: str, known: Mapping[str, Sequence[str]]) -> list[str]:
     if inside := [key for key in known if key.startswith(f"{wanted}.")]:
         return inside
     stage, _, last = wanted.rpartition(".")
-    found = [key for key, words in known.items() if last in (key.rpartition(".")[2], *words)]
+    found = [key for key, words in known.items() if last in (_last(key), *words)]
+    found = found or [key for key in known if _last(key).startswith(f"{last}_")]
     return [key for key in found if key.rpartition(".")[0] == stage] or found
 
 
 def _by_spelling(wanted: str, known: Mapping[str, Sequence[str]]) -> list[str]:
-    spellings = {word: key for key, words in known.items() for word in (*words, key.rpartition(".")[2], key)}
+    spellings = {spelling: key for key in known for spelling in (_last(key), key)}
     near = difflib.get_close_matches(wanted, spellings, n=1, cutoff=_CUTOFF)
-    return [spellings[word] for word in near]
+    return [spellings[spelling] for spelling in near]
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -27,6 +27,7 @@ KNOWN = {
         ("--photoz", "--photos"),
         ("--frozen.epoch", "--frozen.epochs"),
         ("--augmentation.rotation", "--augmentation.rotation-degrees"),
+        ("--rotation", "--augmentation.rotation-degrees"),
     ],
 )
 def test_what_people_type_is_answered_with_the_right_flag(typed: str, meant: str) -> None:
@@ -46,5 +47,6 @@ def test_each_job_has_its_own_answer(typed: str, meant: str) -> None:
     assert suggest(typed, KNOWN[PredictConfig]) == f"; did you mean {meant}?"
 
 
-def test_where_nothing_is_near_nothing_is_offered() -> None:
-    assert suggest("--zzzzzz", KNOWN[TrainConfig]) == ""
+@pytest.mark.parametrize("typed", ["--zzzzzz", "--threads", "--resume", "--network-name", "--cpus"])
+def test_where_nothing_is_near_nothing_is_offered(typed: str) -> None:
+    assert suggest(typed, KNOWN[PredictConfig]) == ""
