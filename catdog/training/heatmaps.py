@@ -11,7 +11,9 @@ import pyarrow as pa
 from catdog.errors import ImageError, one_line
 from catdog.evaluation.held_out import read_outcomes, worst_outcomes
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.decoding.thumbnails import make_thumbnail, overlay_heat
+from catdog.photos.decoding.framing import Framing
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.decoding.thumbnails import encode_jpeg, make_thumbnail, overlay_heat
 from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import files
@@ -59,6 +61,13 @@ def _load_best(job: TrainJob, networks: Networks, best: str) -> Any:
     return classifier
 
 
+def make_seen_thumbnail(content: bytes, image: np.ndarray, *, framing: Framing, limits: DecodeLimits) -> bytes:
+    """Return a small JPEG of the part of the photo `content` that the network saw as `image`: the heat covers it."""
+    if framing.resize == "squash":  # it saw all of the photo, which looks better in its own aspect
+        return make_thumbnail(content, size=THUMBNAIL_SIZE, limits=limits)
+    return make_thumbnail(encode_jpeg(image, quality=95), size=THUMBNAIL_SIZE)
+
+
 def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of the schema PICTURES for the photos of `worst` that can be read."""
     from catdog.model import classifier as model
@@ -68,7 +77,7 @@ def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, 
         try:
             content = read_photo(row["path"])
             image = decode_image(content, size=job.spec.image_size, framing=job.spec.framing, limits=job.limits)
-            thumbnails.append(make_thumbnail(content, size=THUMBNAIL_SIZE, limits=job.limits))
+            thumbnails.append(make_seen_thumbnail(content, image, framing=job.spec.framing, limits=job.limits))
         except ImageError:
             continue
         names.append(row["path"])
