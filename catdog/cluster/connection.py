@@ -78,7 +78,8 @@ def connection_failure(error: Exception) -> str:
         ray_there, python_there, ray_here, python_here = versions.groups()
         return (
             f"the cluster runs Ray {ray_there} on Python {python_there}, this program Ray {ray_here} on Python "
-            f"{python_here}: use the same versions on both (pip install 'ray=={ray_there}')"
+            f"{python_here}: use the same versions on both"
+            + (f" (pip install 'ray=={ray_there}')" if ray_there != ray_here else "")
         )
     if "AF_UNIX" in text:
         remedy = "set RAY_TMPDIR to a folder with a shorter path"
