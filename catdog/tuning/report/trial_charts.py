@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.report.axes import number_text
-from catdog.report.charts import Point, curve, legend, parallel, scatter
+from catdog.report.charts import Point, curve, legend, scatter
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import figure, table
+from catdog.report.parallel_coordinates import parallel_coordinates
 from catdog.tuning.records import stage_text
 from catdog.tuning.selection import objective, record_scores
 from catdog.tuning.space import Space
@@ -55,7 +56,7 @@ def draw_parallel(ranked: Sequence[Record], records: Mapping[int, Record], space
     if len(ranked) > len(drawn):
         text += f" It shows the best {len(drawn):,} of {len(ranked):,}."
     numbers = [record["number"] for record in drawn]
-    chart = parallel(
+    chart = parallel_coordinates(
         columns,
         tips=[tip_text(record) for record in drawn],
         ranks=[place / max(1, len(drawn) - 1) for place in range(len(drawn))],
