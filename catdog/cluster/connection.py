@@ -37,16 +37,17 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
     import ray
 
     own = not ray.is_initialized()
-    if own:
-        _connect(verbose=verbose, dashboard=dashboard)
-    try:
-        with contextlib.nullcontext() if verbose else only_our_lines(), _one_line_failures():
-            board = open_board()  # held for the length of the block
-            yield read_resources()
-            del board
-    finally:
+    with contextlib.nullcontext() if verbose else only_our_lines():
         if own:
-            ray.shutdown()
+            _connect(verbose=verbose, dashboard=dashboard)
+        try:
+            with _one_line_failures():
+                board = open_board()  # held for the length of the block
+                yield read_resources()
+                del board
+        finally:
+            if own:
+                ray.shutdown()
 
 
 def _connect(*, verbose: bool, dashboard: bool) -> None:

@@ -27,7 +27,7 @@ def job():
     with connected(dashboard=False), report_failures():
         import ray
         say("at work")
-        ray.get(ray.remote(num_cpus=0)(time.sleep).remote(600))
+        ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote())
 
 sys.exit(supervise(partial(run, job), quiet=True))
 """
