@@ -99,11 +99,14 @@ def frame(
     x_label: str,
     y_label: str,
     x_names: Mapping[float, str] | None = None,
+    whole_y: bool = False,
 ) -> Html:
-    """Return a chart: grid, tick labels, axis labels, `marks` on top; `x_names` are texts for ticks of x."""
+    """Return a chart: grid, tick labels, axis labels, `marks` on top; `x_names` are texts for ticks of x.
+
+    With `whole_y` only whole numbers are ticks of y."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
     parts = []
-    for value in y.ticks():
+    for value in (tick for tick in y.ticks() if not whole_y or tick == round(tick)):
         place = y.place(value)
         parts.append(tag("line", x1=left, x2=right, y1=place, y2=place, class_="grid"))
         parts.append(tag("text", number_text(value), x=left - 6, y=place + 4, text_anchor="end"))

@@ -112,7 +112,9 @@ def histogram(counts: Sequence[int], *, low: float, high: float, title: str, x_l
                 tag("rect", x=place + 0.5, y=top, width=width - 1, height=BOTTOM - top, class_=f"bar s{series}")
             )
         bars.append(tag("rect", x=place, y=TOP, width=width, height=BOTTOM - TOP, class_="hit", data_tip=tip))
-    return frame(x, y, *bars, title=title, x_label=x_label, y_label="photos (logarithmic)" if log else "photos")
+    return frame(
+        x, y, *bars, title=title, x_label=x_label, y_label="photos (logarithmic)" if log else "photos", whole_y=True
+    )
 
 
 def reliability(series: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> Html:

@@ -41,3 +41,9 @@ def test_time_is_never_on_a_logarithmic_axis() -> None:
     steps = [(point.x, point.y) for point in points]
     assert ">20<" not in charts.scatter(points, title="", x_label="", y_label="")
     assert ">20<" in charts.scatter(points, title="", x_label="", y_label="", steps=steps)
+
+
+def test_counts_have_whole_numbers_on_their_axis() -> None:
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", charts.histogram([1, 0, 1], low=10, high=40, title="", x_label=""))
+    assert {"0", "1"} <= set(texts)
+    assert not [text for text in texts if text.startswith("0.")]

@@ -140,7 +140,7 @@ def _gallery(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
             " If a label is wrong, choose the right class, or leave out a photo that belongs to none. Download ",
             tag("code", "corrections.csv"),
             " with your choices and give it to the next training: ",
-            tag("code", "--corrections corrections.csv"),
+            tag("code", "--corrections corrections.csv", class_="flag"),
             ".",
         ),
         tag("p", missing, class_="soft") if shown.photos and not pictures else None,
