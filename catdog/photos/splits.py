@@ -126,6 +126,5 @@ def _sizes(labels: np.ndarray, chosen: np.ndarray, *, shape: tuple[int, int]) ->
 def _too_few(sizes: Sequence[int], asked: Mapping[str, int], classes: Sequence[str]) -> UsageError:
     found = ", ".join(f"{size} of {name}" for name, size in zip(classes, sizes, strict=True) if size < len(asked))
     remedy = "add photos, or draw no test photos by --test-per-class 0" if "test" in asked else "add photos"
-    return UsageError(
-        f"expected {len(asked)} usable photos or more of every class for {' and '.join(asked)}, found {found}: {remedy}"
-    )
+    photos = "one usable photo" if len(asked) == 1 else f"{len(asked)} usable photos"
+    return UsageError(f"expected at least {photos} of every class for {' and '.join(asked)}, found {found}: {remedy}")

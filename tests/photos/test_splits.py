@@ -120,13 +120,23 @@ def test_too_few_photos_are_the_users_mistake(asked: tuple[int, int, int]) -> No
     with pytest.raises(UsageError) as raised:
         split({"cat": 2, "dog": 9}, asked)
     assert str(raised.value) == (
-        "expected 3 usable photos or more of every class for train and validation and test, found 2 of cat: "
+        "expected at least 3 usable photos of every class for train and validation and test, found 2 of cat: "
         "add photos, or draw no test photos by --test-per-class 0"
     )
-    with pytest.raises(UsageError, match="2 usable photos or more of every class for train and validation, found 0"):
+    with pytest.raises(UsageError, match="at least 2 usable photos of every class for train and validation, found 0"):
         split({"cat": 2, "dog": 2}, asked, hints=["test"] * 4)
 
 
 def test_too_few_groups_are_the_users_mistake() -> None:
     with pytest.raises(UsageError, match="found 2 of cat, 2 of dog"):
         split({"cat": 60, "dog": 60}, groups=["a" if number < 40 else "b" for number in range(60)] * 2)
+
+
+def test_a_class_that_a_split_folder_lacks_is_named() -> None:
+    hints: list[str | None] = [*["train"] * 6, *["test"] * 4, *["train"] * 10]
+    with pytest.raises(UsageError) as raised:
+        split({"cat": 10, "dog": 10}, hints=hints)
+    assert str(raised.value) == (
+        "expected at least one usable photo of every class for test, found 0 of dog: "
+        "add photos, or draw no test photos by --test-per-class 0"
+    )
