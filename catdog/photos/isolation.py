@@ -6,15 +6,17 @@ a task whose process died: then each photo is decoded in a process of its own, s
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
+import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from catdog.errors import ImageError
 
+_TICK_SECONDS = 0.2
 _START_SECONDS = 60.0  # for the process of one photo to start, on a busy node
 _NOWHERE = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must stay open: the watchdog writes to it
 
@@ -36,8 +38,12 @@ def decode_each(
 
 
 def _decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
-    with _deadline(seconds):
+    watchdog = _watchdog(os.getpid())
+    watchdog.expect(seconds)
+    try:
         return _decoded(content, decode)
+    finally:
+        watchdog.done()
 
 
 def _decoded(content: bytes, decode: Decode[T]) -> T | ImageError:
@@ -49,14 +55,45 @@ def _decoded(content: bytes, decode: Decode[T]) -> T | ImageError:
         return ImageError("too-large", "the pixels do not fit into memory")
 
 
-@contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """End this process where the block takes longer; nothing softer stops a decoder that is in native code."""
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_NOWHERE)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+class _Watchdog(threading.Thread):
+    """Ends this process where a photo is decoded for too long; nothing softer stops a decoder that is in native code.
+
+    One thread for all photos: to start one for each would cost as much as a tenth of the decoding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="decode watchdog", daemon=True)
+        self._ends: dict[int, float] = {}  # by thread
+
+    def expect(self, seconds: float) -> None:
+        """Give the calling thread so long until it calls `done`."""
+        self._ends[threading.get_ident()] = time.monotonic() + seconds
+
+    def done(self) -> None:
+        """Take back what the calling thread expected."""
+        self._ends.pop(threading.get_ident(), None)
+
+    def run(self) -> None:
+        """Look now and then; where native code lets no thread of Python run, faulthandler's own timer goes off."""
+        while True:
+            time.sleep(_TICK_SECONDS)
+            ends = min(list(self._ends.values()), default=None)
+            if ends is None:
+                faulthandler.cancel_dump_traceback_later()
+            elif time.monotonic() > ends:
+                os._exit(1)
+            else:
+                left = ends - time.monotonic() + 10 * _TICK_SECONDS
+                faulthandler.dump_traceback_later(left, exit=True, file=_NOWHERE)
+
+
+@functools.lru_cache(maxsize=1)
+def _watchdog(process: int) -> _Watchdog:
+    """Return the watchdog of this process; a forked one has no threads."""
+    del process
+    watchdog = _Watchdog()
+    watchdog.start()
+    return watchdog
 
 
 def _decode_apart(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:

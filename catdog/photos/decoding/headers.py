@@ -16,8 +16,10 @@ _MAX_TEXT_BYTES = 500_000  # of one chunk of text or colour profile; Pillow refu
 _MAX_TEXTS_BYTES = 8_000_000  # of all together
 _KEPT_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"sBIT")
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
-_SCAN_END = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])")
+_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MAX_JUNK = 1000  # bytes between two markers
 _PNM_SPACE = re.compile(rb"(?:[ \t\r\n\v\f]|#[^\r\n]*+[\r\n])++")
@@ -83,42 +85,50 @@ def _text_size(kind: bytes, data: bytes) -> int:
 
 
 def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Count the scans, and leave out padding between the segments of the header and before markers."""
-    at, kept_from, scans, segments, sides, first_scan = 2, 0, 0, 0, 0, len(content)
+    """Leave out padding between the segments of the header and within scans; check the number of segments and scans."""
+    at, kept_from, sides, progressive, components = 2, 0, 0, False, b""
     parts: list[bytes] = []
-    # In pixels a marker cannot stand by chance, so this is an upper bound, and mostly all that is needed.
-    suspicious = content.count(b"\xff\xda") > 50
-    while match := _MARKER.search(content, at):
+    for _ in range(limits.max_segments):
+        match = _MARKER.search(content, at)
+        if not match:
+            return content
         if match.start() - at > _MAX_JUNK:
             parts.append(content[kept_from:at])
             kept_from = match.start()
         marker, at = content[match.start() + 1], match.end()
-        segments += 1
-        if marker == _START_OF_SCAN:
-            first_scan = min(first_scan, at)
-        if marker == _END_OF_IMAGE or (marker == _START_OF_SCAN and not suspicious):
+        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
             break
-        if segments > limits.max_segments:
-            raise ImageError("too-large", f"more than {limits.max_segments:,} segments, as no photo has")
         if marker in _ALONE:
             continue
-        length = int.from_bytes(content[at : at + 2])
-        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in _START_OF_FRAME:
             sides = int.from_bytes(content[at + 3 : at + 5]) * int.from_bytes(content[at + 5 : at + 7])
-        at += max(2, length)
-        if marker == _START_OF_SCAN:
-            scans += 1
-            if scans > limits.max_scans or scans * sides > limits.max_scanned_pixels:
-                raise ImageError("too-large", f"{scans:,} scans or more of {sides:,} pixels, as no photo has")
-            end = _SCAN_END.search(content, at)
-            if not end:
-                break
-            at = end.start()
-    if kept_from <= first_scan and content.find(b"\xff" * _MAX_JUNK, first_scan) >= 0:
+            progressive, components = marker in _PROGRESSIVE, content[at + 7 : at + 8]
+        at += max(2, int.from_bytes(content[at : at + 2]))
+    else:
+        raise ImageError("too-large", f"more than {limits.max_segments:,} segments, as no photo has")
+    if progressive or content[at + 2 : at + 3] != components:
+        _check_scans(content, at, sides=sides, limits=limits)
+    if content.find(b"\xff" * _MAX_JUNK, at) >= 0:
         # In a scan 0xff stands before a marker only, any number of times.
-        parts += [content[kept_from:first_scan], _FILL.sub(b"\xff", content[first_scan:])]
+        parts += [content[kept_from:at], _FILL.sub(b"\xff", content[at:])]
         kept_from = len(content)
     return b"".join([*parts, content[kept_from:]]) if parts else content
+
+
+def _check_scans(content: bytes, at: int, *, sides: int, limits: DecodeLimits) -> None:
+    """Count the scans of a JPEG that may have several, from the first one on, which begins at `at`."""
+    if content.count(b"\xff\xda", at) < min(50, limits.max_scans, limits.max_scanned_pixels // max(1, sides)):
+        return  # the mark may stand behind the picture too, but hardly ever
+    scans, marker = 1, _START_OF_SCAN
+    while marker != _END_OF_IMAGE:
+        if scans > limits.max_scans or scans * sides > limits.max_scanned_pixels:
+            raise ImageError("too-large", f"{scans:,} scans or more of {sides:,} pixels, as no photo has")
+        at += max(2, int.from_bytes(content[at : at + 2]))
+        match = _MARKER_IN_SCAN.search(content, at)
+        if not match:
+            return
+        marker, at = content[match.start() + 1], match.end()
+        scans += marker == _START_OF_SCAN
 
 
 def _check_gif(content: bytes, *, limits: DecodeLimits) -> None:
