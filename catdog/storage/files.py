@@ -330,7 +330,18 @@ def staged_directory(path: str) -> Iterator[Path]:
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Return `content` as indented JSON."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    if not _is_unicode(text):  # an argument with bytes that are no UTF-8, which Python keeps as surrogates
+        text = json.dumps(content, indent=2, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

@@ -240,3 +240,10 @@ def test_what_cannot_be_deleted_is_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(files, "open_filesystem", lambda path: (Guarded(), path))
     with pytest.raises(FailureError, match=r"^cannot delete /run: no permission$"):
         files.delete("/run")
+
+
+def test_json_keeps_arguments_that_are_no_utf_8(tmp_path: Path) -> None:
+    for text in ("café", "caf\udce9"):
+        files.write_json(str(tmp_path / "x.json"), {"photos": text})
+        assert files.read_json(str(tmp_path / "x.json")) == {"photos": text}
+        assert ("é" in (tmp_path / "x.json").read_text()) == (text == "café")
