@@ -23,7 +23,7 @@ from catdog.photos.sources.archives import (
     read_member,
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
-from catdog.photos.sources.keys import escape_uri, key_of_name, last_name, local_path
+from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
@@ -60,7 +60,7 @@ def list_files(source: str) -> list[Photo]:
     Nothing is opened: a file here may turn out to be no photo. Raises UsageError when the source is missing or holds no
     files, FailureError when it cannot be read.
     """
-    base, query = split_query(key_of_name(absolute(source)))
+    base, query = split_query(as_key(absolute(source)))
     base = base.rstrip("/") or "/"
     escape = escape_uri if is_uri(base) else str
     left_out = LeftOut()
@@ -128,7 +128,7 @@ def source_exists(source: str) -> bool:
     Raises FailureError when that cannot be told.
     """
     try:
-        return bool(file_kind(key_of_name(absolute(source))) != fs.FileType.NotFound)
+        return bool(file_kind(as_key(absolute(source))) != fs.FileType.NotFound)
     except OSError as error:
         raise FailureError(f"cannot reach {source}: {one_line(error)}") from error
 

@@ -17,7 +17,7 @@ from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import archive_kind
 from catdog.photos.sources.files import Photo, list_files, list_photos, read_photo, retry_read
-from catdog.photos.sources.keys import key_of_name
+from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
 from catdog.photos.sources.opening import file_kind
@@ -51,7 +51,7 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
     """
     columns = columns or TableColumns()
-    path = key_of_name(files.absolute(source))
+    path = as_key(files.absolute(source))
     kind = file_kind(path)
     if kind == fs.FileType.File and path.lower().endswith(LIST_SUFFIXES):
         photos = read_list(path)

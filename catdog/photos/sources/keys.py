@@ -23,6 +23,13 @@ def key_of_name(name: str) -> str:
     return "".join(f"\\x{{{ord(mark) - 0xDC00:02x}}}" if 0xDC80 <= ord(mark) <= 0xDCFF else mark for mark in text)
 
 
+def as_key(source: str) -> str:
+    """Return the key of what a person or a list names, which may be a key already: a row of our own results."""
+    if not any(0xDC80 <= ord(mark) <= 0xDCFF for mark in source) and not ("\\x{" in source and os.path.lexists(source)):
+        return source
+    return key_of_name(source)
+
+
 def local_path(key: str) -> str:
     """Return the path of a local file, for the system's calls, of its key."""
     if "\\x{" not in key:

@@ -8,7 +8,7 @@ from catdog.console import say
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.photos.annotations.csv_table import read_csv_table
 from catdog.photos.sources.files import Photo
-from catdog.photos.sources.keys import local_path
+from catdog.photos.sources.keys import as_key, local_path
 from catdog.storage.files import absolute, is_uri, read_bytes
 
 SUFFIXES = (".txt", ".csv", ".tsv")
@@ -35,14 +35,15 @@ def read_list(path: str) -> list[Photo]:
 
 def _read_lines(path: str) -> list[str]:
     try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"expected a list of paths in UTF-8 at {path}, found other bytes: {error.reason}") from error
+        content = read_bytes(path)
     except (OSError, CatdogError) as error:
         raise UsageError(f"expected a list of paths at {path}: cannot be read: {one_line(error)}") from error
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UsageError(f"expected a list of paths in UTF-8 at {path}, found UTF-16: save it as UTF-8")
+    text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     # Not splitlines: it splits at marks that file names may hold.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    return [as_key(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _read_column(path: str) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,14 @@ def test_a_table_without_paths_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="expected a header with path, found a,b"):
         list_inputs(str(tmp_path / "list.csv"))
+
+
+def test_a_list_may_name_files_that_are_no_utf_8_by_their_bytes_or_by_their_keys(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_text("latin")
+    (tmp_path / "bytes.txt").write_bytes(b"caf\xe9.jpg\n")
+    (tmp_path / "keys.txt").write_text("caf\\x{e9}.jpg\n")
+    for name in ("bytes.txt", "keys.txt"):
+        assert contents(tmp_path / name) == {"caf\\x{e9}.jpg": "latin"}
+    (tmp_path / "utf16.txt").write_bytes("a.jpg\n".encode("utf-16"))
+    with pytest.raises(UsageError, match="found UTF-16: save it as UTF-8"):
+        list_inputs(str(tmp_path / "utf16.txt"))
