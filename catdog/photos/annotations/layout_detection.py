@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from catdog.errors import UsageError
 from catdog.photos.annotations.layout import Folder, Layout, carried_class, folded
-from catdog.photos.annotations.split_names import split_of_name
+from catdog.photos.annotations.split_names import split_of_name, splits_of_names
 from catdog.storage.schemas import SPLITS
 
 NO_SPLITS = "none"
@@ -118,7 +118,7 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
     classes = tuple(sorted(inside))
     if not may_split:
         return Layout(classes=classes, roots={base: None}, notes=notes)
-    named = {(*base, name): split for name in inside if (split := split_of_name(name))}
+    named: dict[Folder, str | None] = {(*base, name): split for name, split in splits_of_names(inside).items()}
     if any(inside[root[-1]] or root in carriers for root in named):
         others = sorted(set(inside) - {root[-1] for root in named})
         if others:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 
 _WORDS = {
     "train": ("train", "training", "trn"),
@@ -15,16 +17,39 @@ _FILLER = re.compile(
     r"(data|image|img|photo|pic|picture|sub|sample)?sets?|data|splits?|images?|imgs?|photos?|pics?|pictures?|samples?"
     r"|folder|dir|part|small|tiny|mini|full|all|new|final|my|the|in|out|cats?|dogs?|and|vs|pets?|v?\d+"
 )
-_JOINED = re.compile(rf"({'|'.join(sorted(_MEANT, key=len, reverse=True))})(set|data|images?|imgs?|photos?|folder)s?")
+_ANY = "|".join(sorted(_MEANT, key=len, reverse=True))
+_JOINED = re.compile(rf"(?:set|data|images?|imgs?|photos?)?({_ANY})(?:set|data|images?|imgs?|photos?|folder)?s?")
 
 
 def split_of_name(name: str) -> str | None:
     """Return the split that a folder of this name is, or None: `training_set`, `Val`, `test1`, `cats-train-2019`."""
-    words = [word for word in re.split(r"[\W_]+|(?<=[^\W\d])(?=\d)", name.lower()) if word]
-    words = [joined[1] if (joined := _JOINED.fullmatch(word)) else word for word in words]
+    words = _words_of(name)
     if words in (["hold", "out"], ["held", "out"]):
         return "test"
     meant = {_MEANT[word] for word in words if word in _MEANT}
     if len(meant) != 1 or not all(word in _MEANT or _FILLER.fullmatch(word) for word in words):
         return None
     return meant.pop()
+
+
+def splits_of_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the split of each of `names`, folders side by side, that is one.
+
+    `seg_train` beside `seg_test` are splits too: but for the word that tells them they are the same.
+    """
+    found = {name: split for name in names if (split := split_of_name(name))}
+    alike: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for name in names:
+        words = _words_of(name)
+        meant = [word for word in words if word in _MEANT]
+        if len(meant) == 1:
+            alike[tuple("" if word in _MEANT else word for word in words)][name] = _MEANT[meant[0]]
+    for splits in alike.values():
+        if len({*splits.values()}) > 1:
+            found |= splits
+    return found
+
+
+def _words_of(name: str) -> list[str]:
+    words = [word for word in re.split(r"[\W_]+|(?<=[^\W\d])(?=\d)", name.lower()) if word]
+    return [joined[1] if (joined := _JOINED.fullmatch(word)) else word for word in words]

@@ -96,6 +96,9 @@ def pictures(*folders: str, each: int = 2) -> list[str]:
         ("cats_and_dogs_train", None, "cats_and_dogs_test"),
         ("trainset", "valset", "testset"),
         ("train_images", None, "held-out"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("animals-10 (train)", None, "animals-10 (test)"),
+        ("ImagesTrain", "ImagesVal", None),
     ],
 )
 def test_split_folders_of_usual_names_are_splits(train: str, validation: str | None, test: str | None) -> None:
