@@ -167,9 +167,9 @@ def _read(path: str, *, max_bytes: int) -> bytes:
     container, name = split_container(path)
     if name is None:
         with open_file(path) as stream:
-            content = stream.read(max_bytes + 1)
-            check_size(len(content) if len(content) <= max_bytes else stream.seek(0, 2), max_bytes)
-            return content
+            size = check_size(stream.seek(0, 2), max_bytes)
+            stream.seek(0)
+            return stream.read(size)
     if archive_kind(container):
         return read_member(container, name, max_bytes=max_bytes)
     return tables.read_row(container, name, read_other=lambda other: _read(other, max_bytes=max_bytes))

@@ -19,6 +19,8 @@ _LOOKS_ESCAPED = re.compile(r"\\(?=x\{[0-9a-f]{2}\})")
 
 def key_of_name(name: str) -> str:
     """Return the text of a local name as the system gives it, a str with surrogates for bytes that are no UTF-8."""
+    if name.isascii() and "\\" not in name:  # nearly all: the rest costs more than listing them
+        return name
     text = _LOOKS_ESCAPED.sub(r"\\x{5c}", name)
     return "".join(f"\\x{{{ord(mark) - 0xDC00:02x}}}" if 0xDC80 <= ord(mark) <= 0xDCFF else mark for mark in text)
 
