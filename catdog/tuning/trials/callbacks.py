@@ -42,7 +42,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
     ) -> None:
         self._sweep, self._records, self._ends = sweep, records, ends
         self._parallel, self._is_late, self._may_continue = parallel, is_late, may_continue
-        self._start, self._ended = time.monotonic(), 0
+        self._start, self._ended, self._counted = time.monotonic(), 0, 0
         self._winner = choose_winner(records, sweep.metric)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -80,10 +80,11 @@ class TrialFollower(Callback):  # type: ignore[misc]
         before_best, self._winner = self._winner, self._better(self._records[number])
         self._drop_models({_number(before_best), number} - {_number(self._winner)})
         say(self._line(self._records[number], self._winner))
-        if self._ended == self._parallel and self._ends > 2 * self._parallel:
-            each = (time.monotonic() - self._start) / self._ended
-            rest = duration(each * (self._ends - self._ended))
-            say(f"Measured: {each:.1f}s for each trial; about {rest} for the other {self._ends - self._ended}.")
+        if self._ended == self._parallel:
+            self._start, self._counted = time.monotonic(), self._ended  # the first ones waited for their processes
+        elif self._ended == 2 * self._parallel < self._ends:
+            left, pace = self._ends - self._ended, self._pace()
+            say(f"Measured: {pace:.2g}s for each trial; about {duration(pace * left)} for the other {left}.")
 
     def _better(self, record: Record) -> Record | None:
         """Return the best trial so far; a look at all of them would cost more with each trial."""
@@ -107,8 +108,11 @@ class TrialFollower(Callback):  # type: ignore[misc]
         if winner is not None:
             scores = record_scores(winner) or {}
             text += f" - best {scores['loss']:.4f}, {scores['accuracy']:.4f} (trial {winner['number']})"
-        eta = (time.monotonic() - self._start) / self._ended * left
-        return text + (f" - ETA {duration(eta)}" if left else "")
+        return text + (f" - ETA {duration(self._pace() * left)}" if left and self._ended > self._counted else "")
+
+    def _pace(self) -> float:
+        """Return the seconds for each trial, of those that run at once together."""
+        return (time.monotonic() - self._start) / max(1, self._ended - self._counted)
 
 
 def merge_record(
