@@ -59,6 +59,14 @@ def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
     return {int(record["number"]): record for record in sorted(records, key=lambda record: record["number"])}
 
 
+def effective_values(record: Record) -> dict[str, Any]:
+    """Return a trial's values; a penalty that was left to cross-validation is the one that this chose."""
+    values = dict(record["values"])
+    if values.get("frozen.c") == 0:
+        values["frozen.c"] = record.get("stages", {}).get("frozen", {}).get("c")
+    return values
+
+
 def stage_text(record: Record) -> str:
     """Return how a trial ended, and at which stage where it was stopped: `finished`, `stopped in the frozen stage`."""
     if record["status"] != "stopped" or "reached" not in record:

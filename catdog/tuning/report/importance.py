@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from catdog.tuning.records import effective_values
 from catdog.tuning.selection import objective, record_scores
 from catdog.tuning.space import Domain, Space
 
@@ -34,7 +35,7 @@ def measure_importance(records: Sequence[Record], space: Space, *, metric: str) 
     if len(rated) < _LEAST_TRIALS or not keys or len({value for _, value in rated}) < 2:
         return None
     columns = np.stack(
-        [_column([record["values"].get(key) for record, _ in rated], space[key]) for key in keys], axis=1
+        [_column([effective_values(record).get(key) for record, _ in rated], space[key]) for key in keys], axis=1
     )
     # Few terrible trials, of far too high a learning rate, would be all that counts.
     values = np.array([value for _, value in rated])
@@ -51,7 +52,8 @@ def _column(values: Sequence[Any], domain: Domain) -> np.ndarray:
         names += sorted({str(value) for value in values} - set(names))  # trial 0 may have another
         return np.array([float(names.index(str(value))) for value in values])
     found = np.array([math.nan if value is None else float(value) for value in values])
-    found = np.log(found) if domain.is_log else found
+    if domain.is_log:
+        found = np.log(np.where(found > 0, found, math.nan))
     return np.where(np.isnan(found), np.nanmedian(found), found)
 
 

@@ -11,7 +11,7 @@ from catdog.report.charts import Point, curve, legend, scatter
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import figure, table
 from catdog.report.parallel_coordinates import parallel_coordinates
-from catdog.tuning.records import stage_text
+from catdog.tuning.records import effective_values, stage_text
 from catdog.tuning.selection import objective, record_scores
 from catdog.tuning.space import Space
 
@@ -25,15 +25,10 @@ SCORES = (("loss", "validation loss"), ("accuracy", "validation accuracy"))
 
 
 def full_values(record: Record, records: Mapping[int, Record], space: Space) -> dict[str, Any]:
-    """Return a trial's values, those of trial 0 for settings whose condition does not hold.
-
-    A penalty that was left to cross-validation is the one that this chose.
-    """
+    """Return a trial's values, those of trial 0 for settings whose condition does not hold."""
     defaults = records.get(0, {}).get("values", {})
-    values = {key: record["values"].get(key, defaults.get(key)) for key in space}
-    if values.get("frozen.c") == 0:
-        values["frozen.c"] = record.get("stages", {}).get("frozen", {}).get("c") or 0.0
-    return values
+    values = effective_values(record)
+    return {key: values.get(key, defaults.get(key)) for key in space}
 
 
 def tip_text(record: Record) -> str:

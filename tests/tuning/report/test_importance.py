@@ -33,7 +33,10 @@ def test_the_setting_that_decides_has_the_greatest_share(installed: bool, monkey
         pytest.importorskip("optuna")
     else:
         monkeypatch.setattr(importance.importlib.util, "find_spec", lambda name: None)
-    found = measure_importance(trials(40), SPACE, metric="val_loss")
+    default = {"frozen.c": 0.0, "dropout": 0.2, "pooling": "avg"}  # outside the logarithmic range
+    first = {"number": 0, "values": default, "validation": {"loss": 0.0, "accuracy": 0.9}}
+    chosen = {**first, "number": 41, "stages": {"frozen": {"c": 0.01}}}
+    found = measure_importance([first, *trials(40), chosen], SPACE, metric="val_loss")
     assert found is not None
     assert found["method"] == ("fANOVA" if installed else "permutation")
     assert next(iter(found["shares"])) == "frozen.c"
