@@ -74,7 +74,8 @@ def stages_table(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Htm
             columns.insert(-1, ["-" if value is None else f"{value:.4f}" for value in balanced])
     rows: list[Sequence[Child]] = []
     for (name, stage), cells in zip(report["stages"].items(), zip(*columns, strict=True), strict=True):
-        title = [name, tag("small", "chosen on validation")] if name == report["model"] else name
+        is_chosen = name == report["model"] and len(report["stages"]) > 1
+        title = [name, tag("small", "chosen on validation")] if is_chosen else name
         epochs = ("solved", "-") if stage.get("head") else (str(stage["epochs"]), str(stage["best_epoch"]))
         rows.append((title, *epochs, *cells, duration(stage["seconds"])))
     sentences = [
@@ -83,7 +84,7 @@ def stages_table(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Htm
         if comparison
     ]
     note = "Below each accuracy: its 95 % confidence interval (Wilson)."
-    if choice := report.get("choice"):
+    if (choice := report.get("choice")) and len(report["stages"]) > 1:
         sentences.insert(0, tag("p", f"Why this model: {choice}."))
     listing = table(("stage", "epochs", "best epoch", *head, "time"), rows)
     return join([listing, tag("p", note, class_="soft"), join(sentences), join(_penalties(report))])

@@ -44,10 +44,12 @@ def test_class_names_are_escaped() -> None:
 
 def test_the_choice_and_the_penalty_of_a_solved_head_are_explained() -> None:
     report, diagnosis = made_run(50, 50)
-    report["choice"] = "the frozen stage is the only one"
+    report["choice"] = "the frozen stage's model has the lower validation loss: 0.0400 against 0.0500"
+    assert "Why this model" not in stages_table(report, diagnosis)
+    report["stages"]["unfrozen"] = {**report["stages"]["frozen"]}
     report["stages"]["frozen"]["head"] = {"c": 0.01, "losses": {"0.001": 0.06, "0.01": 0.04}}
     text = stages_table(report, diagnosis)
-    assert "Why this model: the frozen stage is the only one." in text
+    assert "Why this model: the frozen stage&#x27;s model has the lower validation loss: 0.0400" in text
     assert "C = 0.01, by cross-validation" in text
     assert "<td>0.0600</td>" in text
     assert "solved" in text
