@@ -149,7 +149,7 @@ def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarra
     `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map. This is Grad-CAM (R. R.
     Selvaraju and others, ICCV 2017): the channels of that map weighted by the mean gradient of the label's score,
     negative sums cut off. Behind the map there are only the pooling and one dense layer, so for both poolings the mean
-    gradient of a channel is its weight in that layer over H * W, and nothing need be differentiated.
+    gradient of a channel is its weight in that layer over H * W, and nothing is differentiated.
     """
     last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
     maps = np.asarray(last(tf.convert_to_tensor(images), training=False))

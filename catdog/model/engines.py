@@ -154,7 +154,8 @@ class OpenvinoEngine:
         if precision == "int8":
             if model.int8 is None:
                 raise FailureError("the model was read without its quantized graph")
-            graph, precision = model.int8.load(), "bfloat16" if has_bfloat16() else "float32"  # of what is not int8
+            # What is not int8 may round too: integer arithmetic differs from CPU to CPU already.
+            graph, precision = model.int8.load(), "bfloat16" if has_bfloat16() else "float32"
         else:
             graph = build_graph(model.spec, model.weights)
         self._run = OpenvinoRunner(graph, threads=threads, precision=precision)

@@ -32,7 +32,7 @@ _VERSION = 2  # of what is made here
 
 
 def imagenet_model() -> str:
-    """Return the path of the model directory, in the cache, of the best installed Lite network; make it if need be.
+    """Return the path of the model directory, in the cache, of the best installed Lite network; make it the first time.
 
     Raises FailureError when no such network is installed or the cache cannot be written.
     """

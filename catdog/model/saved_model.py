@@ -168,7 +168,9 @@ def read_card(model_dir: str) -> dict[str, Any]:
             raise UsageError(f"{path}: is a pointer of Git LFS, not the card itself: fetch it with git lfs pull")
         card = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: expected a model card in JSON, found {one_line(error)}; copy it anew") from error
+        raise UsageError(
+            f"{path}: expected a model card in JSON, found {one_line(error)}; copy it again from where it was trained"
+        ) from error
     if not isinstance(card, dict):
         raise UsageError(f"{path}: expected a model card, a JSON object, found a {type(card).__name__}")
     return card

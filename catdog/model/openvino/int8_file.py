@@ -71,7 +71,7 @@ def read_int8(model_dir: str, *, card: Mapping[str, Any], weights: bytes) -> Int
     wanted = (graph.checksum, hashlib.sha256(weights).hexdigest())
     if (said.get("checksum"), said.get("weights")) != wanted:
         raise UsageError(
-            f"{model_dir}: {GRAPH_FILE} belongs to other weights or another card: quantize it anew with "
+            f"{model_dir}: {GRAPH_FILE} belongs to other weights or another card: quantize it again with "
             "python jobs/export.py --to int8"
         )
     return graph

@@ -1,4 +1,4 @@
 """Pretrained weights: where they are found, how a file of them is read and checked.
 
-No TensorFlow, and nothing is unpickled but by the allow-listed reader.
+No TensorFlow; a pickle is read only by a reader that knows a handful of names.
 """

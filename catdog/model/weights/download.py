@@ -49,7 +49,8 @@ def download(
     """Fetch `url` to `destination`, in an existing directory, and check it against any one of `checksums`.
 
     What arrives waits in `destination` + ".part", for this or a later call to go on from. Without checksums every
-    attempt starts anew, because nothing could tell a mixture of two versions. Pauses double with each failure.
+    attempt starts from the beginning, because a mixture of two versions would not be noticed. Pauses double with each
+    failure.
     Raises FailureError, "URL (reason)", when the server refuses, four attempts in a row gain nothing, or the file is
     beyond `limits`, which leaves nothing behind.
     """
@@ -91,7 +92,7 @@ class _BeyondLimitsError(Exception):
 
 
 def _fetch_rest(url: str, *, part: Path, size_bytes: int, deadline: float) -> None:
-    """Append to `part` what it lacks; write it anew where the server does not resume.
+    """Append to `part` what it lacks; write it from the beginning where the server does not resume.
 
     Raises OSError when the connection breaks before the announced end, _BeyondLimitsError past the limits.
     """
