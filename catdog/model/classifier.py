@@ -22,7 +22,7 @@ import tf_keras
 from PIL import Image
 
 from catdog.errors import FailureError, UsageError, one_line
-from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT
+from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, Shapes
 from catdog.model.backbones import build_backbone, set_tensors, tensor_shapes
 from catdog.model.saved_model import (
     CARD_FILE,
@@ -33,7 +33,7 @@ from catdog.model.saved_model import (
     read_card,
     spec_from_card,
 )
-from catdog.model.weights.weights_file import parse_weights
+from catdog.model.weights.weights_file import Tensors, parse_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.storage import files
@@ -183,11 +183,7 @@ def load_weights_into(network: tf_keras.Model, model_dir: str) -> None:
 
     Raises FailureError when they do not fit.
     """
-    try:
-        content = files.read_bytes(files.join(files.absolute(model_dir), WEIGHTS_FILE))
-    except OSError as error:
-        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {one_line(error)}") from error
-    set_weights(network, content, where=model_dir)
+    set_tensors(network.layers, _read_tensors(model_dir, shapes=tensor_shapes(network.layers)))
 
 
 def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
@@ -195,11 +191,7 @@ def set_weights(network: tf_keras.Model, content: bytes, *, where: str) -> None:
 
     Raises FailureError, naming `where`, when they do not fit.
     """
-    try:
-        tensors = parse_weights(content, shapes=tensor_shapes(network.layers), where=WEIGHTS_FILE)
-    except UsageError as error:
-        raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {error}") from error
-    set_tensors(network.layers, tensors)
+    set_tensors(network.layers, _parse(content, shapes=tensor_shapes(network.layers), where=where))
 
 
 def load_classifier(model_dir: str) -> Classifier:
@@ -209,9 +201,25 @@ def load_classifier(model_dir: str) -> Classifier:
     """
     card = read_card(model_dir)
     spec = spec_from_card(card, where=model_dir)
+    tensors = _read_tensors(model_dir, shapes=spec.tensor_shapes())  # first: building the network takes seconds
     network = build_classifier(spec)
-    load_weights_into(network, model_dir)
+    set_tensors(network.layers, tensors)
     return Classifier(network=network, spec=spec, card=card)
+
+
+def _read_tensors(model_dir: str, *, shapes: Shapes) -> Tensors:
+    try:
+        content = files.read_bytes(files.join(files.absolute(model_dir), WEIGHTS_FILE))
+    except OSError as error:
+        raise FailureError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {one_line(error)}") from error
+    return _parse(content, shapes=shapes, where=model_dir)
+
+
+def _parse(content: bytes, *, shapes: Shapes, where: str) -> Tensors:
+    try:
+        return parse_weights(content, shapes=shapes, where=WEIGHTS_FILE)
+    except UsageError as error:
+        raise FailureError(f"{where}: {WEIGHTS_FILE} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
