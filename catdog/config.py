@@ -367,7 +367,7 @@ class TuneConfig(TrainConfig):
     )
     metric: str = setting(
         "val_loss",
-        "what searcher, scheduler and the choice of the winner go by",
+        "the one score that searcher, scheduler and choice of the winner use",
         group="sweep",
         choices=("val_loss", "val_accuracy"),
         identity=False,
@@ -375,7 +375,7 @@ class TuneConfig(TrainConfig):
     )
     folds: int = setting(
         -1,
-        "rate trials by cross-validation over so many folds of the training and validation photos; 0: on the "
+        "rate trials by cross-validation with this number of folds over training and validation photos; 0: on the "
         "validation photos; -1: 5 where only the frozen stage is trained, on less than 10,000 photos",
         group="sweep",
         low=-1,

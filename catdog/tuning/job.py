@@ -172,7 +172,7 @@ def choose_folds(config: TuneConfig, manifest: Manifest) -> int:
 
 
 def plan_values(config: TuneConfig, space: Space, base: TrainConfig) -> dict[int, dict[str, Any]]:
-    """Return the values of the trials that are known beforehand: the defaults, and all of a random search."""
+    """Return the values of the trials that are already known: the defaults, and all of a random search."""
     planned = {0: default_values(base, space)}
     if config.search == "random":
         planned |= {number: draw_trial(space, number, seed=config.seed) for number in range(1, config.trials)}

@@ -138,7 +138,7 @@ def check_effects(space: Space, base: TrainConfig) -> None:
 def list_layouts(space: Space, base: TrainConfig, trials: Sequence[Values] | None) -> dict[tuple[Any, ...], Values]:
     """Return the settings that change features of each layout, by its key.
 
-    `trials` are the values of all trials, where they are known beforehand; else every combination may come.
+    `trials` has the values of all trials if they are already known; if not, every combination is possible.
     """
     keys = layout_settings(space)
     if trials is None:
@@ -179,7 +179,7 @@ class LayoutBuilder:
         return StageLayout(config, self._manifest, pretrained, root=self._root, trunk_precision=self._precision)
 
     def count_images(self) -> list[int]:
-        """Return how many images each trunk pass has to run; a layout whose features stand needs none."""
+        """Return how many images each trunk pass has to run; a layout whose features are cached needs none."""
         counts, seen = [], set()
         for _, layout in self._found.values():
             rows: dict[tuple[str, tuple[int, ...]], int] = {}

@@ -1,4 +1,4 @@
-"""Where the values of a trial come from: a list that was drawn beforehand, or one of Ray Tune's searchers.
+"""Where the values of a trial come from: a list that was drawn in advance, or one of Ray Tune's searchers.
 
 Sources: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE); S. Falkner and others,
 "BOHB", ICML 2018 (multivariate TPE). Imported late: it needs Ray.
@@ -75,7 +75,7 @@ class TrialSource(Searcher):  # type: ignore[misc]
         if trial_id in self._suggested:
             self._searcher.on_trial_complete(trial_id, None if failed else result, error=failed)
         elif result and not failed:
-            teach(self._searcher, self._space, self._given[trial_id], result["objective"])
+            add_result(self._searcher, self._space, self._given[trial_id], result["objective"])
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a sweep resumes from its records, and nothing is unpickled from files."""
@@ -120,11 +120,11 @@ def _make_optuna(
     for record in done.values():
         scores = record_scores(record)
         if scores is not None:
-            teach(searcher, space, record["values"], objective(scores, metric))
+            add_result(searcher, space, record["values"], objective(scores, metric))
     return searcher
 
 
-def teach(searcher: Searcher, space: Space, values: Mapping[str, Any], value: float) -> None:
+def add_result(searcher: Searcher, space: Space, values: Mapping[str, Any], value: float) -> None:
     """Tell `searcher` of a trial that it did not suggest.
 
     It learns nothing from one whose values are outside the space, such as trial 0, or that lacks a conditional setting.

@@ -35,7 +35,7 @@ def _read_file(path: str) -> dict[str, str]:
         raise UsageError(f"--space {path}: expected lines such as `dropout: uniform:0,0.5`, found {found!r:.60}")
     texts: dict[str, str] = {}
     for key, value in found.items():
-        # Settings of a stage may stand below its name, as in a --config file.
+        # Settings of a stage may be nested below its name, as in a --config file.
         inside = {f"{key}.{name}": text for name, text in value.items()} if isinstance(value, dict) else {key: value}
         for name, text in inside.items():
             texts[str(name).replace("-", "_")] = str(text)

@@ -1,6 +1,6 @@
 """The frozen stage of a trial: a head fitted on cached features.
 
-The features of all trials stand once in Ray's object store, and the processes of the trials read them there without a
+Ray's object store holds the features of all trials once, and the processes of the trials read them there without a
 copy. Scores are computed from the head alone, in float32.
 """
 
@@ -196,7 +196,7 @@ class HeadNetwork:
 
 
 class SilentObserver:
-    """Follows a stage that nobody looks at, and that begins anew if it is stopped."""
+    """Reports nothing; a stage that is stopped starts again."""
 
     def resume(self) -> StageState | None:
         """Return None: the stage begins."""

@@ -77,7 +77,7 @@ class QuickTrial:
             self._run_unfrozen()
 
     def fail(self, reason: str) -> None:
-        """Report that the trial cannot go on."""
+        """Report that the trial failed."""
         best = self._best[1] if self._best else {"objective": FAILED}
         tune.report({**best, "status": "failed", "reason": reason, **self._common(0)})
 
@@ -188,7 +188,7 @@ class QuickTrial:
         trained, weights = _fresh_classifier(spec, self._layout.pretrained, precision)
         trained.set_weights(weights)
         trained.get_layer(model.DROPOUT).rate = self._config.dropout
-        # What it computes in float32 is measured once, when the sweep has ended.
+        # Its scores in float32 are measured once, when the sweep has ended.
         return Networks(trained=trained, float32=trained, strategy=tf.distribute.get_strategy())
 
     def _head_network(self) -> HeadNetwork:

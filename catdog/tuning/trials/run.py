@@ -46,7 +46,7 @@ class TimeLimit(Stopper):  # type: ignore[misc]
 class TrialRunner:
     """Runs the trials of a sweep that have not ended yet; their records come into `records`.
 
-    `planned` has the values of the trials that are known beforehand: all of a random search, else trial 0. `deadline`
+    `planned` has the values of the trials that are already known: all of a random search, otherwise trial 0. `deadline`
     is a time.monotonic(), None without a time budget.
     """
 
@@ -69,7 +69,7 @@ class TrialRunner:
         waiting = [number for number in range(config.trials) if not self._has_ended(number)]
         if waiting and self._records:
             say(f"Resuming: {config.trials - len(waiting)} of {config.trials} trials were finished before.")
-        # What the frozen stage costs is little, so all trials run it before the best quarter goes on. A searcher
+        # The frozen stage costs little, so all trials run it before the best quarter continues. A searcher
         # learns from whole trials, and the frozen stage of a distributed one costs the start of a trainer.
         two_runs = (
             len(stages) > 1 and config.scheduler == "asha" and config.search == "random" and not config.cluster.workers
