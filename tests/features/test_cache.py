@@ -10,8 +10,9 @@ from catdog.errors import FailureError
 from catdog.features.cache import FeatureCache, locate_cache, write_part
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
-from catdog.model.backbone_specs import UNIT_SCALING
+from catdog.model.backbone_specs import UNIT_SCALING, Scaling
 from catdog.photos.decoding.framing import Framing
+from catdog.photos.decoding.limits import DecodeLimits
 
 
 def fill(root: Path, photos: PhotoSet, *, unreadable: dict[str, list[str]] | None = None) -> FeatureCache:
@@ -135,3 +136,13 @@ def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:
     moved = photos.table.set_column(0, "path", pa.array(["elsewhere"] * 4))
     assert EXTRACTION.fingerprint(PhotoSet(table=moved, views=(1, 2))) == name
     assert not {"dropout", "learning_rate"} & {field.name for field in dataclasses.fields(Extraction)}
+
+
+def test_caches_of_the_first_version_keep_their_names() -> None:
+    extraction = Extraction(
+        backbone="efficientnet-lite0", image_size=224, scaling=Scaling((1 / 128,) * 3, (-127 / 128,) * 3),
+        pooling="avg", weights_checksum="abc", cut="head", dtype="float16", seed=0, limits=DecodeLimits(),
+        augmentation=AugmentationConfig(),
+    )  # fmt: skip
+    table = pa.table({"path": ["a", "b"], "label": pa.array([0, 1], pa.int32()), "digest": ["x", "y"]})
+    assert extraction.fingerprint(PhotoSet(table=table, views=(1, 2, 3))) == "d3889fa552e913a0"
