@@ -53,12 +53,15 @@ class DistributedTrial:
             precision=config.precision,
         )
         self._reported = 0
+        self._last: dict[str, Any] = {"objective": FAILED}  # report
 
     def run(self) -> None:
         """Train all stages; report the epochs that the workers have finished, as they come."""
         training = Training(self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster)
         self._report_rows()  # of an earlier process
         training.finish(self._follow)
+        self._report_rows()
+        tune.report({**self._last, "status": "finished"})
 
     def _follow(self, message: Mapping[str, Any]) -> None:
         if message["kind"] == "epoch":
@@ -74,16 +77,14 @@ class DistributedTrial:
             )
             last = stage.name == self._sweep.stage_names[-1]
             budget = 1 + int(row["epoch"]) if last else int(row["epoch"] >= stage.epochs)
-            tune.report(
-                {
-                    "objective": objective(_scores(best), self._sweep.metric),
-                    "stage": stage.name,
-                    "validation": _scores(best),
-                    "budget": budget if self._number else 0,
-                    **({"status": "finished"} if last and row["epoch"] >= stage.epochs else {}),
-                    "process": os.getpid(),
-                }
-            )
+            self._last = {
+                "objective": objective(_scores(best), self._sweep.metric),
+                "stage": stage.name,
+                "validation": _scores(best),
+                "budget": budget if self._number else 0,
+                "process": os.getpid(),
+            }
+            tune.report(self._last)
         self._reported = len(rows)
 
 
