@@ -127,7 +127,7 @@ def opened_image(content: bytes, *, limits: DecodeLimits) -> Iterator[tuple[Imag
                     )
                 if max(image.size) > limits.max_side:
                     raise ImageError(
-                        "too-large", f"{image.width} x {image.height} pixels, sides of {limits.max_side:,} are allowed"
+                        "too-large", f"{image.width} x {image.height} pixels, a side may have {limits.max_side:,}"
                     )
                 yield image, content
     except ImageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from functools import lru_cache
 
@@ -21,17 +22,13 @@ def readable_formats() -> tuple[str, ...]:
     found = list(FORMATS)
     if features.check("jpg_2000"):
         found.append("JPEG2000")
-    try:
-        heif = importlib.import_module("pillow_heif")
-        heif.register_heif_opener()
+    # A plug-in that is installed and broken (OSError) is as good as none.
+    with contextlib.suppress(ImportError, OSError):
+        importlib.import_module("pillow_heif").register_heif_opener()
         found.append("HEIF")
-    except ImportError:
-        pass
-    try:
+    with contextlib.suppress(ImportError, OSError):
         importlib.import_module("pillow_jxl")
         found.append("JXL")
-    except ImportError:
-        pass
     return tuple(found)
 
 
