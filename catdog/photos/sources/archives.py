@@ -12,6 +12,7 @@ import lzma
 import os
 import struct
 import tarfile
+import threading
 import uuid
 import zipfile
 import zlib
@@ -42,6 +43,9 @@ _STRANGERS = {
     b"PK\x05\x06": "an archive without files: get it again",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
 }
+
+
+_SEEKING = threading.Lock()
 
 
 class Member(NamedTuple):
@@ -199,8 +203,9 @@ def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
     stream, places = _open_tar(path)
     at, size = places[name]
     check_size(size, max_bytes)
-    stream.seek(at)
-    content = stream.read(size)
+    with _SEEKING:  # zipfile has such a lock of its own
+        stream.seek(at)
+        content = stream.read(size)
     if len(content) < size:
         raise EOFError(f"the archive ends after {len(content)} of {size} bytes")
     return content

@@ -9,7 +9,9 @@ import lzma
 import os
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -173,3 +175,13 @@ def test_a_cut_tar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes({"1.jpg": b"first", "2.jpg": bytes(5000)})[:2500])
     with pytest.raises(UsageError, match=r"found one that cannot be read \(unexpected end of data\): get it again"):
         list_photos(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.tar", tar_bytes), ("a.zip", zip_bytes)])
+def test_threads_read_members_of_one_archive_at_once(tmp_path: Path, name: str, pack: Any) -> None:
+    members = {f"{number}.jpg": bytes([number]) * 50_000 for number in range(40)}
+    (tmp_path / name).write_bytes(pack(members))
+    photos = list_photos(str(tmp_path / name)) * 5
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_photo, [photo.path for photo in photos]))
+    assert all(content == members[photo.relative] for photo, content in zip(photos, found, strict=True))
