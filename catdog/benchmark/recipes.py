@@ -25,13 +25,13 @@ _RANDOM = f"--augmentation.rotation-degrees {{0}} {_SHIFT}"
 # The recipes, then what differs from the default one, one thing at a time.
 _VARIANTS: Mapping[str, str] = {
     **{recipe: f"--recipe {recipe}" for recipe in RECIPES if recipe != "article"},
+    "photo and mirror image": "--views 2",
+    "260 pixels": "--image-size 260",
+    "320 pixels": "--image-size 320",
     "Lite0": "--backbone efficientnet-lite0",
-    "Lite0, 288 pixels": "--backbone efficientnet-lite0 --image-size 288",
     "Lite1": "--backbone efficientnet-lite1",
-    "Lite2, 320 pixels": "--backbone efficientnet-lite2 --image-size 320",
     "photos squashed": "--resize squash",
     "bilinear": "--resampling bilinear",
-    "1 view": "--views 1",
     "mild augmentation": f"--views 4 {_RANDOM.format(10, 0.05)}",
     "the article's augmentation": f"--views 4 {_RANDOM.format(40, 0.2)} --augmentation.zoom-fraction 0.2",
     "head by epochs": "--frozen.head epochs",
