@@ -107,3 +107,10 @@ def test_no_module_of_a_driver_reaches_tensorflow_at_import(driver: str) -> None
 def test_tests_stand_in_the_folders_of_what_they_test() -> None:
     folders = {path.name for path in Path("tests").iterdir() if path.is_dir() and not path.name.startswith("_")}
     assert folders <= LEVEL.keys()
+
+
+def test_no_class_is_made_by_a_function() -> None:
+    for module, source in SOURCES.items():
+        functions = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.FunctionDef)]
+        made = [inner.name for node in functions for inner in ast.walk(node) if isinstance(inner, ast.ClassDef)]
+        assert not made, f"{module}: {made}"
