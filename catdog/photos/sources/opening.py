@@ -23,10 +23,16 @@ def open_file(key: str) -> IO[bytes]:
 
     Raises OSError as the file system does, and ImageError for what is no file: a folder, a pipe, a socket, a device.
     """
-    if is_uri(key):
-        system, inside = _open_in_folder(key)
-        stream: Any = system.open_input_file(inside)
-        return io.BufferedReader(stream, 1 << 16)
+    if not is_uri(key):
+        return _open_local(key)
+    system, inside = _open_in_folder(key)
+    if isinstance(system, fs.LocalFileSystem):  # file://
+        return _open_local(inside)
+    stream: Any = system.open_input_file(inside)
+    return io.BufferedReader(stream, 1 << 16)
+
+
+def _open_local(key: str) -> IO[bytes]:
     try:
         # Without O_NONBLOCK opening a pipe waits for a writer.
         descriptor = os.open(local_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -114,6 +114,8 @@ def test_names_that_are_not_utf8_are_read_by_keys_of_their_own(tmp_path: Path) -
         "caf\u00e9.jpg": names[3],
         "\\x{e9}\\x{ff}/\\x{fe}.jpg": names[4],
     }
+    by_uri = list_photos(f"file://{tmp_path}")
+    assert {photo.relative: read_photo(photo.path) for photo in by_uri} == found
     below = list_photos(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9\xff"))  # given as an argument
     assert [read_photo(photo.path) for photo in below] == [names[4]]
     assert code_of(f"{tmp_path}/caf\\x{{fe}}.jpg") == "missing"
