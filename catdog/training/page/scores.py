@@ -17,6 +17,8 @@ from catdog.report.evaluation_tables import (
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import Section, details, figure, table, tiles
 
+_UNEVEN = 1.2  # ratio of the largest class to the smallest from which balanced accuracy is shown
+
 
 def overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
     """Return the headline numbers of the run's model."""
@@ -52,7 +54,8 @@ def _interval(accuracy: float, photos: int) -> str:
 def _balanced_accuracy(report: Mapping[str, Any], diagnosis: Mapping[str, Any], stage: str, split: str) -> float | None:
     """Return the balanced accuracy where it says more than the accuracy: with classes of different sizes."""
     evaluation = (diagnosis.get("evaluations") or {}).get(stage, {}).get(split, {})
-    if len(set(report["counts"][split].values())) < 2 or "balanced_accuracy" not in evaluation:
+    photos = report["counts"][split].values()
+    if max(photos) <= _UNEVEN * min(photos) or "balanced_accuracy" not in evaluation:
         return None
     return float(evaluation["balanced_accuracy"])
 
