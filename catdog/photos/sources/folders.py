@@ -65,6 +65,7 @@ def walk_local(root: str, left_out: LeftOut) -> Iterator[Found]:
     """
     seen: set[tuple[int, int]] = set()
     folders, linked = [""], list[str]()
+    entered, filled = set[str](), {""}  # folders, and those with files somewhere in them
     while folders or linked:
         below = folders.pop() if folders else linked.pop(linked.index(min(linked)))
         try:
@@ -78,12 +79,13 @@ def walk_local(root: str, left_out: LeftOut) -> Iterator[Found]:
             if not below:
                 raise
             left_out.unreadable.append(f"{key_of_name(below)} ({one_line(error).partition(': ')[0]})")
+            _fill(filled, below)
             continue
         if below and is_ours({entry.name for entry in entries}):
             left_out.ours.append(key_of_name(below))
+            _fill(filled, below)
             continue
-        if below and not entries:
-            left_out.empty.append(key_of_name(below))
+        entered.add(below)
         for entry in entries:
             relative = f"{below}/{entry.name}" if below else entry.name
             if is_hidden(entry.name):
@@ -93,11 +95,22 @@ def walk_local(root: str, left_out: LeftOut) -> Iterator[Found]:
                 if _is_folder(target):
                     linked.append(relative)
                 elif target.is_file() or not target.exists():  # a broken link is found, and rejected as missing
+                    _fill(filled, below)
                     yield Found(key_of_name(relative), _version(entry))
             elif entry.is_dir():
                 folders.append(relative)
             elif entry.is_file():  # no pipes, sockets, devices: reading one may never end
+                _fill(filled, below)
                 yield Found(key_of_name(relative), _version(entry))
+    empty = entered - filled
+    left_out.empty += sorted(key_of_name(folder) for folder in empty if folder.rpartition("/")[0] not in empty)
+
+
+def _fill(filled: set[str], folder: str) -> None:
+    """Add `folder` and those around it."""
+    while folder not in filled:
+        filled.add(folder)
+        folder = folder.rpartition("/")[0]
 
 
 def _is_folder(path: Path) -> bool:

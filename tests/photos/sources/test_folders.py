@@ -85,11 +85,10 @@ def test_a_folder_that_cannot_be_read_is_said_and_the_rest_goes_on(
 
 
 def test_empty_folders_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, ["cat/1.jpg"])
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "eel").mkdir()
-    assert relatives(tmp_path) == ["cat/1.jpg"]
-    assert "2 folders are empty, such as" in capsys.readouterr().out
+    write(tmp_path, ["cat/deep/1.jpg", "eel/.hidden"])
+    (tmp_path / "dog/deep/deeper").mkdir(parents=True)
+    assert relatives(tmp_path) == ["cat/deep/1.jpg"]
+    assert capsys.readouterr().out == "2 folders are empty, such as dog.\n"
 
 
 def test_pipes_and_sockets_are_errors_and_no_wait_for_ever(tmp_path: Path) -> None:
