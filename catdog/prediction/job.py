@@ -17,7 +17,7 @@ from catdog.errors import FailureError, ImageError, UsageError
 from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
-from catdog.photos.sources.keys import key_of_name
+from catdog.photos.sources.keys import as_key
 from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
@@ -72,7 +72,7 @@ def predict_one(config: PredictConfig) -> None:
     engine = choose_engine(config.engine, gpus=False)
     check_precision(config.precision, engine=engine, gpus=False)
     try:
-        content = read_photo(key_of_name(files.absolute(config.photos)))
+        content = read_photo(as_key(files.absolute(config.photos)))
         image = decode_image(content, size=request.spec.image_size, framing=request.spec.framing, limits=request.limits)
     except ImageError as error:
         failure = FailureError if error.code in ("io", "truncated", "crash") else UsageError

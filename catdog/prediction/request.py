@@ -20,16 +20,16 @@ from catdog.cluster.resources import Resources
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
 from catdog.console import counted, say
-from catdog.errors import FailureError, UsageError, one_line
+from catdog.errors import UsageError
 from catdog.model.engines import ModelBytes, read_model
 from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.archives import archive_kind
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.keys import key_of_name
+from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
-from catdog.photos.sources.opening import file_kind
+from catdog.photos.sources.opening import source_kind
 from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
 from catdog.photos.sources.tables import TableColumns
 from catdog.prediction import output
@@ -44,14 +44,11 @@ def is_one_photo(config: PredictConfig) -> bool:
     """Tell whether the job is one photo, local or by URI, whose label is only to be printed."""
     if config.out or config.sort_into or not config.photos:
         return False
-    key = key_of_name(files.absolute(config.photos))
+    key = as_key(files.absolute(config.photos))
     name = files.split_query(key)[0].lower()
     if name.endswith((*LIST_SUFFIXES, TABLE_SUFFIX)) or archive_kind(name):
         return False
-    try:
-        return bool(file_kind(key) == fs.FileType.File)
-    except OSError as error:
-        raise FailureError(f"cannot reach {config.photos}: {one_line(error)}") from error
+    return bool(source_kind(key) == fs.FileType.File)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

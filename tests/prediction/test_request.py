@@ -43,10 +43,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_ranks_of_unsure_photos_begin_with_the_first(model: Path) -> None:
-    for threshold, first in ((0.0, "top2_label"), (0.9, "top1_label")):
-        values = {"photos": "x", "model": (str(model),), "top_k": 2, "threshold": threshold}
-        assert read_request(build_config(PredictConfig, values)).rule.schema.names[6] == first
+def test_ranks_of_unsure_photos_begin_with_the_first(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((model / CARD_FILE).read_text())
+    for asked, of_card, first in ((0.0, 0.0, "top2_label"), (0.9, 0.0, "top1_label"), (0.0, 0.6, "top1_label")):
+        (tmp_path / "model" / CARD_FILE).write_text(json.dumps({**card, "threshold": of_card}))
+        values = {"photos": "x", "model": (f"{tmp_path}/model",), "top_k": 2, "threshold": asked}
+        rule = read_request(build_config(PredictConfig, values)).rule
+        assert (rule.threshold, rule.schema.names[6]) == (asked or of_card, first)
 
 
 def test_without_a_model_the_imagenet_classes_of_an_installed_network_are_used(

@@ -24,7 +24,7 @@ from catdog.photos.sources.archives import (
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
-from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder
+from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder, source_kind
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
@@ -127,10 +127,7 @@ def source_exists(source: str) -> bool:
 
     Raises FailureError when that cannot be told.
     """
-    try:
-        return bool(file_kind(as_key(absolute(source))) != fs.FileType.NotFound)
-    except OSError as error:
-        raise FailureError(f"cannot reach {source}: {one_line(error)}") from error
+    return bool(source_kind(as_key(absolute(source))) != fs.FileType.NotFound)
 
 
 def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:

@@ -20,7 +20,7 @@ from catdog.photos.sources.files import Photo, list_files, list_photos, read_pho
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
-from catdog.photos.sources.opening import file_kind
+from catdog.photos.sources.opening import source_kind
 from catdog.photos.sources.tables import TableColumns
 from catdog.storage import files
 
@@ -52,10 +52,10 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
-    kind = file_kind(path)
-    if kind == fs.FileType.File and path.lower().endswith(LIST_SUFFIXES):
+    kind, name = source_kind(path), files.split_query(path)[0].lower()
+    if kind == fs.FileType.File and name.endswith(LIST_SUFFIXES):
         photos = read_list(path)
-    elif kind == fs.FileType.File and path.lower().endswith(tables.SUFFIX):
+    elif kind == fs.FileType.File and name.endswith(tables.SUFFIX):
         photos = [Photo(path, path)]
     elif kind == fs.FileType.NotFound and is_glob(path):
         photos = _expand_archives(_match(path))

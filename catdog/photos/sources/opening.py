@@ -13,9 +13,10 @@ from urllib.parse import unquote
 
 from pyarrow import fs
 
-from catdog.errors import ImageError
+from catdog.errors import FailureError, ImageError, one_line
 from catdog.photos.sources.keys import local_path, quoted_uri
 from catdog.storage.files import is_uri, open_filesystem, split_query
+from catdog.storage.outages import wait_out
 
 
 def open_file(key: str) -> IO[bytes]:
@@ -63,6 +64,17 @@ def file_kind(key: str) -> fs.FileType:
     if stat.S_ISDIR(mode):
         return fs.FileType.Directory
     return fs.FileType.File if stat.S_ISREG(mode) else fs.FileType.Unknown
+
+
+def source_kind(key: str) -> fs.FileType:
+    """Return what stands at a key or the path of a folder; an outage of its store is waited out.
+
+    Raises FailureError when that cannot be told.
+    """
+    try:
+        return wait_out(lambda: file_kind(key), where=key)
+    except OSError as error:
+        raise FailureError(f"cannot reach {key}: {one_line(error)}") from error
 
 
 @lru_cache(maxsize=64)

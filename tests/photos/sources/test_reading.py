@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 from object_store import ObjectStore
 
-from catdog.errors import ImageError
+from catdog.errors import FailureError, ImageError
 from catdog.photos.sources import files
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.reading import read_each
+from catdog.storage import outages
 
 
 def test_photos_of_a_slow_store_are_on_their_way_at_the_same_time_and_come_in_order(object_store: ObjectStore) -> None:
@@ -33,6 +34,14 @@ def test_a_photo_that_is_gone_stands_in_its_place(object_store: ObjectStore) -> 
         "missing",
         b"photo",
     ]
+
+
+def test_a_store_that_is_gone_ends_the_listing_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
+    store = ObjectStore()
+    store.close()
+    with pytest.raises(FailureError, match=r"^cannot reach s3://\S+ for 0 s: .*; run the same command to resume$"):
+        list_inputs(store.uri("photos"))
 
 
 def test_local_photos_are_read_one_after_the_other_and_retries_are_told(
