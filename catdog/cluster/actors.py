@@ -35,7 +35,7 @@ class Restarts:
             return
         if messages.count(f"restarts of {context.get_actor_id()}") > self.limit:
             raise FailureError(f"a {self.actor} died {self.limit + 1} times")
-        messages.post(messages.NOTICES, f"A {self.actor} was lost; it restarts.")
+        messages.notify(f"A {self.actor} was lost; it restarts.")
 
 
 def count_tries(block: int | str) -> int:

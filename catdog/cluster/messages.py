@@ -69,6 +69,12 @@ def post(topic: str, message: Any) -> None:
     _call("post", topic, message)
 
 
+def notify(line: str) -> None:
+    """Let the driver say `line`; a line that cannot be delivered is no reason to fail."""
+    with contextlib.suppress(Exception):
+        post(NOTICES, line)
+
+
 def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0) -> list[Any]:
     """Return the messages of `topic` from number `start` on; wait up to `wait_seconds` until there is one."""
     return _call("read", topic, start, wait_seconds) or []

@@ -109,7 +109,7 @@ class LossNotice(UserCallback):  # type: ignore[misc]
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Post which worker was lost first, and why."""
         first = first_loss(worker_exceptions)
-        messages.post(messages.NOTICES, f"Workers were lost and restart from the last checkpoint: {first}")
+        messages.notify(f"Workers were lost and restart from the last checkpoint: {first}")
 
 
 def first_loss(errors: Mapping[int, Exception]) -> str:
