@@ -1,4 +1,4 @@
-"""Files on disks and object stores: reading, writing whole or not at all, finished artifacts, stored schemas.
+"""Files on local disks and object stores: whole writes, finished artifacts, schemas, and whose folder it is.
 
-Imports config and below only; every folder above may import it.
+Imports the command line's settings, config, console and errors only; every folder above may import it.
 """
