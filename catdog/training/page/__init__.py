@@ -1,1 +1,1 @@
-"""The page of a train job: its sections on scores and on photos, and the page itself."""
+"""The page of a train job: sections on scores (`scores`) and on photos (`photos`), and the page (`report`)."""
