@@ -273,15 +273,17 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
 
     (chart,) = find(browser, "svg[aria-label='Accuracy']")
     ActionChains(browser).move_to_element(chart.find_elements("css selector", ".hit")[2]).perform()
-    assert texts(browser, "#tip") == ["unfrozen, epoch 1\ntraining 0.7500\nvalidation 0.8125"]
+    wait_for(lambda: texts(browser, "#tip") == ["unfrozen, epoch 1\ntraining 0.7500\nvalidation 0.8125"])
     ActionChains(browser).move_to_element(find(browser, "h1")[0]).perform()
-    assert texts(browser, "#tip") == []
+    wait_for(lambda: texts(browser, "#tip") == [])
     browser.execute_script("arguments[0].focus()", chart)
     chart.send_keys(Keys.ARROW_LEFT)
-    assert texts(browser, "#tip")[0].startswith("unfrozen, epoch 2")
+    wait_for(lambda: texts(browser, "#tip") == ["unfrozen, epoch 2\ntraining 0.7500\nvalidation 0.8125"])
     chart.send_keys(Keys.ESCAPE)
-    assert texts(browser, "#tip") == []
-    assert [image.get_property("naturalWidth") for image in find(browser, "#worst img")] == [160, 160]
+    wait_for(lambda: texts(browser, "#tip") == [])
+    pictures = find(browser, "#worst img")
+    browser.execute_script("arguments[0].scrollIntoView()", pictures[0])  # they load when they come into view
+    wait_for(lambda: [picture.get_property("naturalWidth") for picture in pictures] == [160, 160])
     assert find(browser, "[src='x']") == []
     assert "McNemar" in browser.find_element("id", "stages").text
     assert browser.get_log("browser") == []
