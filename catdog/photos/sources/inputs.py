@@ -77,17 +77,17 @@ def find_inputs(paths: Sequence[str]) -> pa.Table:
     return pa.Table.from_pylist([{"path": path, "relative": path} for path in paths], schema=INPUTS)
 
 
-def part_bounds(inputs: pa.Table, *, photos_a_part: int) -> list[tuple[int, int]]:
-    """Return [start, stop) ranges of at most `photos_a_part` inputs, none of them across two Parquet row groups."""
+def part_bounds(inputs: pa.Table, *, photos_per_part: int) -> list[tuple[int, int]]:
+    """Return [start, stop) ranges of at most `photos_per_part` inputs, none of them across two Parquet row groups."""
     count = inputs.num_rows
     groups = inputs["row_group"].fill_null(-1).to_numpy()
     tables = inputs["table"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.r_[True, (groups[1:] != groups[:-1]) | (tables[1:] != tables[:-1])])
     stops = np.r_[starts[1:], count]
     return [
-        (first, min(first + photos_a_part, int(stop)))
+        (first, min(first + photos_per_part, int(stop)))
         for start, stop in zip(starts, stops, strict=True)
-        for first in range(int(start), int(stop), photos_a_part)
+        for first in range(int(start), int(stop), photos_per_part)
     ]
 
 

@@ -44,7 +44,7 @@ def plan_parts(inputs: pa.Table, *, photos_per_part: int) -> list[Part]:
     to hold these photos, as they are now.
     """
     parts = []
-    for number, (start, stop) in enumerate(part_bounds(inputs, photos_a_part=photos_per_part)):
+    for number, (start, stop) in enumerate(part_bounds(inputs, photos_per_part=photos_per_part)):
         state = hashlib.sha256()
         rows = inputs.slice(start, stop - start)  # not all of them at once as Python's objects
         for path, version in zip(rows["path"].to_pylist(), rows["version"].to_pylist(), strict=True):
