@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from heard import heard
+from recorded_programs import recorded_bench
 
+from catdog.benchmark.microbenchmarks import TrunkRates
 from catdog.benchmark.scaling import (
     UnitCosts,
     doubled,
     fit_line,
-    measure_listing,
-    measure_scheduler,
+    measure_growth,
     project,
 )
+from catdog.config import BenchmarkConfig
 
 COSTS = UnitCosts(
     list_a_photo=1e-5, read_a_photo=1e-4, decode_a_photo=2e-3, model_a_photo=5e-3, commit_a_photo=1e-5,
@@ -59,8 +63,21 @@ def test_a_distant_store_makes_reading_decide() -> None:
     assert far.seconds["reading"] == pytest.approx(1e6 * 0.0501 / 16)
 
 
-def test_what_a_photo_costs_is_measured(ray_session: None, photo_folder: Path) -> None:
-    listing, held = measure_listing(str(photo_folder))
-    assert 0 < listing < 1
-    assert 50 < held < 1000
-    assert measure_scheduler(blocks=20) > 0
+def test_growth_is_measured_fitted_and_projected(ray_session: None, photo_folder: Path, tmp_path: Path) -> None:
+    config = BenchmarkConfig(photos=str(photo_folder), count=30, grow_to=24, label_to=30)
+    bench, commands = recorded_bench(config, tmp_path)
+    rates = dict.fromkeys([field.name for field in dataclasses.fields(TrunkRates)], 100.0)
+    bench.results["trunk"] = rates
+    found = heard([], measure_growth, bench)
+    assert [command[0] for command in commands] == ["train", "train", "predict", "predict", "predict"]
+    assert [point["photos"] for point in found["train"]["points"]] == [12, 24]
+    assert found["train"]["line"] == {
+        "start": pytest.approx(20),
+        "each": pytest.approx(1),
+        "r_squared": pytest.approx(1),
+    }
+    assert [point["seconds"] for point in found["predict"]["points"]] == [20, 32, 38]
+    assert [one["photos"] for one in found["projections"]] == 2 * [1_000_000, 1_000_000, 100_000_000, 100_000_000]
+    assert 0 < found["costs"]["list_a_photo"] < 1
+    assert 50 < found["costs"]["driver_bytes_a_photo"] < 1000
+    assert found["costs"]["schedule_a_block"] > 0
