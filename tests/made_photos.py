@@ -17,7 +17,9 @@ def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
 
 
-def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+def save_classifier(
+    directory: Path, *, seed: int, classes: tuple[str, ...] = ("cat", "dog"), image_size: int = 224
+) -> Path:
     """Save a Lite0 classifier with a random head drawn from `seed`, without TensorFlow, which takes seconds."""
     from catdog.model.saved_model import OUTPUT, ClassifierSpec, spec_to_card
     from catdog.model.weights.hdf5_file import write_tensors
@@ -27,7 +29,7 @@ def save_classifier(directory: Path, *, seed: int, classes: tuple[str, ...] = ("
     assert pretrained is not None
     spec = ClassifierSpec(
         backbone="efficientnet-lite0",
-        image_size=224,
+        image_size=image_size,
         classes=classes,
         pooling="avg",
         dropout=0.2,

@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from heard import heard
+from made_results import commit_rows
+
+from catdog.errors import UsageError
+from catdog.prediction.evaluate import evaluate_labels, true_labels
+from catdog.prediction.results.rows import LabelRule, build_rows
+
+RULE = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=2)
+FIRST = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], np.float32)
+SECOND = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7]], np.float32)
+
+
+def evaluated(out: Path, true: list[int], *, scored: bool) -> tuple[dict[str, dict[str, object]], list[str]]:
+    """Evaluate four rows, the last of them an error; return evaluation.json and what is printed."""
+    rows = build_rows(["a", "b", "c", "d"], ["", "", "", "empty: x"], [FIRST, SECOND], RULE)
+    commit_rows(str(out), rows)
+    said: list[str] = []
+    labels = np.array(true, np.int32)
+    heard(said, evaluate_labels, str(out), rule=RULE, models=["m1", "m2"], true=labels, scored=scored)
+    return json.loads((out / "evaluation.json").read_text()), said
+
+
+def test_each_model_is_scored_on_the_readable_photos_of_known_class(tmp_path: Path) -> None:
+    found, said = evaluated(tmp_path, [0, 0, -1, 1], scored=True)
+    assert [(score["path"], score["photos"], score["correct"]) for score in found["models"]] == [
+        ("m1", 2, 2), ("m2", 2, 1),
+    ]  # fmt: skip
+    assert (found["comparison"]["photos"], found["comparison"]["agree"]) == (2, 1)
+    assert "m2 on 2 photos of known class:" in said
+
+
+def test_two_models_are_compared_also_where_no_class_is_known(tmp_path: Path) -> None:
+    found, _ = evaluated(tmp_path, [-1, -1, -1, -1], scored=False)
+    assert "models" not in found
+    assert (found["comparison"]["photos"], found["comparison"]["agree"], found["comparison"]["p_value"]) == (3, 2, None)
+
+
+def test_folders_of_classes_that_the_model_does_not_know_are_refused() -> None:
+    relative = ["cat/1.jpg", "cat/2.jpg", "owl/1.jpg", "owl/2.jpg"]
+    with pytest.raises(UsageError, match="has the classes cat, owl, the model knows cat, dog"):
+        true_labels(relative, classes=("cat", "dog"), source="photos")
