@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from heard import heard
@@ -126,7 +127,7 @@ def test_the_winner_is_the_best_of_the_table_however_it_ended(finished: Path) ->
     assert first["trial"] == best["number"]
     # What is measured at the end is the model that was rated while it trained.
     assert best["validation"]["loss"] == pytest.approx(losses[best["number"]], rel=1e-3)
-    assert set(best["test"]) == {"accuracy", "loss"}
+    assert best["test"].keys() >= {"accuracy", "loss"}
     if best["number"]:
         assert best["default"].keys() >= {"validation", "test"}
         assert best["gain"]["loss"] == pytest.approx(losses[0] - losses[best["number"]], abs=1e-3)
@@ -266,7 +267,9 @@ def test_a_sweep_whose_driver_is_killed_goes_on(heads: tuple[Path, list[str]], p
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     while process.poll() is None and len(list((start / "trials").glob("*/trial.json"))) < 2:
         time.sleep(0.02)
+    job = psutil.Process(process.pid).children()  # dies with its parent
     process.kill()
+    psutil.wait_procs(job)
     process.wait()
     before = records(start)
     assert before
