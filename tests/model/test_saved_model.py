@@ -14,7 +14,7 @@ from catdog.photos.decoding.framing import SQUASH, Framing
 
 
 def test_the_folded_model_gives_the_softened_probabilities(model_dir: Path, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     plain = load_classifier(str(model_dir)).predict_images(images)
     (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
     folded = fold_temperature((model_dir / "weights.h5").read_bytes(), 2.5)
