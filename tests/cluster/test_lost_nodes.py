@@ -20,7 +20,10 @@ from ray_processes import find_processes, kill_process
 
 LOST = "Workers were lost and restart from the last checkpoint: worker "
 LOST_NODE = " was lost; its work restarts elsewhere."
-SMALL = {"train_per_class": 8, "validation_per_class": 4, "test_per_class": 4, "views": 1}
+SMALL = {
+    "backbone": "efficientnet-lite0", "image_size": 64, "train_per_class": 8, "validation_per_class": 4,
+    "test_per_class": 4, "views": 1,
+}  # fmt: skip
 # Enough epochs that a kill finds the stage at work: seconds pass from the epoch that is waited for to the last.
 SLOW = {
     "frozen.head": "epochs", "frozen.epochs": 10, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
@@ -146,18 +149,15 @@ def calm(cluster: Any, photo_folder: Path, tmp_path_factory: pytest.TempPathFact
     return job
 
 
-def test_training_survives_lost_actors_drivers_workers_and_nodes(
+def test_training_survives_lost_actors_workers_and_drivers(
     cluster: Any, calm: Job, photo_folder: Path, tmp_path: Path
 ) -> None:
     job = Job("train", cluster, tmp_path / "killed", photos=photo_folder, **SMALL, **SLOW, **{"cluster.workers": 2})
-    features = job.run_dir / "features"
     job.wait_for(lambda: kill_process("MapWorker(MapBatches(TrunkWriter))", address=cluster.address))
     job.wait_for(lambda: "A trunk actor was lost; it restarts." in job.output)
-    job.wait_for(lambda: any(features.rglob("part-*.parquet")))
-    job.kill_driver()
 
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
-    written = {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")}
+    written = {path: path.stat().st_mtime_ns for path in (job.run_dir / "features").rglob("*.parquet")}
     frozen = (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns
     workers = find_processes("RayTrainWorker", address=cluster.address)
     assert len({node_of(worker, cluster) for worker in workers}) == len(workers) == 2
@@ -165,15 +165,11 @@ def test_training_survives_lost_actors_drivers_workers_and_nodes(
     job.wait_for(lambda: LOST in job.output)
     reached = job.epochs("unfrozen")
     job.wait_for(lambda: job.epochs("unfrozen") > reached)
-    replace(node_of(find_processes("RayTrainWorker", address=cluster.address)[0], cluster), cluster)
-    job.wait_for(lambda: job.output.count(LOST) == 2 and LOST_NODE in job.output)
-    reached = job.epochs("unfrozen")
-    job.wait_for(lambda: job.epochs("unfrozen") > reached)
     job.kill_driver()
     output = job.finish()
 
     # Nothing that was finished was done again.
-    assert {path: path.stat().st_mtime_ns for path in features.rglob("*.parquet")} == written
+    assert {path: path.stat().st_mtime_ns for path in (job.run_dir / "features").rglob("*.parquet")} == written
     assert (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns == frozen
     assert "Epoch  1/30" not in output
     assert not (job.run_dir / "checkpoints").exists()
@@ -223,15 +219,12 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
         "photos": photo_folder, **SMALL, "cache_budget_gib": 0, "cluster.workers": 1,
         "frozen.epochs": 2, "unfrozen.epochs": 80, "unfrozen.global_batch_size": 8, "frozen.global_batch_size": 8,
     }  # fmt: skip
-    calm = Job("train", cluster, tmp_path / "calm", **settings)
-    assert "The unfrozen stage streams its features" in calm.finish()
-
     # Neither loss is a failure of the training: the first leaves its worker alone, the second was announced.
     job = Job("train", cluster, tmp_path / "killed", **settings, **{"cluster.max_failures": 0})
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
     (worker,) = find_processes("RayTrainWorker", address=cluster.address)
     (other,) = cluster.worker_nodes - {node_of(worker, cluster)}
-    assert stored_bytes(other) > 1_000_000
+    assert stored_bytes(other) > 20_000
     replace(other, cluster)
     job.wait_for(lambda: LOST_NODE in job.output)
     reached = job.epochs("unfrozen")
@@ -245,7 +238,10 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
     replace(gone, cluster)
     output = job.finish()
     assert output.count(" was preempted; its work restarts elsewhere.") == 1
-    check_scores(job, calm)
+    assert "The unfrozen stage streams its features" in output
+    report = json.loads((job.run_dir / "report.json").read_text())
+    assert report["stages"]["unfrozen"]["epochs"] == 80
+    assert report["stages"]["unfrozen"]["test"]["accuracy"] == 1.0  # as without any loss: red cats, blue dogs
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_train_and_predict_run_as_submitted_jobs(
 ) -> None:
     small = [
         "--photos", str(photo_folder), "--train-per-class", "8", "--validation-per-class", "4", "--test-per-class", "4",
-        "--frozen.epochs", "3", "--frozen.global-batch-size", "8", "--views", "1", "--unfrozen.epochs", "0",
+        "--backbone", "efficientnet-lite0", "--image-size", "64", "--views", "1",
     ]  # fmt: skip
     run_dir = tmp_path / "run"
     train = submit(environment, "jobs/train.py", *small, "--run-dir", str(run_dir))
