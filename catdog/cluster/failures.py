@@ -87,7 +87,10 @@ def root_cause(error: BaseException) -> str:
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]
     # A process that died leaves no traceback: what Ray says of it begins with the main thing.
-    plain = lines[-1:] if lines and lines[0].startswith("ray::") else lines[:1]
+    plain = lines[:1]
+    if lines and lines[0].startswith("ray::"):
+        lost = [line.partition(": ")[2] for line in lines if line.startswith("ray.exceptions.")]
+        plain = [text for text in lost if text] or lines[-1:]
     line = (causes or plain or [type(error).__name__])[0]
     # Of a dead process Ray goes on to list what may have been the cause.
     line = line.partition(" Worker exit type:")[0]

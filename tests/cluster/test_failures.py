@@ -14,6 +14,8 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
     assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
     coloured = "\x1b[36mray::read()\x1b[39m (pid=1, ip=10.0.0.1)\n  File 'x.py', line 3\nNo module named catdog.new"
     assert root_cause(RuntimeError(coloured)) == "No module named catdog.new"
+    lost = "ray::read() (pid=1)\nray.exceptions.OwnerDiedError: The object's owner has exited.\nOwner worker ID: 02"
+    assert root_cause(RuntimeError(lost)) == "The object's owner has exited."
     assert root_cause(RuntimeError("plain words")) == "plain words"
     assert root_cause(RuntimeError()) == "RuntimeError"
 
