@@ -17,7 +17,7 @@ def extraction(**changes: object) -> Extraction:
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
     values = {
-        "backbone": "efficientnet-lite0", "image_size": 224, "scaling": pretrained.scaling,
+        "backbone": "efficientnet-lite0", "image_size": 64, "scaling": pretrained.scaling,
         "pooling": "avg", "weights_checksum": pretrained.checksum, "cut": HEAD_CUT,
         "dtype": "float16", "seed": 0, "limits": DecodeLimits(), "augmentation": AugmentationConfig(), **changes,
     }  # fmt: skip
@@ -27,7 +27,7 @@ def extraction(**changes: object) -> Extraction:
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_the_features_are_the_same_whatever_computes_them(pooling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuts = (HEAD_CUT, "block7a_project_conv", "block6a_expand_conv", INPUT_CUT)
-    images = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     images[3:] //= 3
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     fast = Trunk(extraction(pooling=pooling), cuts, pretrained, threads=2)
@@ -36,7 +36,7 @@ def test_the_features_are_the_same_whatever_computes_them(pooling: str, monkeypa
     plain = Trunk(extraction(pooling=pooling), cuts, pretrained, threads=2)
     assert type(plain._run).__name__ == "_TensorflowTrunk"
     ours, theirs = fast(images), plain(images)
-    assert [ours[cut].shape for cut in cuts] == [(5, 1280), (5, 7, 7, 1152), (5, 14, 14, 112), (5, 224, 224, 3)]
+    assert [ours[cut].shape for cut in cuts] == [(5, 1280), (5, 2, 2, 1152), (5, 4, 4, 112), (5, 64, 64, 3)]
     for cut in cuts:
         # Far below what float16, as features are stored, can tell.
         np.testing.assert_allclose(ours[cut], theirs[cut], atol=1e-4, rtol=1e-4)
