@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ def cluster() -> Iterator[Any]:
         "health_check_failure_threshold": 4,
     }
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings})
+    # Else jobs of other tests, and of anybody on this machine, would join it.
+    Path(tempfile.gettempdir(), "ray/ray_current_cluster").unlink(missing_ok=True)
     for _ in range(2):
         made.add_node(num_cpus=2)
     made.wait_for_nodes()
