@@ -18,6 +18,7 @@ prepare_environment(verbose=False)
 os.environ.update(ENVIRONMENT)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Make groups for `pytest -n 2 --dist loadgroup`, which runs a group in one process, one test after the other.
 
