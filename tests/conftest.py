@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from made_photos import draw_photo, save_classifier
 from object_store import ENVIRONMENT, ObjectStore
+from xdist.scheduler import LoadScopeScheduling
 
 from catdog.cluster.environment import prepare_environment, quiet_datasets
 from catdog.cluster.messages import open_board
@@ -18,18 +20,27 @@ prepare_environment(verbose=False)
 os.environ.update(ENVIRONMENT)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make groups for `pytest -n 2 --dist loadgroup`, which runs a group in one process, one test after the other.
+class Groups(LoadScopeScheduling):
+    """Deals tests to the processes of `pytest -n 2` by groups, each of which runs in one process, in order.
 
     All files that share `ray_session` are one group and tests/cluster is another: two Rays at once are enough for two
     cores. Every other file is a group of its own.
     """
-    sharing = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
-    for item in items:
-        in_cluster = item.path.parent.name == "cluster"
-        group = "cluster" if in_cluster else "ray" if item.path in sharing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file.startswith("tests/cluster/"):
+            return "cluster"
+        return "ray" if _shares_ray(file) else file
+
+
+@functools.cache
+def _shares_ray(file: str) -> bool:
+    return "ray_session" in Path(__file__).parent.parent.joinpath(file).read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")
