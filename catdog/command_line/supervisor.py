@@ -8,6 +8,7 @@ hands on the signals that ask it to end, and tells of an end that the job itself
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -23,6 +24,9 @@ from catdog.errors import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.1
+# An exception can be lost where native code calls Python: the job is asked twice, then ended.
+_ASK_AGAIN_SECONDS, _KILL_SECONDS = 20.0, 40.0
+_stopped = -math.inf  # when the job was asked to end
 _LAST_WORDS_SECONDS = 1.0  # processes of Ray may hold the child's stderr open
 _NATIVE = re.compile(
     rb"\[\d{4}-\d\d-\d\d .*? [DIWEFC] \d+ \d+\] |[IWEF]\d{4} |WARNING: All log messages before absl|"
@@ -61,13 +65,18 @@ def supervise(job: Callable[[], int], *, quiet: bool) -> int:
     try:
         return job()
     finally:
+        for number in _SIGNALS:  # it has ended; Python would restore what kills
+            signal.signal(number, signal.SIG_IGN)
         os.write(verdict[1], b"said")  # how the job ended is known to the user
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise in the job what the signal asks for; further signals must not disturb its end."""
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    """Raise in the job what the signal asks for; the same from a terminal and the parent must not disturb its end."""
+    global _stopped
+    now = time.monotonic()
+    if now - _stopped < _ASK_AGAIN_SECONDS / 2:
+        return
+    _stopped = now
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
@@ -87,6 +96,7 @@ class _Parent:
     def __init__(self, child: int, *, quiet: bool, errors: int, verdict: int) -> None:
         self._child, self._quiet, self._errors, self._verdict = child, quiet, errors, verdict
         self._asked: tuple[int, float] | None = None  # the first signal, and when it came
+        self._reminders = [(_ASK_AGAIN_SECONDS, 0), (_KILL_SECONDS, signal.SIGKILL)]  # 0: the same signal
         self._rest = b""  # of the child's stderr: a line that is not complete yet
         self._native = b""  # the last line that a native library wrote
         self._open = True
@@ -99,6 +109,7 @@ class _Parent:
         status = None
         while status is None:
             self._copy_errors(_LOOK_SECONDS)
+            self._remind()
             found, ended = os.waitpid(self._child, os.WNOHANG)
             status = ended if found else None
         until = time.monotonic() + _LAST_WORDS_SECONDS
@@ -119,6 +130,10 @@ class _Parent:
         self._asked = self._asked or (number, now)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, number)
+
+    def _remind(self) -> None:
+        if self._asked and self._reminders and time.monotonic() - self._asked[1] > self._reminders[0][0]:
+            os.kill(self._child, self._reminders.pop(0)[1] or self._asked[0])
 
     def _copy_errors(self, seconds: float) -> bool:
         """Copy what the child wrote to stderr; wait for it up to `seconds`. Return whether there was anything."""
