@@ -68,7 +68,12 @@ IMAGE_ERROR_CODES = (
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what Kubernetes and `ray job stop` send; exit code 143."""
+    """SIGTERM: what Kubernetes and `ray job stop` send; exit code 143.
+
+    `came` tells that it came: native code of Ray's puts a plain KeyboardInterrupt in the place of this exception.
+    """
+
+    came = False
 
 
 def one_line(error: BaseException) -> str:

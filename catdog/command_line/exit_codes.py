@@ -24,12 +24,12 @@ def run(main: Callable[[], None]) -> int:
     except CatdogError as error:
         print(f"catdog: {error}", file=sys.stderr)
         return error.exit_code
-    except Terminated:
-        print("catdog: terminated; the same command continues", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print("catdog: interrupted; the same command continues", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        is_terminated = isinstance(stop, Terminated) or Terminated.came
+        print(
+            f"catdog: {'terminated' if is_terminated else 'interrupted'}; the same command continues", file=sys.stderr
+        )
+        return 143 if is_terminated else 130
     finally:
         flush_stdout()
     return 0

@@ -77,7 +77,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if now - _stopped < _ASK_AGAIN_SECONDS / 2:
         return
     _stopped = now
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    Terminated.came = True
+    raise Terminated
 
 
 def _die_with_parent(lifeline: int) -> None:

@@ -132,3 +132,10 @@ def test_a_defect_keeps_its_traceback_and_gets_no_further_line() -> None:
 
 def test_a_failure_is_the_job_s_one_line() -> None:
     assert end(start("raise FailureError('no photos')")[0]) == (1, "catdog: no photos\n")
+
+
+def test_sigterm_is_known_where_native_code_replaces_the_exception() -> None:
+    body = "exec('try: time.sleep(60)\\nexcept BaseException: raise KeyboardInterrupt from None')"
+    process, _ = start(body)
+    os.kill(process.pid, signal.SIGTERM)
+    assert end(process) == (143, "catdog: terminated; the same command continues\n")
