@@ -314,7 +314,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
             told |= {kind} if job.output.count(LINES[kind]) > before else set()
     output = job.finish()
     if "driver" in kills[: len(kills) - len(left)]:
-        assert "photos were labelled before." in output
+        assert "photos are labelled already." in output
     return left, told
 
 

@@ -83,7 +83,7 @@ def test_a_failing_job_fails_the_submission_with_its_one_line(environment: dict[
     ended = submit(environment, "jobs/train.py", "--photos", str(tmp_path / "nowhere"), "--run-dir", str(tmp_path))
     assert ended.returncode == 1
     assert (
-        f"catdog: --photos {tmp_path}/nowhere: expected photos, found nothing there: check the path"
+        f"catdog: expected photos at {tmp_path}/nowhere, found nothing there: check the path"
         in ended.stdout + ended.stderr
     )
     assert "Traceback" not in ended.stdout + ended.stderr

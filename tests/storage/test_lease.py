@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_a_job_of_this_machine_that_was_killed_holds_nobody_up(tmp_path: Path) -
     path = leave_lease(tmp_path, machine=leases._machine(), process=gone)
     assert acquire(tmp_path, LeaseTimes(stale=1e9))
     assert not path.exists()
+
+
+def test_a_job_that_was_killed_and_is_not_waited_for_holds_nobody_up(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not looked
+    assert not leases._is_running({"process": ended.pid})
+    ended.wait()
 
 
 def test_a_lease_of_another_machine_holds_nobody_up_once_it_is_stale(tmp_path: Path) -> None:
