@@ -44,7 +44,7 @@ def _ingest(config: IngestConfig) -> None:
 
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     found = find_photos(config, run_dir=run_dir)
-    with hold_run(run_dir), connected(verbose=config.verbose, dashboard=False):
+    with hold_run(run_dir), connected(verbose=config.verbose):
         quiet_datasets(verbose=config.verbose)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, found=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import warnings
@@ -13,10 +14,11 @@ from made_photos import draw_photo, save_classifier
 from object_store import ENVIRONMENT, ObjectStore
 from xdist.scheduler import LoadScopeScheduling
 
-from catdog.cluster.environment import prepare_environment, quiet_datasets
+from catdog.cluster.environment import prepare_environment, prepare_local_ray, quiet_datasets
 from catdog.cluster.messages import open_board
 
 prepare_environment(verbose=False)
+prepare_local_ray()
 os.environ.update(ENVIRONMENT)
 
 
@@ -39,8 +41,13 @@ def _shares_ray(file: str) -> bool:
     return "ray_session" in Path(__file__).parent.parent.joinpath(file).read_text()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
     return Groups(config, log)
+
+
+def pytest_sessionfinish() -> None:
+    faulthandler.dump_traceback_later(300, exit=True)  # a thread that never ends must not hold the process for ever
 
 
 @pytest.fixture(scope="session")
@@ -50,13 +57,11 @@ def ray_session() -> Iterator[None]:
         warnings.simplefilter("ignore")
         import ray
 
-        names = ("TF_USE_LEGACY_KERAS", "KERAS_HOME", "TF_CPP_MIN_LOG_LEVEL", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S")
         ray.init(
             address="local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
-            runtime_env={"env_vars": {name: os.environ[name] for name in names}},
         )
     quiet_datasets(verbose=False)
     board = open_board()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from catdog.cluster.environment import prepare_environment, worker_environment
+from catdog.cluster.environment import prepare_environment, prepare_local_ray, worker_environment
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.messages import open_board
 from catdog.cluster.resources import Resources, read_resources
@@ -26,10 +26,9 @@ _VERSIONS = re.compile(r"Version mismatch: .*?Ray: (\S+)\s+Python: (\S+).*?Ray: 
 
 
 @contextlib.contextmanager
-def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Resources]:
+def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """Join the cluster this process belongs to, or start one on this machine, for the length of the block.
 
-    A Ray that is started has no `dashboard` unless the job needs its state API: Ray Train and Ray Tune do.
     Yields what the cluster has. A session that is already up is used and left as it is.
     Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined, or none can be started.
     """
@@ -39,7 +38,7 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
     own = not ray.is_initialized()
     with contextlib.nullcontext() if verbose else only_our_lines():
         if own:
-            _connect(verbose=verbose, dashboard=dashboard)
+            _connect(verbose=verbose)
         try:
             with _one_line_failures():
                 board = open_board()  # held for the length of the block
@@ -50,18 +49,24 @@ def connected(*, verbose: bool = False, dashboard: bool = True) -> Iterator[Reso
                 ray.shutdown()
 
 
-def _connect(*, verbose: bool, dashboard: bool) -> None:
+def _connect(*, verbose: bool) -> None:
     import ray
 
+    address = _address()
+    starts = address == "local"
+    if starts:
+        prepare_local_ray()
     in_main_thread = threading.current_thread() is threading.main_thread()
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address=_address(),
-            include_dashboard=None if dashboard else False,
+            address=address,
+            include_dashboard=False if starts else None,  # a Ray of one job does not need its processes
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            runtime_env={"env_vars": worker_environment()},
+            # Processes of a Ray that is started here inherit the variables; those that it starts beforehand are of use
+            # only without a runtime environment.
+            runtime_env=None if starts else {"env_vars": worker_environment()},
         )
     except FailureError:
         raise
@@ -94,12 +99,14 @@ def connection_failure(error: Exception) -> str:
 
 
 def _address() -> str | None:
-    """Return what Ray is to join: None leaves the choice to it.
+    """Return "local" where Ray is to be started; None where there is one to join, which Ray finds as we did.
 
     Ray remembers a cluster of this machine even when that was killed, and would wait minutes for it to answer; so it
     would for a cluster that is named. Raises FailureError when a named cluster does not answer.
     """
     named = os.environ.get("RAY_ADDRESS", "")
+    if named == "local":
+        return named
     if named:
         host, port = _host_and_port(named)
         if host and not _answers(host, port, seconds=_CONNECT_SECONDS):
@@ -112,9 +119,9 @@ def _address() -> str | None:
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     with contextlib.suppress(OSError):
         host, port = _host_and_port(Path(folder, "ray", "ray_current_cluster").read_text().strip())
-        if host and not _answers(host, port, seconds=2.0):
-            return "local"
-    return None
+        if not host or _answers(host, port, seconds=2.0):
+            return None
+    return "local"
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

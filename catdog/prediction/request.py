@@ -196,7 +196,7 @@ class Cluster(contextlib.ExitStack):
 
     @cached_property
     def _resources(self) -> Resources:
-        resources = self.enter_context(connected(verbose=self._config.verbose, dashboard=False))
+        resources = self.enter_context(connected(verbose=self._config.verbose))
         quiet_datasets(verbose=self._config.verbose)
         self.enter_context(report_failures())
         return resources

@@ -24,7 +24,7 @@ from catdog.console import say
 
 def job():
     prepare_environment(verbose=False)
-    with connected(dashboard=False), report_failures():
+    with connected(), report_failures():
         import ray
         say("at work")
         ray.get(ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote())

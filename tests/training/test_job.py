@@ -310,7 +310,10 @@ def test_a_failed_trunk_pass_ends_the_waiting_workers_and_a_photo_that_vanished_
     in_the_way.write_text("no folder")
     with pytest.raises(FailureError, match=rf"^cannot make the directory {in_the_way}/"):
         train(config)
-    assert "trainer" not in {thread.name for thread in threading.enumerate()}
+    for thread in threading.enumerate():
+        if thread.name == "trainer":  # a busy machine may still be starting the workers that end at once
+            thread.join(120)
+            assert not thread.is_alive()
     in_the_way.unlink()
     lines: list[str] = []
     report = heard(lines, train, config)
