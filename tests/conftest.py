@@ -16,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from catdog.cluster.environment import prepare_environment, prepare_local_ray, quiet_datasets
 from catdog.cluster.messages import open_board
+from catdog.storage.outages import PATIENCE_VARIABLE
 
 prepare_environment(verbose=False)
 prepare_local_ray()
@@ -57,12 +58,9 @@ def ray_session() -> Iterator[None]:
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv(PATIENCE_VARIABLE, "1")  # of the processes of Ray, which inherit it
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     quiet_datasets(verbose=False)
     board = open_board()
     yield

@@ -33,9 +33,9 @@ class ObjectStore:
         self.requests: Counter[str] = Counter()
         self._lock, self._count = threading.Lock(), 0
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self._query = f"?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{self._server.server_port}"
+        self._port = 0
+        self.open()
+        self._query = f"?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{self._port}"
         system, _ = fs.FileSystem.from_uri(self.uri("") + "&allow_bucket_creation=true")
         system.create_dir(BUCKET)
         self.system = system
@@ -51,11 +51,17 @@ class ObjectStore:
 
     def put(self, key: str, content: bytes) -> None:
         """Store `content` as `key`."""
-        with self.system.open_output_stream(f"{BUCKET}/{key}") as stream:
+        with self.system.open_output_stream(f"{BUCKET}/{key}", compression=None) as stream:
             stream.write(content)
 
+    def open(self) -> None:
+        """Answer, after `close` at the same address and with the same objects."""
+        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
     def close(self) -> None:
-        """Go away for good: connections are refused from now on."""
+        """Go away: connections are refused from now on."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -1,13 +1,21 @@
-"""Pools of Ray Data actors: what each of them gets, and how often lost work is tried again."""
+"""The tasks and actors of Ray Data: what each of them gets, and how often lost work is tried again.
+
+What they run travels packed. So a try is counted before anything is imported, and a process that dies of an import is
+not started again without limit.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from catdog.cluster import messages
+from catdog.console import counted
 from catdog.errors import FailureError
 
 # Tries of one block whose process dies, before the job gives up; a node that is lost counts as one.
@@ -17,7 +25,7 @@ MAX_RESTARTS = 20  # of one actor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restarts:
-    """How often an actor may be started again after its process was lost; an actor calls `count` first.
+    """How often an actor may be started again after its process was lost; `count` is called first.
 
     Ray Data itself restarts actors and tries their work again without limit, and its settings for that go with Ray
     2.64: so the actors count.
@@ -34,21 +42,63 @@ class Restarts:
         if not context.was_current_actor_reconstructed:
             return
         if messages.count(f"restarts of {context.get_actor_id()}") > self.limit:
-            raise FailureError(f"a {self.actor} died {self.limit + 1} times")
+            raise FailureError(f"a {self.actor} died {counted(self.limit + 1, 'time')}")
         messages.notify(f"A {self.actor} was lost; it restarts.")
 
 
-def count_tries(block: int | str) -> int:
+def count_tries(block: int | str, *, limit: int = MAX_TRIES) -> int:
     """Return how often Ray tried this task on `block` before; a task of ours asks this first.
 
-    Raises FailureError after MAX_TRIES, because Ray itself tries without limit.
+    Raises FailureError after `limit` tries, because Ray itself tries without limit.
     """
     import ray
 
     tries = messages.count(f"tries of {ray.get_runtime_context().get_task_id()} on {block}") - 1
-    if tries >= MAX_TRIES:
-        raise FailureError(f"the process of one part died {tries} times")
+    if tries >= limit:
+        raise FailureError(f"the process of one part died {counted(tries, 'time')}")
     return tries
+
+
+def map_in_tasks(blocks: Any, function: Callable[[Any], Any], *, batch_format: str, num_cpus: float) -> Any:
+    """Return the Ray dataset `blocks` as tasks map it, a block each, by `function`; lost tasks are tried again.
+
+    `batch_format` is pyarrow or numpy, what `function` takes; `num_cpus` is what each task books. A task whose process
+    dies before it comes to `function` is given up after MAX_TRIES, with an exception of Ray's; once there, `function`
+    counts by itself.
+    """
+    import ray
+
+    packed, limit = ray.cloudpickle.dumps(function), MAX_TRIES
+
+    def work(block: Any) -> Any:
+        return _unpack(packed, limit)(block)
+
+    return blocks.map_batches(work, batch_size=None, batch_format=batch_format, num_cpus=num_cpus)
+
+
+@functools.lru_cache(maxsize=8)
+def _unpack(packed: bytes, limit: int) -> Any:
+    """Return what `map_in_tasks` packed; once a process."""
+    import ray
+
+    count_tries("its imports", limit=limit)
+    return ray.cloudpickle.loads(packed)
+
+
+class CountedActor:
+    """Stands where an actor does, until its start is counted."""
+
+    def __init__(self, *, packed: bytes, restarts: Restarts) -> None:
+        import ray
+
+        restarts.count()
+        actor, arguments = ray.cloudpickle.loads(packed)
+        self._actor = actor(**arguments)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Do what the actor does."""
+        mapped: dict[str, np.ndarray] = self._actor(block)
+        return mapped
 
 
 def map_in_actors(
@@ -63,17 +113,15 @@ def map_in_actors(
 ) -> Any:
     """Return the Ray dataset `blocks` as `actors` actors map it, block by block; lost actors restart.
 
-    `arguments` are those of the class `actor`, which also gets `restarts` and counts them, and calls `count_tries` for
-    each block; `name` is what a person calls it. CPUs and GPUs are what each actor books. Two blocks are in an actor at
-    once, each in a thread of its own, so that one is written while the network runs on the other: the actor itself
-    lets only one of them to the network. After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails
-    with an exception of Ray's.
+    `arguments` are those of the class `actor`, which calls `count_tries` for each block; `name` is what a person calls
+    it. CPUs and GPUs are what each actor books. Two blocks are in an actor at once, each in a thread of its own, so
+    that one is written while the network runs on the other: the actor itself lets only one of them to the network.
+    After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails with an exception of Ray's.
     """
     import ray
 
-    strategy = ray.data.ActorPoolStrategy
     threads = accepted(
-        strategy,
+        ray.data.ActorPoolStrategy,
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
         max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would be lost with an actor
@@ -81,11 +129,14 @@ def map_in_actors(
     # Before it had a name of its own, the number of threads was an argument of Ray's for any actor.
     older = {} if "max_concurrent_calls_per_actor" in threads else {"max_concurrency": 2}
     return blocks.map_batches(
-        actor,
-        fn_constructor_kwargs={**arguments, "restarts": Restarts(actor=name, limit=MAX_RESTARTS)},
+        CountedActor,
+        fn_constructor_kwargs={
+            "packed": ray.cloudpickle.dumps((actor, dict(arguments))),
+            "restarts": Restarts(actor=name, limit=MAX_RESTARTS),
+        },
         batch_size=None,
         batch_format="numpy",
-        compute=strategy(size=actors, **threads),
+        compute=ray.data.ActorPoolStrategy(size=actors, **threads),
         num_cpus=num_cpus,
         num_gpus=num_gpus or None,
         **older,

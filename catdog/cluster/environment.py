@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 
 from catdog.storage.files import cache_directory
+from catdog.storage.outages import PATIENCE_VARIABLE
 
 # Set before Ray is imported, in the driver and through it in every process of the cluster.
 _ENVIRONMENT = {
@@ -68,7 +69,7 @@ def prepare_local_ray() -> None:
 
 def worker_environment() -> dict[str, str]:
     """Return the variables that every process of the cluster gets from the driver."""
-    names = (*_ENVIRONMENT, *keras_environment(), *_QUIET)
+    names = (*_ENVIRONMENT, *keras_environment(), *_QUIET, PATIENCE_VARIABLE)
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

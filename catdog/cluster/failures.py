@@ -12,6 +12,7 @@ from catdog.cluster import messages
 from catdog.console import say
 
 _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
+_OURS = re.compile(r"^catdog\.errors\.\w+: ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_EVERY_SECONDS = 1.0
 # DeathReason in what ray.nodes() returns.
@@ -91,10 +92,12 @@ def root_cause(error: BaseException) -> str:
     if lines and lines[0].startswith("ray::"):
         lost = [line.partition(": ")[2] for line in lines if line.startswith("ray.exceptions.")]
         plain = [text for text in lost if text] or lines[-1:]
-    line = (causes or plain or [type(error).__name__])[0]
+    # Of ours the last one is whole: what it was raised from is in it.
+    ours = [line for line in causes if _OURS.match(line)]
+    line = (ours[-1:] or causes or plain or [type(error).__name__])[0]
     # Of a dead process Ray goes on to list what may have been the cause.
     line = line.partition(" Worker exit type:")[0]
-    return line.removeprefix("catdog.errors.FailureError: ")  # our own words are for the user as they are
+    return _OURS.sub("", line)  # our own words are for the user as they are
 
 
 def log_directory() -> str:

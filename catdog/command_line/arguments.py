@@ -23,6 +23,7 @@ from catdog.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
 _SPACE = "--space."
+_TYPED_DASHES = "\u2012\u2013\u2014\u2015\u2212"  # what text programs make of --
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 
 
@@ -147,6 +148,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
     def _answer(self, word: str) -> str:
+        if word[:1] in _TYPED_DASHES:
+            return f"found {word}, which begins with a dash of a text program: write --{word.lstrip(_TYPED_DASHES)}"
         if not word.startswith("-"):
             near = f"; did you mean --photos {word}?" if "photos" in self._fields else ""
             return f"expected flags, found {word!r}{near}"

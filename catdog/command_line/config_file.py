@@ -28,12 +28,12 @@ def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
         content = yaml.load(_read(path), Loader=yaml.BaseLoader)
     except (OSError, UnicodeError, ValueError) as error:
         raise UsageError(f"{source}: cannot be read: {_one_line(error)}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{source}: expected YAML of settings: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected a table of settings such as `dropout: 0.3`, found no table")
     fields, values = fields_of(config_class), {}
-    for key, value in _flatten(content, fields).items():
+    for key, value in _flatten(content, fields, source=source).items():
         if key.endswith(_FINGERPRINT) and key.removesuffix(_FINGERPRINT) in fields:
             continue
         check_setting(config_class, key, prefix="", source=f"{source}: ")
@@ -43,16 +43,19 @@ def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
     return values
 
 
-def _flatten(content: Mapping[str, Any], fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(content: Mapping[str, Any], fields: Mapping[str, Any], *, source: str, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
         key = prefix + str(name).replace("-", "_")
         if isinstance(value, dict) and key in fields:  # space: {dropout: "uniform:0,0.5"}
-            flat[key] = [f"{part.replace('-', '_')}={text}" for part, text in value.items()]
+            found = {key: [f"{part.replace('-', '_')}={text}" for part, text in value.items()]}
         elif isinstance(value, dict):
-            flat.update(_flatten(value, fields, prefix=f"{key}."))
+            found = _flatten(value, fields, source=source, prefix=f"{key}.")
         else:
-            flat[key] = value
+            found = {key: value}
+        if twice := flat.keys() & found.keys():
+            raise UsageError(f"{source}: {min(twice)} stands there twice: keep one of them")
+        flat |= found
     return flat
 
 

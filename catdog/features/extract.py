@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.plan import Plan
 from catdog.console import counted, duration, say
@@ -147,9 +147,7 @@ class TrunkWriter:
         threads: int,
         gpu: bool,
         targets: Sequence[Sequence[tuple[str, str, str]]],
-        restarts: Restarts,
     ) -> None:
-        restarts.count()
         self._trunk = Trunk(extraction, cuts, pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._targets = targets

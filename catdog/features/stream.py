@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors
+from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors
 from catdog.cluster.plan import Plan
 from catdog.errors import FailureError
 from catdog.features.spec import PHOTOS_PER_PART, Extraction
@@ -88,8 +88,7 @@ def _replace_unreadable(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
 class TrunkStreamer:
     """An actor of the stream: image blocks in, feature blocks out."""
 
-    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool, restarts: Restarts) -> None:
-        restarts.count()
+    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
         self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._extraction = extraction

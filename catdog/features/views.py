@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import count_tries
+from catdog.cluster.actors import count_tries, map_in_tasks
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
 from catdog.features.spec import Extraction
@@ -43,7 +43,7 @@ def load_views(photos: Any, extraction: Extraction, *, task_cpus: float) -> Any:
         cv2.setNumThreads(1)  # Ray runs a task on each core already
         return make_views(block, extraction)
 
-    return photos.map_batches(load_block, batch_size=None, batch_format="pyarrow", num_cpus=task_cpus)
+    return map_in_tasks(photos, load_block, batch_format="pyarrow", num_cpus=task_cpus)
 
 
 def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]:

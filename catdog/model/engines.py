@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from catdog.cluster.environment import set_keras_environment
-from catdog.errors import FailureError, UsageError
+from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.openvino.graph import build_graph, import_openvino
 from catdog.model.openvino.int8_file import Int8Graph, read_int8
 from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, spec_from_card
@@ -58,6 +58,8 @@ def read_model(model_dir: str, *, precision: str = "float32") -> ModelBytes:
         weights = files.read_bytes(path)
     except FileNotFoundError as error:
         raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
+    except OSError as error:
+        raise UsageError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {one_line(error)}") from error
     # A damaged file, or one of another card, is found here, not in every worker.
     parse_weights(weights, shapes=spec.tensor_shapes(), where=path)
     checksum = hashlib.sha256(weights).hexdigest()

@@ -116,7 +116,7 @@ def _are_names(value: Any) -> bool:
     return (
         isinstance(value, list | tuple)
         and 1 <= len(value) <= _MOST_CLASSES
-        and all(isinstance(name, str) and name for name in value)
+        and all(isinstance(name, str) and name and name == name.encode(errors="ignore").decode() for name in value)
         and len(set(value)) == len(value)
     )
 
@@ -158,9 +158,11 @@ def read_card(model_dir: str) -> dict[str, Any]:
     """
     path = files.join(files.absolute(model_dir), CARD_FILE)
     if not files.exists(path):
+        inside = files.join(files.absolute(model_dir), "model")
+        near = f"; did you mean {inside}?" if files.exists(files.join(inside, CARD_FILE)) else ""
         raise UsageError(
             f"{model_dir} is not a model directory: expected {CARD_FILE} and {WEIGHTS_FILE} in it, "
-            "as a train job leaves them in RUN_DIR/model"
+            f"as a train job leaves them in RUN_DIR/model{near}"
         )
     try:
         content = files.read_bytes(path)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from catdog.cluster.actors import count_tries
+from catdog.cluster.actors import count_tries, map_in_tasks
 from catdog.cluster.failures import root_cause
 from catdog.errors import CatdogError, FailureError, ImageError, UsageError
 from catdog.evaluation.near_duplicates import hash_pictures
@@ -80,13 +80,8 @@ def _inspections(paths: Sequence[str], *, inspect: Callable[[bytes], Inspection]
     table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
     rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
     blocks = ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(paths), rows)])
-    inspected = blocks.map_batches(
-        _inspect_block,
-        fn_kwargs={"inspect": inspect, "seconds": seconds},
-        batch_size=None,  # one task a block
-        batch_format="pyarrow",
-        num_cpus=1,
-    )
+    inspect_block = functools.partial(_inspect_block, inspect=inspect, seconds=seconds)
+    inspected = map_in_tasks(blocks, inspect_block, batch_format="pyarrow", num_cpus=1)
     yield from inspected.iter_batches(batch_size=None, batch_format="pyarrow")
 
 

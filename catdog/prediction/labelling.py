@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import Restarts, avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, map_in_tasks, share
 from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import Plan
 from catdog.console import Progress
@@ -31,6 +31,7 @@ from catdog.prediction.results.parts import Part, finished_parts, write_predicti
 from catdog.prediction.results.rows import LabelRule, build_rows
 
 Decode = Callable[..., np.ndarray]
+_RESUME = "; run the same command to resume"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ def label_photos(
     except CatdogError:
         raise
     except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(f"labelling failed: {root_cause(error)}; run the same command to resume") from error
+        cause = root_cause(error).removesuffix(_RESUME)
+        raise FailureError(f"labelling failed: {cause}{_RESUME}") from error
 
 
 def _pipeline(blocks: list[pa.Table], settings: dict[str, Any], *, decoding: Decoding, plan: Plan) -> Any:
@@ -102,7 +104,7 @@ def _pipeline(blocks: list[pa.Table], settings: dict[str, Any], *, decoding: Dec
         return load_block(block, decoding)
 
     photos = ray.data.from_arrow(blocks)
-    images = photos.map_batches(read_block, batch_size=None, batch_format="pyarrow", num_cpus=plan.task_cpus)
+    images = map_in_tasks(photos, read_block, batch_format="pyarrow", num_cpus=plan.task_cpus)
     written = map_in_actors(
         images,
         PartWriter,
@@ -175,10 +177,7 @@ def _load(block: pa.Table, decoding: Decoding, *, tries: int = 0) -> Iterator[_L
 class PartWriter:
     """A model actor: image blocks in, one Parquet part of prediction rows out for each."""
 
-    def __init__(
-        self, *, engines: Any, out: str, rule: LabelRule, tta: str, batch_size: int, threads: int, restarts: Restarts
-    ) -> None:
-        restarts.count()
+    def __init__(self, *, engines: Any, out: str, rule: LabelRule, tta: str, batch_size: int, threads: int) -> None:
         loaded = [spec.load(batch_size=batch_size, threads=threads) for spec in engines.get()]
         self._models = [with_augmentation(model, tta) for model in loaded]
         self._out, self._rule = out, rule

@@ -87,7 +87,7 @@ class State(enum.Enum):
 
 def default_out(photos: str) -> str:
     """Return where the results go of a job that names no --out: the same command finds them again."""
-    name = re.sub(r"[^\w.-]+", "-", Path(photos.rstrip("/")).stem).strip("-.")
+    name = re.sub(r"[^\w.-]+", "-", Path(files.split_query(photos)[0].rstrip("/")).stem).strip("-.")
     return f"labels/{name or 'photos'}"
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catdog.cluster.actors import count_tries, map_in_tasks
 from catdog.errors import FailureError, ImageError, one_line
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.thumbnails import make_thumbnail
+from catdog.photos.isolation import decode_each
 from catdog.photos.sources.inputs import find_inputs, read_inputs
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema
 
 THUMBNAIL_SIZE = 160  # pixels of the longer side
 _PHOTOS_PER_BLOCK = 32
-_MAX_RETRIES = 1  # of a task whose process died: a photo may be what kills it
 _THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.binary())])
 
 
@@ -65,32 +65,23 @@ def read_pictures(path: str) -> pa.Table:
 
 def _pipeline(photos: list[str], *, size: int, limits: DecodeLimits, task_cpus: float) -> Iterator[pa.Table]:
     import ray
-    from ray.util.annotations import RayDeprecationWarning
 
     def make_block(block: pa.Table) -> pa.Table:
         return _make_block(block, size=size, limits=limits)
 
     names = pa.table({"name": pa.array(photos, pa.string())})
     blocks = [names.slice(start, _PHOTOS_PER_BLOCK) for start in range(0, len(photos), _PHOTOS_PER_BLOCK)]
-    with warnings.catch_warnings():
-        # A photo may kill its process; without this, Ray retries its task without limit. Ray 2.64 drops the argument.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        made: Any = ray.data.from_arrow(blocks).map_batches(
-            make_block,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=task_cpus,
-            ray_remote_args_fn=lambda: {"max_retries": _MAX_RETRIES},
-        )
+    made = map_in_tasks(ray.data.from_arrow(blocks), make_block, batch_format="pyarrow", num_cpus=task_cpus)
     yield from made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 def _make_block(block: pa.Table, *, size: int, limits: DecodeLimits) -> pa.Table:
-    rows = []
-    for name, content in read_inputs(find_inputs(block["name"].to_pylist())):
-        try:
-            if not isinstance(content, ImageError):
-                rows.append({"name": name, "jpeg": make_thumbnail(content, size=size, limits=limits)})
-        except ImageError:
-            continue
+    names = block["name"].to_pylist()
+    tries = count_tries(f"pictures from {names[0]}")
+    contents = (content for _, content in read_inputs(find_inputs(names)))
+    make = functools.partial(make_thumbnail, size=size, limits=limits)
+    made = decode_each(contents, make, seconds=limits.max_seconds, tries=tries)
+    rows = [
+        {"name": name, "jpeg": jpeg} for name, jpeg in zip(names, made, strict=True) if not isinstance(jpeg, ImageError)
+    ]
     return pa.Table.from_pylist(rows, schema=_THUMBNAILS)

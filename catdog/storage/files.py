@@ -82,7 +82,7 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
     base, query = split_query(path)
     scheme, _, rest = base.partition("://")
     host, slash, inside = rest.partition("/")
-    _refuse_secrets(scheme, host, query)
+    refuse_secrets(path)
     try:
         system, root = wait_out(lambda: _open_root(scheme, host, query), where=path)
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -104,8 +104,11 @@ def _open_root(scheme: str, host: str, query: str) -> tuple[fs.FileSystem, str]:
     return system, root
 
 
-def _refuse_secrets(scheme: str, host: str, query: str) -> None:
-    user, at, bucket = host.rpartition("@")
+def refuse_secrets(uri: str) -> None:
+    """Raise UsageError, which does not show it, for a URI that holds a key or a password."""
+    base, query = split_query(uri)
+    scheme, _, rest = base.partition("://")
+    user, at, bucket = rest.partition("/")[0].rpartition("@")
     if not (at and ":" in user) and not _SECRET_OPTION.search(query):
         return
     variables = _VARIABLES.get(scheme, "the environment variables of the store")
@@ -244,13 +247,21 @@ def list_directory(path: str) -> dict[str, fs.FileInfo]:
     Raises NotADirectoryError where a file stands there, FailureError when it cannot be listed.
     """
     system, inside = open_filesystem(path)
-    if system.type_name == "local" and any(part.is_file() for part in (Path(inside), *Path(inside).parents)):
-        raise NotADirectoryError(f"{path} is a file, or below one")
+    if system.type_name == "local" and any(map(_is_no_directory, (Path(inside), *Path(inside).parents))):
+        raise NotADirectoryError(f"{path} is a file, or below one, or has a name that no directory can have")
     selector = fs.FileSelector(inside, allow_not_found=True)
     try:
         return {entry.base_name: entry for entry in wait_out(lambda: system.get_file_info(selector), where=path)}
     except OSError as error:
         raise FailureError(f"cannot list {path}: {one_line(error)}") from error
+
+
+def _is_no_directory(path: Path) -> bool:
+    """Tell a file, a link that leads nowhere, and a name that is too long."""
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except OSError:
+        return True
 
 
 def delete(path: str) -> None:
@@ -359,7 +370,7 @@ def read_json(path: str) -> dict[str, Any]:
         content = json.loads(read_bytes(path))
     except OSError as error:
         raise FailureError(f"cannot read {path}: {one_line(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FailureError(f"{path} is not JSON ({one_line(error)}); delete it and run the command again") from error
     if not isinstance(content, dict):
         raise FailureError(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -169,7 +169,9 @@ def _machine() -> str:
 
 def _is_running(content: dict[str, Any]) -> bool:
     """Tell whether the process of a lease of this machine still runs."""
-    process = int(content.get("process") or 0)
+    process = content.get("process")
+    if not isinstance(process, int) or not 0 < process < 2**31:  # somebody else wrote it
+        return False
     if process == os.getpid():  # or one of the same number, before this container's start
         return content.get("owner") in _OWNERS
     try:

@@ -49,7 +49,10 @@ def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
     try:
         entries = list_directory(directory)
     except NotADirectoryError as error:
-        raise UsageError(f"{flag} {directory}: expected a folder, found a file: give another {flag}") from error
+        raise UsageError(
+            f"{flag} {directory}: expected a folder, found a file or a name that no folder can have: "
+            f"give another {flag}"
+        ) from error
     names = {name for name in entries if name not in _NOT_CONTENT and not name.startswith(LEASE_PREFIX)}
     if not names:
         return
@@ -61,7 +64,8 @@ def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
     elif _is_unmarked_ours(directory, kind, names):
         return
     else:
-        what = f"{len(names)} entries that catdog did not write, such as {min(names)}"
+        count = "1 entry" if len(names) == 1 else f"{len(names)} entries"
+        what = f"{count} that catdog did not write, such as {min(names)}"
     raise UsageError(
         f"{flag} {directory}: expected a new or empty folder or {_NAMES[kind]}, found {what}: give another {flag}"
     )

@@ -50,7 +50,7 @@ class Stopwatch:
 
 def default_run_dir(config: IngestConfig) -> str:
     """Return where a run goes that names no --run-dir: the same command finds it again."""
-    name = Path(config.photos.rstrip("/")).stem if config.photos else "sample"
+    name = Path(files.split_query(config.photos)[0].rstrip("/")).stem if config.photos else "sample"
     recipe = getattr(config, "recipe", "default")
     return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
 

@@ -90,10 +90,22 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
 
 def _say_finished(run_dir: str) -> dict[str, Any]:
     say(f"Nothing to do: {run_dir} is finished. Use another --run-dir to train again.")
-    report = files.read_json(files.join(run_dir, "report.json"))
+    report = _read_report(run_dir)
     _say_result(report, run_dir=run_dir)
     if not files.exists(files.join(run_dir, PAGE_FILE)):
         _write_page(report, run_dir=run_dir)
+    return report
+
+
+def _read_report(run_dir: str) -> dict[str, Any]:
+    """Return what report.json holds; raises FailureError where somebody else wrote it."""
+    path = files.join(run_dir, "report.json")
+    report = files.read_json(path)
+    if not (isinstance(report.get("stages"), dict) and isinstance(report.get("seconds"), dict) and "model" in report):
+        raise FailureError(
+            f"{path}: expected the report of a train run, found something else: move it away, and the same command "
+            "makes it again"
+        )
     return report
 
 
@@ -247,7 +259,7 @@ def _tracked_run(config: TrainConfig, report: Mapping[str, Any], run_dir: str) -
     }
     names = ("config.json", "report.json", "diagnosis.json", PAGE_FILE, "accuracy.png", "loss.png")
     return TrackedRun(
-        name=run_dir.rstrip("/").rpartition("/")[2],
+        name=files.split_query(run_dir)[0].rstrip("/").rpartition("/")[2],
         settings=flatten_config(config, identity_only=True),
         curves=run_curves([read_history(files.join(run_dir, stage)) for stage in report["stages"]]),
         scores=scores,

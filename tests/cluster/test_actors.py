@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from catdog.cluster import actors
-from catdog.cluster.actors import MAX_TRIES, Restarts, accepted, avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import MAX_TRIES, accepted, avoid_fusion, count_tries, map_in_actors, map_in_tasks, share
 from catdog.cluster.failures import report_failures, root_cause
 from catdog.console import only_our_lines
 from catdog.errors import FailureError
@@ -18,12 +18,16 @@ from catdog.errors import FailureError
 class Dying:
     """An actor whose process dies of each block."""
 
-    def __init__(self, *, restarts: Restarts) -> None:
-        restarts.count()
-
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         os.kill(os.getpid(), signal.SIGKILL)
         return block
+
+
+class DiesOfImport:
+    """Kills the process that unpacks it, as an import does that crashes."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",)
 
 
 def older(size: int) -> None:
@@ -79,3 +83,21 @@ def test_an_actor_that_always_dies_is_given_up_and_each_restart_is_told(
         blocks.materialize()
     assert root_cause(caught.value) == "a trunk actor died 2 times"
     assert capsys.readouterr().out == "A trunk actor was lost; it restarts.\n"
+
+
+def test_a_process_that_dies_of_its_imports_is_not_started_without_limit(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(actors, "MAX_TRIES", 1)
+    dies = DiesOfImport()
+    tasks = map_in_tasks(ray.data.range(1), lambda block: (dies, block)[1], batch_format="numpy", num_cpus=0.5)
+    with only_our_lines(), pytest.raises(Exception, match="one part") as caught:
+        tasks.materialize()
+    assert root_cause(caught.value) == "the process of one part died 1 time"
+    pool = map_in_actors(
+        ray.data.range(1), Dying, {"dies": dies}, name="model actor", actors=1, num_cpus=0.5, num_gpus=0
+    )
+    with only_our_lines(), pytest.raises(Exception, match="model actor") as caught:
+        pool.materialize()
+    assert root_cause(caught.value) == "a model actor died 2 times"

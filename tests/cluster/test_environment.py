@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 import ray
+from ray.tune.constants import TUNE_ENV_VARS
 
 from catdog.cluster.environment import prepare_environment, quiet_datasets, worker_environment
 
@@ -55,3 +58,18 @@ def test_ray_data_draws_no_bars_and_its_errors_come_as_our_one_line(own_levels: 
     quiet_datasets(verbose=False)
     assert (context.enable_progress_bars, context.print_on_execution_start) == (False, False)
     assert logging.getLogger("ray.data").level == logging.CRITICAL
+
+
+def test_ctrl_c_ends_a_sweep_as_it_ends_any_job(own_environment: None, own_levels: None) -> None:
+    # Tune would take it as the end of all trials, and the sweep would choose its winner among those that are done.
+    prepare_environment(verbose=False)
+    assert "TUNE_DISABLE_SIGINT_HANDLER" in TUNE_ENV_VARS  # it is still the name that Tune looks for
+    assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+    assert worker_environment()["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+
+
+def test_a_call_after_the_end_of_the_connection_starts_no_ray(own_environment: None, own_levels: None) -> None:
+    prepare_environment(verbose=False)
+    program = "import ray\ntry:\n    ray.put(1)\nexcept Exception as error:\n    print(type(error).__name__)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=60)
+    assert (ended.stdout, ended.returncode) == ("RaySystemError\n", 0)

@@ -12,6 +12,12 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
         "The above exception was the direct cause\nray.exceptions.UserCodeException: UDF failed\nTo change retry"
     )
     assert root_cause(RuntimeError(text)) == "ValueError: bad shape"
+    chain = (
+        "ray::read() (pid=1)\nOSError: curlCode: 7\n\nThe above exception was the direct cause\n"
+        "catdog.errors.FailureError: cannot reach s3://b for 60 s: curlCode: 7; run the same command to resume\n\n"
+        "ray.exceptions.UserCodeException: UDF failed"
+    )
+    assert root_cause(RuntimeError(chain)).startswith("cannot reach s3://b for 60 s: curlCode: 7; run the same")
     coloured = "\x1b[36mray::read()\x1b[39m (pid=1, ip=10.0.0.1)\n  File 'x.py', line 3\nNo module named catdog.new"
     assert root_cause(RuntimeError(coloured)) == "No module named catdog.new"
     lost = "ray::read() (pid=1)\nray.exceptions.OwnerDiedError: The object's owner has exited.\nOwner worker ID: 02"

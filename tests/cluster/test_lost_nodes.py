@@ -156,7 +156,7 @@ def test_training_survives_lost_actors_workers_and_drivers(
     cluster: Any, calm: Job, photo_folder: Path, tmp_path: Path
 ) -> None:
     job = Job("train", cluster, tmp_path / "killed", photos=photo_folder, **SMALL, **SLOW, **{"cluster.workers": 2})
-    job.wait_for(lambda: kill_process("MapWorker(MapBatches(TrunkWriter))", address=cluster.address))
+    job.wait_for(lambda: kill_process("MapWorker(MapBatches(CountedActor))", address=cluster.address))
     job.wait_for(lambda: "A trunk actor was lost; it restarts." in job.output)
 
     job.wait_for(lambda: job.epochs("unfrozen") > 2)
@@ -304,7 +304,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
             job.kill_driver()
             # What stood when the driver was killed is not done again.
             assert job.parts() >= parts
-        elif not kill_process("MapWorker(MapBatches(PartWriter))", address=cluster.address):
+        elif not kill_process("MapWorker(MapBatches(CountedActor))", address=cluster.address):
             continue
         del left[0]
         next_kill = job.parts() + chance.randint(1, 2)

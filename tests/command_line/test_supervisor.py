@@ -54,13 +54,16 @@ def test_native_chatter_is_dropped_from_stderr_and_all_else_passes() -> None:
         "os.write(2, b'I0000 00:00:1.5 port.cc:153] oneDNN\\n');"
         "os.write(2, b'[2026-11-24 03:07:29,149 E 9944 9944] core_worker.cc:2465: noise\\n');"
         "os.write(2, b'/arrow/cpp/src/arrow/filesystem/s3fs.cc:2904: FinalizeS3 was not called\\n');"
+        "os.write(2, b'SIGTERM handler is not set because current thread is not the main thread.\\n');"
         "os.write(2, b'mine, in two '); time.sleep(0.2); os.write(2, b'writes\\nand no end')"
     )
     assert end(start(body)[0]) == (0, "mine, in two writes\nand no end")
     _, everything = end(start(body, quiet=False)[0])
     assert everything.splitlines() == [
         "I0000 00:00:1.5 port.cc:153] oneDNN", "[2026-11-24 03:07:29,149 E 9944 9944] core_worker.cc:2465: noise",
-        "/arrow/cpp/src/arrow/filesystem/s3fs.cc:2904: FinalizeS3 was not called", "mine, in two writes", "and no end",
+        "/arrow/cpp/src/arrow/filesystem/s3fs.cc:2904: FinalizeS3 was not called",
+        "SIGTERM handler is not set because current thread is not the main thread.",
+        "mine, in two writes", "and no end",
     ]  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def test_a_card_comes_back_as_it_was_written_and_one_of_an_earlier_version_squas
         ("classes", ["cat", "cat"], "expected a list of names, each once"),
         ("classes", ["cat", 3], "expected a list of names"),
         ("classes", "cat", "expected a list of names"),
+        ("classes", ["\udce9", "dog"], "expected a list of names"),  # JSON may hold it, and no table can
         ("classes", [], "expected a list of names"),
         ("dropout", float("nan"), "expected a number from 0 to below 1, found nan"),
         ("dropout", 1, "found 1"),
@@ -92,6 +93,19 @@ def test_what_is_no_card_is_one_line_and_never_to_be_deleted(content: str, tmp_p
     (tmp_path / "card.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UsageError, match="pointer of Git LFS"):
         read_card(str(tmp_path))
+
+
+def test_a_run_directory_given_as_a_model_is_told_where_the_model_is(model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(model_dir)
+    with pytest.raises(UsageError, match=rf"RUN_DIR/model; did you mean {tmp_path}/model\?$"):
+        read_card(str(tmp_path))
+
+
+def test_a_folder_in_the_place_of_the_weights_is_one_line(model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
+    (tmp_path / "weights.h5").mkdir()
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: weights\.h5 cannot be read: "):
+        read_model(str(tmp_path))
 
 
 def test_every_engine_refuses_weights_of_other_classes_than_the_card_s(model_dir: Path, tmp_path: Path) -> None:

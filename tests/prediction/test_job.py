@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -281,8 +282,10 @@ def test_photos_that_change_are_found_out_and_labelled_again(folder: Path, model
         return [row["path"] for row, old in zip(rows_of(out), before, strict=True) if row != old]
 
     out = tmp_path / "labels"
+    (folder / "dog/2.jpg").rename(folder / "dog" / os.fsdecode(b"caf\xe9.jpg"))
     predict(folder, out, model)
     first = rows_of(out)
+    assert f"{folder}/dog/caf\\x{{e9}}.jpg" in [row["path"] for row in first if row["label"]]
     draw_photo(folder / "cat/2.jpg", seed=77, colour=(10, 200, 10))
     with pytest.raises(FailureError, match=r"1 photo changed, such as .*/cat/2\.jpg; --overwrite"):
         output.verify(str(out))
@@ -457,4 +460,11 @@ def test_a_folder_without_any_image_is_the_user_s_mistake() -> None:
     config = build_config(PredictConfig, {"photos": "texts"})
     summary = {"photos": 1, "errors": {"not-an-image": 1}, "io": {"failed": 0}}
     with pytest.raises(UsageError, match=r"^expected photos in texts, found 1 file, none an image: check --photos$"):
+        output.refuse_bad_photos(summary, config)
+
+
+def test_a_folder_of_heic_alone_is_no_folder_without_photos() -> None:
+    config = build_config(PredictConfig, {"photos": "phone"})
+    summary = {"photos": 2, "errors": {"unsupported": 2}, "io": {"failed": 0}}
+    with pytest.raises(BadPhotosError, match=r"^2 of 2 photos have errors, .*; their rows say why"):
         output.refuse_bad_photos(summary, config)

@@ -44,6 +44,13 @@ def test_a_second_job_of_this_machine_is_refused_at_once_by_the_name_of_the_firs
     assert acquire(tmp_path)
 
 
+@pytest.mark.parametrize("process", ["x", -1, 0, 10**30, None])
+def test_a_lease_that_somebody_else_wrote_holds_nobody_up(tmp_path: Path, process: object) -> None:
+    path = leave_lease(tmp_path, machine=leases._machine(), process=process)
+    assert acquire(tmp_path, LeaseTimes(stale=1e9))
+    assert not path.exists()
+
+
 def test_a_job_of_this_machine_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
     gone = max(int(name) for name in os.listdir("/proc") if name.isdigit()) + 100_000  # noqa: PTH208
     path = leave_lease(tmp_path, machine=leases._machine(), process=gone)

@@ -59,3 +59,10 @@ def test_an_answer_of_the_store_is_not_asked_for_again(monkeypatch: pytest.Monke
     with pytest.raises(PermissionError):
         wait_out(store, where="s3://bucket")
     assert store.tries == 1
+
+
+def test_the_environment_says_how_long_an_outage_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATDOG_PATIENCE_SECONDS", "600")
+    assert wait_out(Store(300, REFUSED, monkeypatch), where="s3://bucket") == "answer"
+    monkeypatch.setenv("CATDOG_PATIENCE_SECONDS", "ten")
+    assert outages.patience_seconds() == 60.0

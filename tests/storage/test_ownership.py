@@ -51,8 +51,10 @@ def test_a_folder_of_another_job_is_refused_by_its_kind(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(UsageError, match=r"expected a folder, found a file: give another --out$"):
-        check(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("out", "out/below", "link", "x" * 300):
+        with pytest.raises(UsageError, match=r"expected a folder, found a file or a name that .*: give another --out$"):
+            check(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_a_folder_of_an_earlier_version_is_known_by_the_file_of_its_job(
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(json.dumps(content))
     check(tmp_path, kind)
-    for other in ("{}", "[1]", "no JSON"):
+    for other in ("{}", "[1]", "no JSON", "[" * 100_000):
         (tmp_path / name).write_text(other)
         with pytest.raises(UsageError, match="that catdog did not write"):
             check(tmp_path, kind)
@@ -93,7 +95,7 @@ def test_a_prefix_of_an_object_store_is_a_folder(object_store: ObjectStore) -> N
     out = object_store.uri("owners/out")
     check(out)
     object_store.put("owners/out/parts/mine.step", b"x")
-    with pytest.raises(UsageError, match="found 1 entries that catdog did not write, such as parts"):
+    with pytest.raises(UsageError, match="found 1 entry that catdog did not write, such as parts"):
         check(out)
     mark_folder(out, kind="labels")
     check(out)

@@ -34,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 
 
-def run(photos: Path, run_dir: Path, **changes: object) -> tuple[dict, list[str]]:
+def run(photos: Path | str, run_dir: Path | str, **changes: object) -> tuple[dict, list[str]]:
     values = {"photos": str(photos), "run_dir": str(run_dir), **SMALL, **changes}
     lines: list[str] = []
     report = heard(lines, train, build_config(TrainConfig, values))
@@ -192,6 +192,17 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: tuple[Path, d
     assert again == report
     assert lines[0].startswith("Nothing to do")
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("content", ["{}", '{"stages": [1], "seconds": {}, "model": "x"}', "[]", "no JSON"])
+def test_somebody_else_s_report_in_a_run_directory_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".catdog.json").write_text('{"kind": "run"}')
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / "manifest/_COMPLETE.json").write_text("{}")
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(FailureError, match=rf"^{tmp_path}/report\.json") as caught:
+        run(tmp_path / "photos", tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_changed_config_is_refused_with_the_difference(finished: tuple[Path, dict, list], photo_folder: Path) -> None:

@@ -10,7 +10,7 @@ from catdog.photos.annotations.layout_detection import detect_layout
 
 LAYOUTS = (
     "CLASS/photo.jpg, or train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
-    "folders around these and a zip of them will do"
+    "folders around these and a zip of them will do; or say what they show by --labels FILE"
 )
 
 

@@ -7,6 +7,7 @@ key as in prediction rows and manifests; a label is a class name, or `-` or noth
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from catdog.errors import UsageError
@@ -14,6 +15,7 @@ from catdog.photos.annotations.csv_table import read_csv_table
 from catdog.photos.annotations.label_table import fold_label
 from catdog.storage import files
 
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 LEFT_OUT = "left-out: the corrections say so"
 
 
@@ -31,6 +33,11 @@ def read_corrections(path: str) -> Corrections:
 
     Raises UsageError when it cannot be read, lacks a column, names no photo, or says two things of one photo.
     """
+    if _FINGERPRINT.fullmatch(path.rpartition("/")[2]) and not files.exists(path):
+        raise UsageError(
+            f"--corrections {path}: expected a CSV file, found what an earlier version recorded in its place in the "
+            "config.json of a run: give --corrections FILE too"
+        )
     table = read_csv_table(path, flag="--corrections", columns={"path": ("path",), "label": ("label",)})
     found: dict[str, str | None] = {}
     for number, row in table.rows:

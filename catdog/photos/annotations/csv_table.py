@@ -6,12 +6,15 @@ import csv
 import dataclasses
 import hashlib
 import io
+import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.storage import files
 
 _GUARDED = tuple("'" + mark for mark in "'=+-@\t\r")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t"
 
 
@@ -35,12 +38,10 @@ def read_csv_table(
     where = f"{flag} {path}"
     try:
         content = files.read_bytes(files.absolute(path))
-        text = content.decode("utf-8-sig")
-        first = text.partition("\n")[0]
-        delimiter = max(_DELIMITERS, key=first.count)
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        lines = _parse(content)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: expected a CSV file in UTF-8, found other bytes: {error.reason}") from error
+        found = "UTF-16: save it as CSV UTF-8" if content[:2] in _UTF_16 else f"other bytes: {error.reason}"
+        raise UsageError(f"{where}: expected a CSV file in UTF-8, found {found}") from error
     except (OSError, csv.Error, CatdogError) as error:
         raise UsageError(f"{where}: cannot be read: {one_line(error)}") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
@@ -64,6 +65,12 @@ def read_csv_table(
     return CsvTable(rows=tuple(rows), fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
 
 
+def _parse(content: bytes) -> list[list[str]]:
+    text = content.decode("utf-8-sig")
+    first = text.partition("\n")[0]
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=first.count)))
+
+
 def _unguarded(text: str) -> str:
     """Return `text` without a spreadsheet's guard against formulas, which our own CSV files have."""
     return text.removeprefix("'") if text[:2] in _GUARDED else text
@@ -73,24 +80,35 @@ def find_photos(names: Sequence[str], photos: Sequence[tuple[str, str]], *, fold
     """Return the place in `photos`, pairs of key and relative path, of each of `names`; None where there is none.
 
     A name is a key, a relative path of a photo or of one below `folders`, or the end of the one path that ends so, with
-    or without its suffix.
+    or without its suffix. Spaces around it, `./` before it and how its accents are composed make no difference.
     """
     places = {key: place for place, (key, _) in enumerate(photos)}
     for place, (_, relative) in enumerate(photos):
         places.setdefault(relative, place)
+        places.setdefault(_composed(relative), place)
     ends: dict[str, int] = {}
     twice: set[str] = set()  # of two photos none is meant
     for place, (_, relative) in enumerate(photos):
-        name = relative.rpartition("/")[2]
+        name = _composed(relative).rpartition("/")[2]
         for end in {name, name.rpartition(".")[0] or name}:
             if ends.setdefault(end, place) != place:
                 twice.add(end)
     found: list[int | None] = []
     for name in names:
-        tidy = name.replace("\\", "/") if "/" not in name else name
+        tidy = _tidy(name)
         candidates = [name, tidy, files.absolute(name), *(files.join(folder, tidy) for folder in folders)]
         match = next((places[candidate] for candidate in candidates if candidate in places), None)
         if match is None and "/" not in tidy and tidy not in twice:
             match = ends.get(tidy)
         found.append(match)
     return found
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _tidy(name: str) -> str:
+    tidy = _composed(name.strip())
+    tidy = tidy.replace("\\", "/") if "/" not in tidy else tidy
+    return posixpath.normpath(tidy) if tidy.startswith(".") else tidy

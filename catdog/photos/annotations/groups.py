@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from catdog.console import counted
 from catdog.errors import UsageError
 from catdog.photos.annotations.csv_table import find_photos, read_csv_table
 from catdog.photos.annotations.label_table import NAME_COLUMNS
@@ -26,7 +27,7 @@ class Groups:
 def read_groups(path: str) -> Groups:
     """Read the file at `path`, a local path or URI.
 
-    Raises UsageError when it cannot be read, lacks a column, or puts one photo into two groups.
+    Raises UsageError when it cannot be read, lacks a column or any group, or puts one photo into two groups.
     """
     columns = {"path": NAME_COLUMNS, "group": ("group", "group_id", "animal", "shoot", "session")}
     table = read_csv_table(path, flag="--groups", columns=columns)
@@ -35,6 +36,8 @@ def read_groups(path: str) -> Groups:
         group = row["group"].strip()
         if group and groups.setdefault(row["path"], group) != group:
             raise UsageError(f"{table.where}: row {number}: {row['path']} is in another group in a row before")
+    if not groups:
+        raise UsageError(f"{table.where}: expected a group of one photo at least, found none in {len(table.rows)} rows")
     folder = path.replace("\\", "/").rpartition("/")[0] or "."
     return Groups(groups=groups, fingerprint=table.fingerprint, where=table.where, folder=folder)
 
@@ -42,17 +45,39 @@ def read_groups(path: str) -> Groups:
 def apply_groups(groups: Groups, photos: Sequence[tuple[str, str]]) -> tuple[list[str | None], str]:
     """Return the group of each of `photos`, pairs of key and relative path, and a console line.
 
-    Raises UsageError where no photo is in a group.
+    Raises UsageError where no photo is in a group, and where one is in two by two names.
     """
     names = list(groups.groups)
     found: list[str | None] = [None] * len(photos)
     for name, place in zip(names, find_photos(names, photos, folders=[groups.folder]), strict=True):
-        if place is not None:
-            found[place] = groups.groups[name]
+        if place is None:
+            continue
+        if found[place] not in (None, groups.groups[name]):
+            raise UsageError(f"{groups.where}: {photos[place][1]} is in two groups, in one as {name}: keep one of them")
+        found[place] = groups.groups[name]
     named = len(photos) - found.count(None)
     if not named:
         raise UsageError(
             f"{groups.where}: none of its {len(names)} paths is among the photos, such as {next(iter(names), '')}; "
             f"theirs are like {photos[0][1]}"
         )
-    return found, f"Groups: {named} of {len(photos)} photos are in {len({*found} - {None})} groups."
+    return found, f"Groups: {named} of {len(photos)} photos are in {counted(len({*found} - {None}), 'group')}."
+
+
+def contradiction(groups: Sequence[str | None], hints: Sequence[str | None]) -> str:
+    """Return a console line on groups whose photos stand in several split folders, "" without one.
+
+    `hints` has the split that the folder of each photo is; photos outside such folders are drawn with those of train.
+    """
+    splits: dict[str, set[str]] = {}
+    for group, hint in zip(groups, hints, strict=True):
+        if group:
+            splits.setdefault(group, set()).add(hint or "train")
+    torn = {group: found for group, found in splits.items() if len(found) > 1}
+    if not torn:
+        return ""
+    first = min(torn)
+    return (
+        f"Groups: {counted(len(torn), 'group')} in several split folders, such as {first} "
+        f"({', '.join(sorted(torn[first]))}): the folders decide."
+    )

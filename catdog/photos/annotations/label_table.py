@@ -14,8 +14,10 @@ from catdog.photos.annotations.csv_table import find_photos, read_csv_table
 from catdog.photos.annotations.split_names import split_of_name
 
 NO_LABEL = "no-class: the table of labels has no label for it"
-NAME_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "image", "img", "name", "id")
-LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name")
+NAME_COLUMNS = (
+    "path", "file_name", "filename", "file", "image_path", "image", "img", "image_name", "image_id", "name", "id",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name", "breed", "species")
 SPLIT_COLUMNS = ("split", "fold", "subset", "set")
 Assigned = tuple[str | None, str] | None  # split hint, class
 
@@ -71,7 +73,7 @@ class Labelled:
 def apply_label_table(table: LabelTable, photos: Sequence[tuple[str, str]]) -> Labelled:
     """Give each of `photos`, pairs of key and relative path, its class; None where the table has no row for it.
 
-    Raises UsageError where it labels none of them, or only those of one class.
+    Raises UsageError where it labels none of them, only those of one class, or one of them by two names in two ways.
     """
     names = list(table.labels)
     places = find_photos(names, photos, folders=[table.folder])
@@ -80,6 +82,8 @@ def apply_label_table(table: LabelTable, photos: Sequence[tuple[str, str]]) -> L
     for name, place in zip(names, places, strict=True):
         if place is None:
             missing.append(name)
+        elif assigned[place] not in (None, table.labels[name]):
+            raise UsageError(f"{table.where}: {photos[place][1]} has two labels, one as {name}: keep one of them")
         else:
             assigned[place] = table.labels[name]
     if len(missing) == len(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -10,10 +11,10 @@ import pyarrow.compute as pc
 
 from catdog.config import IngestConfig
 from catdog.console import say
-from catdog.errors import UsageError
+from catdog.errors import ImageError, UsageError
 from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections, read_corrections
-from catdog.photos.annotations.groups import Groups, apply_groups, read_groups
+from catdog.photos.annotations.groups import Groups, apply_groups, contradiction, read_groups
 from catdog.photos.annotations.label_table import (
     NO_LABEL,
     Assigned,
@@ -22,7 +23,14 @@ from catdog.photos.annotations.label_table import (
     fold_label,
     read_label_table,
 )
+from catdog.photos.annotations.layout_detection import NO_SPLITS
+from catdog.photos.annotations.split_names import split_of_name, splits_of_names
+from catdog.photos.sources.files import read_shard_class
 from catdog.photos.sources.tables import TableColumns, read_labels, row_ends
+from catdog.storage.files import split_query
+
+_NO_SIDECAR = "no-class: the archive has no .cls beside it"
+_SHARD_NUMBER = re.compile(r"([-_]?\d+)?([-_]of[-_]\d+)?(-[0-9a-f]{16})?$")  # Hugging Face: train-00000-of-00002
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,8 @@ def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> 
     if annotations.groups:
         groups, line = apply_groups(annotations.groups, pairs)
         say(line)
+        if line := contradiction(groups, [found[0] if found else None for found in assigned]):
+            say(line)
     rows, rejected = [], list[tuple[str, str | None]]()
     for place, (path, found, group) in enumerate(zip(paths, assigned, groups, strict=True)):
         if place in left_out or not found:
@@ -103,6 +113,7 @@ def _assign(
         found = apply_label_table(annotations.labels, pairs)
         say(found.line)
         return found.classes, found.assigned, NO_LABEL
+    may_split = annotations.splits != NO_SPLITS
     labels = _table_labels(inputs, annotations.label_column)
     if labels:
         classes = tuple(sorted({label for label in labels if label}))
@@ -110,11 +121,50 @@ def _assign(
             raise UsageError(
                 f"expected labels of two classes or more in {source}, found {', '.join(classes) or 'none'}"
             )
-        return classes, [(None, label) if label else None for label in labels], NO_LABEL
+        hints = _hints_of_files(inputs["table"].to_pylist(), may_split=may_split)
+        return classes, [(hint, name) if name else None for hint, name in zip(hints, labels, strict=True)], NO_LABEL
+    shards = _shard_classes(inputs, may_split=may_split)
+    if shards:
+        return tuple(sorted({found[1] for found in shards if found})), shards, _NO_SIDECAR
     layout, assigned = assign_classes([relative for _, relative in pairs], source=source, splits=annotations.splits)
     for line in layout.notes:
         say(line)
     return layout.classes, assigned, layout.no_class
+
+
+def _shard_classes(inputs: pa.Table, *, may_split: bool) -> list[Assigned]:
+    """Return (split hint, class) of each photo, as the `.cls` beside it in a WebDataset shard says.
+
+    Nothing where no photo has such a file. Raises UsageError for one class only, and for a file that cannot be read.
+    """
+    paths = inputs["path"].to_pylist()
+    try:
+        classes = [fold_label(read_shard_class(path) or "") if "!" in path else "" for path in paths]
+    except ImageError as error:
+        raise UsageError(f"expected the class of each photo in the .cls beside it: {error}") from error
+    names = {name for name in classes if name}
+    if not names:
+        return []
+    if len(names) < 2:
+        raise UsageError(f"expected two classes or more in the .cls files, found only {names.pop()}")
+    hints = _hints_of_files([path.partition("!")[0] for path in paths], may_split=may_split)
+    return [(hint, name) if name else None for hint, name in zip(hints, classes, strict=True)]
+
+
+def _hints_of_files(paths: Sequence[str], *, may_split: bool) -> list[str | None]:
+    """Return the split that the name of each file tells, such as train-00000-of-00002.parquet, or else its folder's."""
+    if not may_split:
+        return [None] * len(paths)
+    folders_and_names = {path: split_query(path)[0].rpartition("/")[::2] for path in paths}
+    stems = {path: _SHARD_NUMBER.sub("", name.partition(".")[0]) for path, (_, name) in folders_and_names.items()}
+    splits = splits_of_names(set(stems.values()))
+    hints = {
+        path: splits.get(stems[path]) or split_of_name(folder.rpartition("/")[2])
+        for path, (folder, _) in folders_and_names.items()
+    }
+    if len({*hints.values()}) == 1:  # somebody gave the files of one split
+        return [None] * len(paths)
+    return [hints[path] for path in paths]
 
 
 def _table_labels(inputs: pa.Table, column: str) -> list[str]:

@@ -61,8 +61,11 @@ class Layout:
 
 @lru_cache(maxsize=1 << 16)
 def folded(folder: str) -> tuple[str, ...]:
-    """Return the parts of `folder` as they are compared: lower case, accents composed (macOS stores them apart)."""
-    return tuple(unicodedata.normalize("NFC", part).lower() for part in folder.split("/") if part)
+    """Return the parts of `folder` as they are compared: lower case, without spaces around, accents composed.
+
+    macOS stores accents apart.
+    """
+    return tuple(unicodedata.normalize("NFC", part).lower().strip() or part for part in folder.split("/") if part)
 
 
 def carried_class(name: str) -> str | None:

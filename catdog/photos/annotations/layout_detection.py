@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from catdog.errors import UsageError
 from catdog.photos.annotations.layout import Folder, Layout, carried_class, folded
 from catdog.photos.annotations.split_names import split_of_name, splits_of_names
+from catdog.photos.decoding.formats import is_photo_name
 from catdog.storage.schemas import SPLITS
 
 NO_SPLITS = "none"
-_PICTURE = re.compile(r".*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jxl|jp2|p[pgn]m)", re.I | re.DOTALL)
 # Folders beside the photos that hold no photos of a class, and folders that hold the class folders.
 _BESIDE = re.compile(r"annotations?|labels?|masks?|trimaps?|segmentations?|bbox(es)?|xmls?|json|meta(data)?|docs?|doc")
 _AROUND = re.compile(r"\w*(images?|imgs?|photos?|pictures?|pics?)|data(set)?s?")
+_BEGINS_AS_SPLIT = re.compile(r"(train|test|val(id)?)[a-z]$")  # trainA beside trainB
 _MOST_SPLITS = 50  # more folders than that are classes
 
 
@@ -25,7 +26,7 @@ def detect_layout(relatives: Sequence[str], *, splits: str) -> Layout:
 
     Raises UsageError where folders may be splits or classes, and where `splits` names no folder.
     """
-    pictures = [relative for relative in relatives if _PICTURE.fullmatch(relative)] or relatives
+    pictures = [relative for relative in relatives if is_photo_name(relative)] or relatives
     folders: set[Folder] = set()
     carriers: set[Folder] = set()  # folders with a CLASS.1.jpg in them
     carried: set[str] = set()
@@ -114,7 +115,12 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
         below = _below(folder, base)
         if below:
             inside[below[0]].update(below[1:2])
+    again = sorted(name for name, below in inside.items() if len(below & (inside.keys() - {name})) > 1)
+    for name in again:  # cell_images/cell_images/, as some archives are made
+        del inside[name]
     base, inside, notes = _leave_out_beside(base, inside, folders)
+    if again:
+        notes += (f"Skipped, because it contains the class folders again: {', '.join(again[:5])}.",)
     classes = tuple(sorted(inside))
     if not may_split:
         return Layout(classes=classes, roots={base: None}, notes=notes)
@@ -130,6 +136,9 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
         names = ", ".join(root[-1] for root in named)
         notes += (f"Used as a class, because it contains no class folders: {names}.",)
     _refuse_two_readings(base, inside, folders)
+    alike = sorted(name for name in inside if (*base, name) not in named and _BEGINS_AS_SPLIT.match(name))
+    if alike:
+        notes += (f"Used as a class, though its name begins as that of a split: {', '.join(alike[:5])}.",)
     return Layout(classes=classes, roots={base: None}, notes=notes)
 
 

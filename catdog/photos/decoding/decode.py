@@ -21,7 +21,7 @@ from catdog.photos.decoding.formats import DISTRIBUTION, EXTRA, foreign_format, 
 from catdog.photos.decoding.framing import PAD_LEVEL, SQUASH, Framing
 from catdog.photos.decoding.headers import tidy_content
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
-from catdog.photos.decoding.rgb import shrink_box, to_rgb
+from catdog.photos.decoding.rgb import has_16_bits, shrink_box, to_rgb
 
 _GRAY_SIZE = 32
 
@@ -92,8 +92,9 @@ def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> I
         draft = image.draft("L", (1, 1))
         image.load()
         orientation = image_orientation(image)
-        # Of its gray levels nothing but the coarse picture counts, so no mode but the transparent ones needs care.
+        # Of its gray levels nothing but the coarse picture counts, so few modes need care.
         plain = image.mode in ("L", "RGB", "P", "1", "CMYK", "YCbCr") and not image.has_transparency_data
+        plain = plain and not has_16_bits(image, content)
         factor = 1
         if not plain:
             image, factor = to_rgb(image, content=content, spare_factor=min(width, height) / (3 * _GRAY_SIZE))

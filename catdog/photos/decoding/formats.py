@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 from functools import lru_cache
 
 from PIL import features
@@ -14,6 +15,13 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 DISTRIBUTION, EXTRA = "catdog-ray", "formats"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+_NAME = re.compile(r".*\.(jpe?g|jpe|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jxl|jp2|p[pgn]m)", re.I | re.DOTALL)
+
+
+def is_photo_name(name: str) -> bool:
+    """Tell whether a file of this name is meant to be a photo: its content alone decides whether it is one."""
+    return _NAME.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +41,7 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def foreign_format(content: bytes) -> str | None:
-    """Return what a photo is that only a plug-in reads: HEIC or JPEG XL; None for anything else."""
+    """Return what a photo is that only a plug-in reads which is not there: HEIC or JPEG XL; None for anything else."""
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return "HEIC"
-    return "JPEG XL" if content.startswith(_JXL) else None
+        return None if "HEIF" in readable_formats() else "HEIC"
+    return "JPEG XL" if content.startswith(_JXL) and "JXL" not in readable_formats() else None

@@ -141,7 +141,7 @@ def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
 
     It goes strip by strip, and changes `image`: a second picture in memory is enough.
     """
-    if not _has_16_bits(image, content) or any(_greatest(image.getchannel(band)) >= 64 for band in "RGB"):
+    if not has_16_bits(image, content) or any(_greatest(image.getchannel(band)) >= 64 for band in "RGB"):
         return image
     read_strip = _sixteen_bit_strips(image, content)
     alpha = 3 if image.mode == "RGBA" else None
@@ -160,7 +160,8 @@ def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
     return image
 
 
-def _has_16_bits(image: Image.Image, content: bytes) -> bool:
+def has_16_bits(image: Image.Image, content: bytes) -> bool:
+    """Tell whether colours of `image` have 16 bits in the file `content`: Pillow keeps the upper 8 of them."""
     if image.mode not in ("RGB", "RGBA"):
         return False
     if image.format == "PNG":

@@ -25,8 +25,8 @@ import pyarrow as pa
 from catdog.console import say
 from catdog.errors import ImageError, UsageError, one_line
 from catdog.photos.sources.folders import is_hidden
-from catdog.photos.sources.opening import open_file
-from catdog.storage.files import cache_directory
+from catdog.photos.sources.opening import describe_stranger, open_file
+from catdog.storage.files import cache_directory, split_query
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -36,13 +36,6 @@ _COMPRESSIONS = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "tbz2": "bz2", "zst"
 _UTF_8 = 0x800  # APPNOTE 4.4.4, bit 11: the name is UTF-8
 _MOST_TIMES, _MOST_BESIDE = 50, 2**30  # photos hardly shrink: beyond so many times its size and so many bytes is a bomb
 _SIDECARS = (".cls", ".json", ".txt", ".txt2", ".id", ".index")  # of a photo in a WebDataset shard
-# What lies where an archive was expected, by its first bytes.
-_STRANGERS = {
-    b"Rar!": "a RAR archive: unpack it and give the folder",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it and give the folder",
-    b"PK\x05\x06": "an archive without files: get it again",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
-}
 
 
 _SEEKING = threading.Lock()
@@ -57,8 +50,8 @@ class Member(NamedTuple):
 
 
 def archive_kind(path: str) -> str | None:
-    """Return `zip` or `tar` for a path of such a name, else None."""
-    folded = path.lower()
+    """Return `zip` or `tar` for a path or URI of such a name, else None."""
+    folded = split_query(path)[0].lower()
     return "zip" if folded.endswith(ZIP_SUFFIXES) else "tar" if folded.endswith(TAR_SUFFIXES) else None
 
 
@@ -70,29 +63,13 @@ def list_members(path: str) -> list[Member]:
     try:
         members = (_list_zip if archive_kind(path) == "zip" else _list_tar)(path)
     except (*DAMAGE, NotImplementedError, pa.ArrowException) as error:
-        raise UsageError(f"expected an archive at {path}, found {_what_is(path, error)}") from error
+        raise UsageError(f"expected an archive at {path}, found {describe_stranger(path, error)}") from error
     pictures = [member for member in members if archive_kind(member.relative) is None]
     if members and not pictures:
         raise UsageError(
             f"expected photos in {path}, found only archives in it, such as {members[0].relative}: unpack it first"
         )
     return members
-
-
-def _what_is(path: str, error: Exception) -> str:
-    try:
-        with open_file(path) as stream:
-            begin = stream.read(512)
-    except OSError:
-        begin = b""
-    if not begin:
-        return "an empty file: get it again"
-    if begin.lstrip()[:1] == b"<" and b"html" in begin.lower():
-        return "a web page, as a failed download leaves it: get it again"
-    if begin.startswith(b"\x1f\x8b") and archive_kind(path) == "zip":
-        return "data compressed by gzip: name the file .tar.gz if it is a tar, or decompress it"
-    known = next((text for mark, text in _STRANGERS.items() if begin.startswith(mark)), None)
-    return known or f"one that cannot be read ({one_line(error)}): get it again"
 
 
 def read_member(path: str, name: str, *, max_bytes: int) -> bytes:
@@ -191,12 +168,18 @@ def _list_tar(path: str) -> list[Member]:
     found = [
         Member(name, relative, f"{size}-{at}") for name, (at, size) in places.items() if (relative := _relative(name))
     ]
-    stems = {member.relative.partition(".")[0] for member in found if not member.relative.lower().endswith(_SIDECARS)}
+    shown = {sample_key(member.relative) for member in found if not member.relative.lower().endswith(_SIDECARS)}
     return [
         member
         for member in found
-        if not (member.relative.lower().endswith(_SIDECARS) and member.relative.partition(".")[0] in stems)
+        if not (member.relative.lower().endswith(_SIDECARS) and sample_key(member.relative) in shown)
     ]
+
+
+def sample_key(name: str) -> str:
+    """Return what a photo and its sidecars share in a WebDataset shard: the name up to its first dot."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(".")[0]
 
 
 def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
@@ -214,14 +197,23 @@ def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
 @lru_cache(maxsize=4)
 def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
     """Open a tar once a process; return its bytes and the place and size of each file in it."""
-    suffix = path.lower().rpartition(".")[2]
+    suffix = split_query(path)[0].lower().rpartition(".")[2]
     stream = open_file(path) if suffix == "tar" else _decompressed(path, suffix)
     places = {}
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:
+            name, link = (
+                os.fsencode(text).decode("utf-8", "backslashreplace") for text in (member.name, member.linkname)
+            )
             if member.isreg():
-                places[os.fsencode(member.name).decode("utf-8", "backslashreplace")] = (member.offset_data, member.size)
+                places[name] = (member.offset_data, member.size)
+            elif member.islnk() and link in places:  # the same file under a second name
+                places[name] = places[link]
     return stream, places
+
+
+def _tar_name(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _decompressed(path: str, suffix: str) -> IO[bytes]:

@@ -11,8 +11,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from catdog.console import say
+from catdog.console import counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
+from catdog.photos.decoding.formats import is_photo_name
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import (
     SUFFIXES,
@@ -21,6 +22,7 @@ from catdog.photos.sources.archives import (
     forget_archives,
     list_members,
     read_member,
+    sample_key,
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
@@ -30,6 +32,7 @@ from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
 
 MAX_PHOTO_BYTES = 256 * 2**20
+MAX_CLASS_BYTES = 1000
 RETRY_PAUSES_SECONDS = (0.2, 1.0, 4.0)
 
 _DENIED = ("ACCESS_DENIED", "PERMISSION_DENIED", "Permission denied", "AuthorizationFailure")
@@ -48,9 +51,17 @@ class Photo(NamedTuple):
 
 
 def list_photos(source: str) -> list[Photo]:
-    """List every file of `source` as `list_files` does, and of a folder of nothing but tar archives what is in them."""
+    """List every file of `source` as `list_files` does.
+
+    Of a folder that holds tars or Parquet files, as datasets are published, and no photos beside them, these alone
+    count: the tables themselves, and what is in the tars. Other files there, such as a readme, get a line.
+    """
     photos = list_files(source)
-    return sorted(_shards(photos)) or photos
+    base = split_query(as_key(absolute(source)))[0].rstrip("/")
+    if photos[0].path.startswith(f"{base}!"):
+        return photos  # of an archive
+    tars = _packed(photos, lambda name: archive_kind(name) == "tar")
+    return _shards(tars) if tars else _packed(photos, tables.is_table) or photos
 
 
 def list_files(source: str) -> list[Photo]:
@@ -108,18 +119,27 @@ def _refuse_results(path: str) -> None:
             raise UsageError(f"expected photos in {path}, found the results of a catdog job ({kind}): check the path")
 
 
-def _shards(photos: list[Photo]) -> list[Photo]:
-    """Return the photos in the archives of a folder that holds nothing else, such as WebDataset's shards."""
-    if any("!" in photo.path or archive_kind(photo.path) != "tar" for photo in photos):
+def _packed(photos: list[Photo], is_packed: Callable[[str], bool]) -> list[Photo]:
+    """Return the files of `photos` whose names are packed ones; none where a photo lies beside them."""
+    found = [photo for photo in photos if is_packed(photo.relative)]
+    others = [photo.relative for photo in photos if not is_packed(photo.relative)]
+    if not found or any(map(is_photo_name, others)):
         return []
+    if others:
+        say(f"Skipped {counted(len(others), 'file')} beside archives or tables of photos, such as {others[0]}.")
+    return found
+
+
+def _shards(photos: list[Photo]) -> list[Photo]:
+    """Return the photos in tar archives, such as WebDataset's shards."""
     found = []
     for photo in photos:
         base, query = split_query(photo.path)
         escape = escape_uri if is_uri(base) else str
         for name, relative, version in list_members(photo.path):
             found.append(Photo(f"{base}!{escape(name)}{query}", relative, version))
-    say(f"{len(photos)} archives, {len(found)} photos in them.")
-    return found
+    say(f"{counted(len(photos), 'archive')}, {counted(len(found), 'photo')} in them.")
+    return sorted(found)
 
 
 def source_exists(source: str) -> bool:
@@ -184,6 +204,23 @@ def permanent_error(error: OSError) -> ImageError | None:
     if error.errno in _NEVER_READABLE or "is a directory" in text:
         return ImageError("io", text)
     return None
+
+
+def read_shard_class(path: str) -> str | None:
+    """Return the text of the `.cls` beside a photo in a tar, as WebDataset has it; None for any other photo.
+
+    Raises ImageError as `read_photo` does.
+    """
+    container, name = split_container(path)
+    if name is None or archive_kind(container) != "tar":
+        return None
+    try:
+        found = read_member(container, f"{sample_key(name)}.cls", max_bytes=MAX_CLASS_BYTES)
+    except ImageError as error:
+        if error.code == "missing":
+            return None
+        raise
+    return found.decode("utf-8", "backslashreplace").strip()
 
 
 def split_container(path: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import archive_kind
 from catdog.photos.sources.files import Photo, list_files, list_photos, read_photo, retry_read
-from catdog.photos.sources.keys import as_key
+from catdog.photos.sources.keys import as_key, last_name
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
 from catdog.photos.sources.opening import source_kind
@@ -55,8 +55,8 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     kind, name = source_kind(path), files.split_query(path)[0].lower()
     if kind == fs.FileType.File and name.endswith(LIST_SUFFIXES):
         photos = read_list(path)
-    elif kind == fs.FileType.File and name.endswith(tables.SUFFIX):
-        photos = [Photo(path, path)]
+    elif kind == fs.FileType.File and tables.is_table(name):
+        photos = [Photo(path, last_name(files.split_query(path)[0]))]
     elif kind == fs.FileType.NotFound and is_glob(path):
         photos = _expand_archives(_match(path))
     else:
@@ -65,7 +65,7 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     photos = [photo for photo in photos if not photo.path.startswith(below)] if below else photos
     if not photos:
         raise UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
-    if all(photo.path.lower().endswith(tables.SUFFIX) for photo in photos):
+    if all(tables.is_table(photo.relative) for photo in photos):
         return pa.concat_tables([_list_table(photo, columns) for photo in photos])
     nothing, numbers = pa.nulls(len(photos), pa.string()), pa.nulls(len(photos), pa.int32())
     paths, relatives, versions = (pa.array([photo[place] for photo in photos], pa.string()) for place in range(3))
@@ -139,15 +139,17 @@ def _list_table(photo: Photo, columns: TableColumns) -> pa.Table:
 
 def is_glob(path: str) -> bool:
     """Tell a path with the marks of a pattern."""
+    path, _ = files.split_query(path)
     return any(mark in path for mark in ("*[" if files.is_uri(path) else "*?["))
 
 
 def _match(pattern: str) -> list[Photo]:
     """Return the files that match `pattern`, by path; `relative` counts from the last folder without a wildcard."""
-    parts = pattern.split("/")
+    base, query = files.split_query(pattern)
+    parts = base.split("/")
     first = next(index for index, part in enumerate(parts) if is_glob(part))
     folder, matches = "/".join(parts[:first]) or "/", _glob_regex(parts[first:])
-    found = [photo for photo in list_files(folder) if matches.fullmatch(photo.relative)]
+    found = [photo for photo in list_files(folder + query) if matches.fullmatch(photo.relative)]
     if not found:
         raise UsageError(
             f"expected photos at {pattern}, found no file of such a name: check the pattern and its quotes"
@@ -175,7 +177,7 @@ def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
 
 def _expand_archives(photos: list[Photo]) -> list[Photo]:
     """Return what is in the archives that a glob matched, where it matched nothing else."""
-    if not all(archive_kind(photo.path) for photo in photos):
+    if not all(archive_kind(photo.relative) for photo in photos):
         return photos
     found = []
     for photo in photos:

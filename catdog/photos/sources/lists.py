@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import unquote
 
 from catdog.console import say
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.photos.annotations.csv_table import read_csv_table
 from catdog.photos.sources.files import Photo
-from catdog.photos.sources.keys import as_key, local_path
-from catdog.storage.files import absolute, is_uri, read_bytes
+from catdog.photos.sources.keys import as_key, escape_uri, local_path
+from catdog.storage.files import absolute, is_uri, read_bytes, refuse_secrets, split_query
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 _COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
@@ -22,15 +23,27 @@ def read_list(path: str) -> list[Photo]:
     A line of a .txt file is a path from its first to its last character; `#` begins a comment, empty lines do not
     count. Raises UsageError for a list that cannot be read or names no photo.
     """
-    names = _read_lines(path) if path.lower().endswith(".txt") else _read_column(path)
-    folder = path.rpartition("/")[0]
-    # Not Path.resolve: a link is another file than its target.
-    keys = {name if is_uri(name) else os.path.normpath(os.path.join(folder, name)) for name in names}  # noqa: PTH118
+    base, query = split_query(path)
+    names = _read_lines(path) if base.lower().endswith(".txt") else _read_column(path)
+    for name in filter(is_uri, names):
+        refuse_secrets(name)  # the name of a photo stands in results and pages
+    keys = {name if is_uri(name) else _place(base.rpartition("/")[0], name, query) for name in names}
     if not keys:
         raise UsageError(f"expected a path a line in {path}, found none")
     _hint(names, keys)
-    common = os.path.commonprefix(sorted(keys)).rpartition("/")[0]  # noqa: RUF071 - URIs are among them
-    return [Photo(key, key[len(common) + 1 :] if common else key) for key in sorted(keys)]
+    places = {key: unquote(split_query(key)[0]) if is_uri(key) else key for key in sorted(keys)}
+    common = os.path.commonprefix(list(places.values())).rpartition("/")[0]  # noqa: RUF071 - URIs are among them
+    return [Photo(key, place[len(common) + 1 :] if common else place) for key, place in places.items()]
+
+
+def _place(folder: str, name: str, query: str) -> str:
+    """Return the key of `name`, which counts from `folder`, that of the list."""
+    scheme, mark, rest = folder.rpartition("://")
+    if mark and name.startswith("/"):
+        return name
+    # Not Path.resolve: a link is another file than its target.
+    place = os.path.normpath(os.path.join(rest, escape_uri(name) if mark else name))  # noqa: PTH118
+    return f"{scheme}{mark}{place}{query}"
 
 
 def _read_lines(path: str) -> list[str]:
@@ -41,8 +54,8 @@ def _read_lines(path: str) -> list[str]:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UsageError(f"expected a list of paths in UTF-8 at {path}, found UTF-16: save it as UTF-8")
     text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    # Not splitlines: it splits at marks that file names may hold.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    # Not splitlines: it splits at marks that file names may hold. Lists of an old Mac have carriage returns alone.
+    lines = [line.removesuffix("\r") for line in text.split("\n" if "\n" in text else "\r")]
     return [as_key(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -59,6 +72,8 @@ def _hint(names: list[str], keys: set[str]) -> None:
     first = names[0]
     if first[:1] in "\"'" and first[-1:] == first[:1]:
         why = "they are in quotes, and a line of a list is the path itself"
+    elif first[:1] in "{[" and first[-1:] in "}]":
+        why = "they are JSON, and a line of a list is the path itself"
     elif first[1:3] in (":\\", ":/") or "\\" in first:
         why = "they are Windows paths"
     elif first != first.strip():

@@ -18,6 +18,17 @@ from catdog.photos.sources.keys import local_path, quoted_uri
 from catdog.storage.files import is_uri, open_filesystem, split_query
 from catdog.storage.outages import wait_out
 
+# What may stand where an archive or a table was expected: its first bytes, names that promise it, and the words for it.
+_STRANGERS = (
+    (b"Rar!", (), "a RAR archive: unpack it and give the folder"),
+    (b"7z\xbc\xaf\x27\x1c", (), "a 7z archive: unpack it and give the folder"),
+    (b"PK\x05\x06", (), "an archive without files: get it again"),
+    (b"PK\x03\x04", (".zip",), "a zip: name the file .zip"),
+    (b"\x1f\x8b", (".gz", ".tgz"), "data compressed by gzip: name the file .tar.gz if it is a tar, or decompress it"),
+    (b"PAR1", (".parquet",), "a Parquet file: name the file .parquet"),
+    (b"version https://git-lfs", (), "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+)
+
 
 def open_file(key: str) -> IO[bytes]:
     """Return the bytes of a file, seekable.
@@ -52,6 +63,26 @@ def _open_local(key: str) -> IO[bytes]:
     raise ImageError("not-a-file", "a pipe or a device stands here")
 
 
+def describe_stranger(key: str, error: Exception) -> str:
+    """Return what stands at `key` where another kind of file was expected, and what to do; `error` is its reader's."""
+    try:
+        with open_file(key) as stream:
+            begin = stream.read(512)
+    except (OSError, ImageError):
+        begin = b""
+    if not begin:
+        return "an empty file: get it again"
+    if begin.lstrip()[:1] == b"<" and b"html" in begin.lower():
+        return "a web page, as a failed download leaves it: get it again"
+    name = split_query(key)[0].lower()
+    if begin[257:262] == b"ustar" and not name.endswith(".tar"):
+        return "a tar without compression: name the file .tar"
+    for mark, suffixes, text in _STRANGERS:
+        if begin.startswith(mark) and not name.endswith(suffixes):
+            return text
+    return f"one that cannot be read ({one_line(error)}): get it again"
+
+
 def file_kind(key: str) -> fs.FileType:
     """Return what stands at a key or the path of a folder; OSError as the file system raises it."""
     if is_uri(key):
@@ -60,6 +91,10 @@ def file_kind(key: str) -> fs.FileType:
     try:
         mode = Path(local_path(key)).stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
+        return fs.FileType.NotFound
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
         return fs.FileType.NotFound
     if stat.S_ISDIR(mode):
         return fs.FileType.Directory

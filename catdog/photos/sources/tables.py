@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catdog.errors import ImageError, UsageError, one_line
-from catdog.photos.sources.opening import open_file
-from catdog.storage.files import is_uri
+from catdog.photos.sources.keys import escape_uri
+from catdog.photos.sources.opening import describe_stranger, open_file
+from catdog.storage.files import is_uri, split_query
 
 SUFFIX = ".parquet"
 # Columns that name a photo, in the order of preference.
@@ -46,6 +47,11 @@ class TableRows:
     rows: np.ndarray
 
 
+def is_table(path: str) -> bool:
+    """Tell a path or URI of a Parquet file by its name."""
+    return split_query(path)[0].lower().endswith(SUFFIX)
+
+
 def list_rows(path: str, columns: TableColumns) -> TableRows:
     """Return the rows of the Parquet file at `path`, in their order.
 
@@ -57,9 +63,7 @@ def list_rows(path: str, columns: TableColumns) -> TableRows:
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             names = _read_names(file, path, columns)
     except (OSError, ImageError, pa.ArrowException) as error:
-        raise UsageError(
-            f"expected a Parquet file at {path}, found one that cannot be read: {one_line(error)}"
-        ) from error
+        raise UsageError(f"expected a Parquet file at {path}, found {describe_stranger(path, error)}") from error
     total = sum(counts)
     if not total:
         raise UsageError(f"expected photos in {path}, found a table of no rows")
@@ -146,9 +150,11 @@ def _open_table(path: str) -> pq.ParquetFile:
 
 def keys_of_rows(path: str, listed: TableRows, columns: TableColumns) -> list[str]:
     """Return the key of each photo of a table that was listed with `columns`."""
+    base, query = split_query(path)
+    names = [escape_uri(name) for name in listed.names] if is_uri(path) else listed.names
     if columns == TableColumns():
-        return [f"{path}!{name}" for name in listed.names]
-    return [f"{path}!{listed.column}[{row}]!{name}" for row, name in enumerate(listed.names)]
+        return [f"{base}!{name}{query}" for name in names]
+    return [f"{base}!{listed.column}[{row}]!{name}{query}" for row, name in enumerate(names)]
 
 
 def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> bytes:
@@ -188,7 +194,10 @@ def read_cell(path: str, group: int, row: int, *, column: str, read_other: Calla
 
 
 def _beside(path: str, other: str) -> str:
-    return other if is_uri(other) or other.startswith("/") else f"{path.rpartition('/')[0]}/{other}"
+    if is_uri(other) or other.startswith("/"):
+        return other
+    base, query = split_query(path)
+    return f"{base.rpartition('/')[0]}/{escape_uri(other) if is_uri(path) else other}{query}"
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +239,8 @@ def forget_tables() -> None:
 def read_labels(path: str, column: str) -> list[str] | None:
     """Return the label of each row as text; None without `column` where no column is called label.
 
-    Numbers of Hugging Face's ClassLabel get their names. Raises UsageError for a column that is not there.
+    Numbers of Hugging Face's ClassLabel get their names; -1 and others outside of them mean no label. Raises UsageError
+    for a column that is not there, and for one that holds neither texts nor numbers.
     """
     with _open_table(path) as file:
         schema = file.schema_arrow
@@ -239,7 +249,26 @@ def read_labels(path: str, column: str) -> list[str] | None:
             return None
         if named not in schema.names:
             raise UsageError(f"--label-column {column}: found no such column in {path}, but {_shown(schema)}")
+        kind = _plain(schema.field(named).type)
+        if not (_is_text(kind) or pa.types.is_primitive(kind)):
+            raise UsageError(f"expected texts or numbers in the column {named} of {path}, found {kind}")
         values = file.read(columns=[named]).column(0).to_pylist()
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get(named, {}).get("names")
-    return ["" if value is None else str(names[value] if names else value) for value in values]
+    names = _class_names(schema, named)
+    return [_label_text(value, names) for value in values]
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """Return the names that Hugging Face's description of the table gives the numbers in `column`; none without one."""
+    try:
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
+    except (TypeError, KeyError, ValueError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _label_text(value: Any, names: Sequence[str]) -> str:
+    if isinstance(value, float) and value.is_integer():  # pandas makes floats of numbers beside a missing one
+        value = int(value)
+    if not names or isinstance(value, str):
+        return "" if value is None else str(value)
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else ""

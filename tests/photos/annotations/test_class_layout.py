@@ -75,7 +75,7 @@ def test_fewer_than_two_classes_are_the_users_mistake(relatives: list[str], foun
     assert str(raised.value) == (
         f"expected photos of two classes or more in photos, {found}; lay them out as CLASS/photo.jpg, or "
         "train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
-        "folders around these and a zip of them will do"
+        "folders around these and a zip of them will do; or say what they show by --labels FILE"
     )
 
 
@@ -237,6 +237,30 @@ def test_a_class_that_is_called_as_no_photos_are_is_one_with_a_word() -> None:
     layout, _ = assign_classes(pictures("mask", "no mask", "wrong"), source="photos")
     assert layout.classes == ("mask", "no mask", "wrong")
     assert layout.notes == ("Used as a class, though its name suggests otherwise: mask.",)
+
+
+def test_spaces_around_the_name_of_a_folder_make_no_other_class() -> None:
+    layout, assigned = assign_classes(pictures("cat ", "cat", "dog"), source="photos")
+    assert layout.classes == ("cat", "dog")
+    assert layout.notes == ("The folders cat and cat  are one class.",)
+    assert {found[1] for found in assigned if found} == {"cat", "dog"}
+
+
+def test_a_folder_that_has_the_class_folders_again_is_no_class() -> None:
+    relatives = pictures(
+        "cell_images/sick", "cell_images/well", "cell_images/cell_images/sick", "cell_images/cell_images/well"
+    )
+    layout, assigned = assign_classes(relatives, source="photos")
+    assert layout.classes == ("sick", "well")
+    assert layout.notes == ("Skipped, because it contains the class folders again: cell_images.",)
+    assert assigned[-1] is None
+
+
+def test_classes_whose_names_begin_as_those_of_splits_get_a_word() -> None:
+    layout, _ = assign_classes(pictures("trainA", "trainB", "testA", "testB"), source="photos")
+    assert layout.notes == (
+        "Used as a class, though its name begins as that of a split: testa, testb, traina, trainb.",
+    )
 
 
 def test_thousands_of_class_folders_are_no_work() -> None:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 from heard import heard
 
+from catdog.command_line.arguments import parse_arguments
 from catdog.command_line.settings import build_config
 from catdog.config import IngestConfig, TrainConfig
 from catdog.errors import UsageError
@@ -130,3 +132,18 @@ def test_the_command_ends_with_2_and_one_line_for_a_file_that_is_not_there(photo
     assert (job.returncode, job.stderr.count("\n")) == (2, 1)
     assert "none.csv: cannot be read" in job.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_config_of_an_earlier_version_had_no_name_of_the_file_and_goes_on_with_it(tmp_path: Path) -> None:
+    file = written(tmp_path, "path,label\n/p/a.jpg,dog\n")
+    fingerprint = read_corrections(file).fingerprint
+    recorded = {"photos": "/p", "seed": 0, "train_per_class": 10, "corrections": fingerprint}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(recorded))
+    flags = ["--config", f"{tmp_path}/run/config.json", "--run-dir", f"{tmp_path}/run"]
+    with pytest.raises(
+        UsageError, match=rf"^--corrections {fingerprint}: .*an earlier version.*give --corrections FILE"
+    ):
+        read_annotations(parse_arguments(IngestConfig, flags, description=""))
+    config = parse_arguments(IngestConfig, [*flags, "--corrections", file], description="")
+    assert open_run(config, fingerprints=read_annotations(config).fingerprints()) == f"{tmp_path}/run"

@@ -32,6 +32,13 @@ def test_heic_and_jpeg_xl_are_read_with_the_extra(plug_in: str, image_format: st
     assert np.abs(found - (20, 200, 40)).max() <= 6
 
 
+def test_a_broken_heic_is_not_told_to_lack_the_extra_that_is_there() -> None:
+    pytest.importorskip("pillow_heif")
+    with pytest.raises(ImageError) as caught:
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), size=8)
+    assert caught.value.code == "not-an-image"
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "HEIC"), (b"\xff\x0a" + bytes(100), "JPEG XL")],

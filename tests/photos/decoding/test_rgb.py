@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catdog.evaluation.near_duplicates import hash_pictures
 from catdog.photos.decoding.decode import decode_image, inspect_image
 
 
@@ -90,6 +91,8 @@ def test_what_a_file_says_of_its_depth_goes_before_its_greatest_value() -> None:
 def test_16_bit_colours_look_as_their_8_bit_original(write: Any, bits: int) -> None:
     values = np.rint(COLOURS * ((2**bits - 1) / 255)).astype(np.uint16)
     assert np.abs(decode_image(write(values), size=16).astype(int) - COLOURS).max() <= 1
+    (found,) = hash_pictures([inspect_image(write(values)).gray]).to_pylist()
+    assert found is not None
 
 
 @pytest.mark.parametrize("pixels", [COLOURS, GRAY[..., np.newaxis]], ids=["colours", "gray"])

@@ -94,6 +94,15 @@ def test_links_and_devices_of_a_tar_are_no_photos(tmp_path: Path) -> None:
     assert contents(tmp_path / "a.tar") == {"1.jpg": b"ok"}
 
 
+def test_a_second_name_of_a_file_in_a_tar_is_a_photo_too(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, link in (("cat/1.jpg", ""), ("all/1.jpg", "cat/1.jpg"), ("all/2.jpg", "gone.jpg")):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = (tarfile.LNKTYPE, link, 0) if link else (tarfile.REGTYPE, "", 2)
+            archive.addfile(entry, io.BytesIO(b"ok"))
+    assert contents(tmp_path / "a.tar") == {"cat/1.jpg": b"ok", "all/1.jpg": b"ok"}
+
+
 def test_webdataset_shards_are_their_photos(tmp_path: Path) -> None:
     for shard in range(2):
         members = {}
@@ -142,6 +151,10 @@ def test_names_without_a_mark_are_utf_8_where_they_can_be(tmp_path: Path, capsys
         ("a.zip", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS: fetch the file itself"),
         ("a.zip", b"garbage" * 100, "one that cannot be read"),
         ("a.tar.zst", b"garbage" * 100, "one that cannot be read"),
+        ("a.tar", zip_bytes({"1.jpg": b"1"}), "a zip: name the file .zip"),
+        ("a.tar", gzip.compress(tar_bytes({"1.jpg": b"1"})), "data compressed by gzip: name the file .tar.gz"),
+        ("a.tgz", tar_bytes({"1.jpg": b"1"}), "a tar without compression: name the file .tar"),
+        ("a.zip", tar_bytes({"1.jpg": b"1"}), "a tar without compression: name the file .tar"),
     ],
 )
 def test_what_is_no_archive_has_its_own_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

@@ -149,6 +149,14 @@ def test_a_source_without_photos_is_the_users_mistake(tmp_path: Path, source: st
     assert str(raised.value) == message.format(tmp_path)
 
 
+def test_a_name_too_long_or_a_circle_of_links_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for source in ("x" * 5000, str(tmp_path / "a")):
+        with pytest.raises(UsageError, match="found nothing there: check the path"):
+            list_photos(source)
+
+
 def test_an_unknown_scheme_is_the_users_mistake() -> None:
     with pytest.raises(UsageError, match="expected a local path or a URI such as s3://bucket/folder"):
         list_photos("https://example.org/photos")

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from object_store import ObjectStore
 
 from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import inputs as sources
 from catdog.photos.sources import tables
-from catdog.photos.sources.inputs import list_inputs, part_bounds, read_inputs
+from catdog.photos.sources.inputs import find_inputs, list_inputs, part_bounds, read_inputs
 
 
 def write(folder: Path, names: list[str]) -> None:
@@ -50,6 +53,53 @@ def test_what_the_job_itself_writes_below_the_photos_is_left_out(tmp_path: Path)
     assert relatives(str(tmp_path), exclude=exclude) == ["1.jpg", "labels2/2.jpg"]
     with pytest.raises(UsageError, match="found only what earlier jobs wrote there"):
         list_inputs(str(tmp_path / "labels"), exclude=exclude)
+
+
+# Object stores
+
+
+def packed(name: str) -> bytes:
+    """A table, or an archive, of two photos of odd names that hold their own name."""
+    sink, names = io.BytesIO(), ["a?b.jpg", "c#d%20.jpg"]
+    if name.endswith(".parquet"):
+        pq.write_table(pa.table({"name": names, "bytes": [one.encode() for one in names]}), sink)
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(sink, "w") as archive:
+            for one in names:
+                archive.writestr(one, one)
+    else:
+        with tarfile.open(fileobj=sink, mode="w:gz" if name.endswith("gz") else "w") as archive:
+            for one in names:
+                entry = tarfile.TarInfo(one)
+                entry.size = len(one)
+                archive.addfile(entry, io.BytesIO(one.encode()))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "file/a.parquet", "folder/x.parquet/", "file/a.zip", "file/a.tar", "file/a.tar.gz", "folder/x.tar/",
+        "glob/*.tar", "glob/*.parquet", "list/list.txt", "list/list.csv",
+    ],
+)  # fmt: skip
+def test_every_kind_of_source_is_read_by_a_uri_with_options(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
+    place = f"kinds/{source}"
+    if "list" in source:
+        object_store.put(place, ("path\n" * place.endswith(".csv") + "a?b.jpg\nx/../c#d%20.jpg\n").encode())
+        for one in ("a?b.jpg", "c#d%20.jpg"):
+            object_store.put(f"kinds/list/{one}", one.encode())
+    elif source.endswith("/"):
+        object_store.put(place + "1" + Path(source).suffix, packed(place.rstrip("/")))
+    else:
+        object_store.put(place.replace("*", "1"), packed(place))
+    inputs = list_inputs(object_store.uri(place.rstrip("/")))
+    assert [relative.rpartition("/")[2] for relative in inputs["relative"].to_pylist()] == ["a?b.jpg", "c#d%20.jpg"]
+    assert contents(inputs) == ["a?b.jpg", "c#d%20.jpg"]
+    assert contents(find_inputs(inputs["path"].to_pylist())) == ["a?b.jpg", "c#d%20.jpg"]
 
 
 # Globs

@@ -56,6 +56,7 @@ def test_what_a_list_cannot_mean_is_a_row_each(tmp_path: Path) -> None:
     [
         ('"a.jpg"', "they are in quotes"),
         ("C:\\photos\\a.jpg", "they are Windows paths"),
+        ('{"path": "a.jpg"}', "they are JSON"),
         ("a.jpg ", "they begin or end with a space"),
         ("b/a.jpg", "relative paths count from the folder of the list"),
     ],
@@ -67,6 +68,20 @@ def test_where_all_paths_are_missing_a_line_says_what_may_be_wrong(
     (tmp_path / "list.txt").write_text(f"{line}\n")
     assert list(contents(tmp_path / "list.txt").values()) == ["missing"]
     assert why in capsys.readouterr().out
+
+
+def test_a_list_of_an_old_mac_has_lines_too(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\rb.jpg\r")
+    assert contents(tmp_path / "list.txt") == {"a.jpg": "a.jpg", "b.jpg": "b.jpg"}
+
+
+def test_a_list_with_a_password_in_it_is_refused_and_the_password_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\ns3://AKIA:s3cr3t@bucket/b.jpg\n")
+    with pytest.raises(UsageError, match="expected a URI without keys or passwords") as caught:
+        list_inputs(str(tmp_path / "list.txt"))
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_a_folder_called_as_a_list_is_a_folder(tmp_path: Path) -> None:

@@ -87,3 +87,63 @@ def test_labels_are_texts_or_names_of_class_labels(tmp_path: Path) -> None:
     assert read_labels(str(tmp_path / "u.parquet"), "") is None
     with pytest.raises(UsageError, match="--label-column x: found no such column"):
         read_labels(texts, "x")
+
+
+def labels_of(folder: Path, labels: Any, description: object) -> list[str] | None:
+    table = pa.table({"bytes": [b"A"] * len(labels), "label": labels})
+    metadata = {"huggingface": description if isinstance(description, str) else json.dumps(description)}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "v.parquet")
+    return read_labels(str(folder / "v.parquet"), "")
+
+
+NAMED = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "description", "found"),
+    [
+        ([-1, 0, 1, 2, None], NAMED, ["", "cat", "dog", "", ""]),  # -1 is Hugging Face's word for no label
+        ([1.0, 0.0, None], NAMED, ["dog", "cat", ""]),  # as pandas has numbers beside a missing one
+        ([1.0, 0.5, None], {}, ["1", "0.5", ""]),
+        (["cat", "dog"], NAMED, ["cat", "dog"]),
+        ([1, 0], "{no json", ["1", "0"]),
+        ([1, 0], [], ["1", "0"]),
+        ([1, 0], {"info": {"features": {"label": {"names": "catdog"}}}}, ["1", "0"]),
+    ],
+)
+def test_labels_without_a_name_are_none_and_no_other_one_s(
+    tmp_path: Path, labels: Any, description: object, found: list[str]
+) -> None:
+    assert labels_of(tmp_path, labels, description) == found
+
+
+def test_labels_that_are_neither_texts_nor_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^expected texts or numbers in the column label of .*, found list<"):
+        labels_of(tmp_path, [[1], [0]], {})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        (b"PK\x03\x04" + bytes(40), "a zip: name the file .zip"),
+        (b"PAR1" + bytes(40), "one that cannot be read"),
+    ],
+)
+def test_what_is_no_table_has_its_own_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^expected a Parquet file at {tmp_path}/t\.parquet, found {reason}"):
+        list_inputs(str(tmp_path / "t.parquet"))
+
+
+def test_a_readme_beside_tables_is_skipped_with_a_line_and_a_photo_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "train.parquet", {"bytes": [b"A"]})
+    (tmp_path / "README.md").write_text("a dataset card")
+    assert contents(list_inputs(str(tmp_path))) == [b"A"]
+    assert capsys.readouterr().out == "Skipped 1 file beside archives or tables of photos, such as README.md.\n"
+    (tmp_path / "1.jpg").write_bytes(b"B")
+    assert len(contents(list_inputs(str(tmp_path)))) == 3
