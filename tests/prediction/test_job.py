@@ -29,7 +29,7 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image
 from catdog.prediction import job as inference
-from catdog.prediction import output
+from catdog.prediction import labelling, output
 from catdog.prediction.request import Inputs, read_request
 from catdog.prediction.results.parts import Part, write_prediction_part
 from catdog.storage.lease import hold_lease
@@ -257,6 +257,35 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
     heard(SAID, output.verify, out)
     predict(photos, out, model, format="csv", report=True)
     assert SAID[1].startswith("Nothing to label")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_object_store_that_goes_away_ends_the_job_in_one_line_and_the_same_command_goes_on(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, pipeline = ObjectStore(), labelling._pipeline
+    for path in folder.rglob("*.jpg"):
+        store.put(f"away/photos/{path.relative_to(folder)}", path.read_bytes())
+    photos, out = store.uri("away/photos"), store.uri("away/labels")
+
+    def pipeline_without_store(*arguments: Any, **more: Any) -> Any:
+        store.close()
+        return pipeline(*arguments, **more)
+
+    monkeypatch.setattr(labelling, "_pipeline", pipeline_without_store)
+    with pytest.raises(
+        FailureError,
+        match=r"^labelling failed: cannot reach s3://\S+ for 1 s: [^;]*;[^;]*; run the same command to resume$",
+    ) as told:
+        predict(photos, out, model)
+    assert "\n" not in str(told.value)
+    store.open()
+    try:
+        assert not [name for name in store.keys("away/labels") if name.startswith("predictions/")]
+        monkeypatch.setattr(labelling, "_pipeline", pipeline)
+        assert sum(predict(photos, out, model)["labels"].values()) == 6
+    finally:
+        store.close()
 
 
 def test_results_of_an_earlier_version_are_known_and_finished(finished: Finished, model: Path, tmp_path: Path) -> None:

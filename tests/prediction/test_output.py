@@ -30,8 +30,11 @@ def test_a_job_file_of_an_earlier_version_reads_as_one_of_today(tmp_path: Path) 
 
 
 def test_results_without_a_place_go_below_labels() -> None:
-    found = [output.default_out(photos) for photos in ("a/Pets.zip", "s3://b/pets/", "x/*.jpg", "/")]
-    assert found == ["labels/Pets", "labels/pets", "labels/photos", "labels/photos"]
+    found = [
+        output.default_out(photos)
+        for photos in ("a/Pets.zip", "s3://b/pets/", "s3://b/pets?region=x.y/z", "x/*.jpg", "/")
+    ]
+    assert found == ["labels/Pets", "labels/pets", "labels/pets", "labels/photos", "labels/photos"]
 
 
 def summary_of(labels: dict[str, int]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from catdog.command_line.arguments import parse_arguments
 from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig
 from catdog.errors import UsageError
-from catdog.storage.run_directory import Stopwatch, hold_run, open_run
+from catdog.storage.run_directory import Stopwatch, default_run_dir, hold_run, open_run
 
 
 def opened(run_dir: Path) -> str:
@@ -61,3 +61,9 @@ def test_a_run_of_an_earlier_version_resumes_with_its_own_config_and_not_with_th
     assert 'resize was "squash", is now "crop"' in str(told.value)
     flags = ["--config", f"{tmp_path}/config.json", "--run-dir", str(tmp_path)]
     assert open_run(parse_arguments(TrainConfig, flags, description="")) == str(tmp_path)
+
+
+def test_a_run_without_a_name_is_called_as_its_photos_are() -> None:
+    photos = ("a/Pets.zip", "s3://b/pets?region=x.y/z", "")
+    found = [default_run_dir(build_config(TrainConfig, {"photos": one})) for one in photos]
+    assert found == ["runs/Pets", "runs/pets", "runs/sample"]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from heard import heard
 from made_photos import draw_photo
+from object_store import ObjectStore
 from PIL import Image
 
 from catdog import load_classifier
@@ -265,6 +266,21 @@ def test_the_article_s_recipe_trains_the_whole_of_b0_from_a_weights_file(
     assert (card["backbone"], card["pooling"], card["input_scale"]) == ("efficientnet-b0", "max", [1 / 255] * 3)
     assert {name: stage["epochs"] for name, stage in report["stages"].items()} == {"frozen": 2, "unfrozen": 1}
     assert "test" not in report["stages"]["frozen"]
+
+
+def test_a_run_on_an_object_store_that_is_busy_now_and_then_ends_as_one_on_a_disk(
+    ray_session: None, photo_folder: Path, object_store: ObjectStore
+) -> None:
+    for path in photo_folder.rglob("*.jpg"):
+        object_store.put(f"train/photos/{path.relative_to(photo_folder)}", path.read_bytes())
+    photos, run_dir = object_store.uri("train/photos"), object_store.uri("train/run")
+    object_store.busy_every = 5
+    try:
+        report, _ = run(photos, run_dir, **{"unfrozen.epochs": 0})
+    finally:
+        object_store.busy_every = 0
+    assert report["stages"]["frozen"]["test"]["accuracy"] == 1.0
+    assert {"report.html", "report.json", "model/card.json", "model/weights.h5"} <= set(object_store.keys("train/run"))
 
 
 def copy_run(finished: Path, folder: Path, spoil: Callable[[Path], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from catdog.console import counted
 from catdog.errors import UsageError
 from catdog.photos.annotations.layout import Layout, folded
 from catdog.photos.annotations.layout_detection import detect_layout
@@ -35,7 +36,7 @@ def assign_classes(
     if len(layout.classes) < (1 if known else 2):
         found = f"only the class {layout.classes[0]}" if layout.classes else "none"
         raise UsageError(
-            f"expected photos of two classes or more in {source}, found {found} in {len(relatives)} files, "
+            f"expected photos of two classes or more in {source}, found {found} in {counted(len(relatives), 'file')}, "
             f"such as {min(relatives)}; lay them out as {LAYOUTS}"
         )
     assigned = [layout.class_of(relative) for relative in relatives]
@@ -57,7 +58,7 @@ def _assign_known(
     classes = tuple(sorted({found[1] for found in assigned if found}))
     if not classes:
         raise UsageError(
-            f"expected folders of the classes {', '.join(known)} in {source}, found none in {len(relatives)} files, "
-            f"such as {min(relatives)}"
+            f"expected folders of the classes {', '.join(known)} in {source}, found none in "
+            f"{counted(len(relatives), 'file')}, such as {min(relatives)}"
         )
     return Layout(classes=classes), assigned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -25,12 +24,12 @@ from catdog.photos.annotations.label_table import (
 )
 from catdog.photos.annotations.layout_detection import NO_SPLITS
 from catdog.photos.annotations.split_names import split_of_name, splits_of_names
+from catdog.photos.sources.archives import shard_set
 from catdog.photos.sources.files import read_shard_class
 from catdog.photos.sources.tables import TableColumns, read_labels, row_ends
 from catdog.storage.files import split_query
 
 _NO_SIDECAR = "no-class: the archive has no .cls beside it"
-_SHARD_NUMBER = re.compile(r"([-_]?\d+)?([-_]of[-_]\d+)?(-[0-9a-f]{16})?$")  # Hugging Face: train-00000-of-00002
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,12 @@ def _assign(
     shards = _shard_classes(inputs, may_split=may_split)
     if shards:
         return tuple(sorted({found[1] for found in shards if found})), shards, _NO_SIDECAR
-    layout, assigned = assign_classes([relative for _, relative in pairs], source=source, splits=annotations.splits)
+    try:
+        layout, assigned = assign_classes([relative for _, relative in pairs], source=source, splits=annotations.splits)
+    except UsageError as error:
+        if inputs["table"].null_count == inputs.num_rows:
+            raise
+        raise UsageError(f"{error}, or which column of the table does by --label-column") from error
     for line in layout.notes:
         say(line)
     return layout.classes, assigned, layout.no_class
@@ -155,12 +159,11 @@ def _hints_of_files(paths: Sequence[str], *, may_split: bool) -> list[str | None
     """Return the split that the name of each file tells, such as train-00000-of-00002.parquet, or else its folder's."""
     if not may_split:
         return [None] * len(paths)
-    folders_and_names = {path: split_query(path)[0].rpartition("/")[::2] for path in paths}
-    stems = {path: _SHARD_NUMBER.sub("", name.partition(".")[0]) for path, (_, name) in folders_and_names.items()}
-    splits = splits_of_names(set(stems.values()))
+    places = {path: split_query(path)[0].rpartition("/")[::2] for path in paths}
+    splits = splits_of_names({shard_set(name) for _, name in places.values()})
     hints = {
-        path: splits.get(stems[path]) or split_of_name(folder.rpartition("/")[2])
-        for path, (folder, _) in folders_and_names.items()
+        path: splits.get(shard_set(name)) or split_of_name(folder.rpartition("/")[2])
+        for path, (folder, name) in places.items()
     }
     if len({*hints.values()}) == 1:  # somebody gave the files of one split
         return [None] * len(paths)
@@ -173,6 +176,9 @@ def _table_labels(inputs: pa.Table, column: str) -> list[str]:
     if not tables:
         return []
     named = {path: read_labels(path, column) for path in tables}
+    without = [path for path in tables if named[path] is None]
+    if 0 < len(without) < len(tables):
+        raise UsageError(f"expected a column of labels in each table, found none in {without[0]}: take it away")
     ends = {path: row_ends(path) for path in tables}
     found = []
     for path, group, row in zip(*(inputs[name].to_pylist() for name in ("table", "row_group", "row")), strict=True):

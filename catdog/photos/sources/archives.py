@@ -10,6 +10,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import struct
 import tarfile
 import threading
@@ -38,6 +39,8 @@ _MOST_TIMES, _MOST_BESIDE = 50, 2**30  # photos hardly shrink: beyond so many ti
 _SIDECARS = (".cls", ".json", ".txt", ".txt2", ".id", ".index")  # of a photo in a WebDataset shard
 
 
+# Of a file of a set; the last of them as Hugging Face wrote it.
+_NUMBER = re.compile(r"([-_]?\d+)?([-_]of[-_]\d+)?(-[0-9a-f]{16})?$")
 _SEEKING = threading.Lock()
 
 
@@ -174,6 +177,11 @@ def _list_tar(path: str) -> list[Member]:
         for member in found
         if not (member.relative.lower().endswith(_SIDECARS) and sample_key(member.relative) in shown)
     ]
+
+
+def shard_set(name: str) -> str:
+    """Return what the numbered files of one set share: `pets-train` of pets-train-00000-of-00002.tar."""
+    return _NUMBER.sub("", name.rpartition("/")[2].partition(".")[0])
 
 
 def sample_key(name: str) -> str:

@@ -13,6 +13,7 @@ from pyarrow import fs
 
 from catdog.console import counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
+from catdog.photos.annotations.split_names import splits_of_names
 from catdog.photos.decoding.formats import is_photo_name
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import (
@@ -23,6 +24,7 @@ from catdog.photos.sources.archives import (
     list_members,
     read_member,
     sample_key,
+    shard_set,
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
@@ -131,13 +133,23 @@ def _packed(photos: list[Photo], is_packed: Callable[[str], bool]) -> list[Photo
 
 
 def _shards(photos: list[Photo]) -> list[Photo]:
-    """Return the photos in tar archives, such as WebDataset's shards."""
-    found = []
+    """Return the photos in tar archives, such as WebDataset's shards.
+
+    The name of an archive is a folder around its photos where it is that of a split, or where there is no other folder:
+    train.tar beside test.tar, cat.tar beside dog.tar.
+    """
+    found, inside = list[Photo](), list[str]()
+    sets = {photo.path: shard_set(photo.relative) for photo in photos}
+    names = set(sets.values())
     for photo in photos:
         base, query = split_query(photo.path)
         escape = escape_uri if is_uri(base) else str
         for name, relative, version in list_members(photo.path):
             found.append(Photo(f"{base}!{escape(name)}{query}", relative, version))
+            inside.append(sets[photo.path])
+    flat = not any("/" in photo.relative for photo in found)
+    if len(names) > 1 and (flat or splits_of_names(names).keys() == names):
+        found = [photo._replace(relative=f"{name}/{photo.relative}") for name, photo in zip(inside, found, strict=True)]
     say(f"{counted(len(photos), 'archive')}, {counted(len(found), 'photo')} in them.")
     return sorted(found)
 

@@ -168,6 +168,27 @@ def test_the_class_of_a_photo_in_a_webdataset_shard_is_in_the_file_beside_it(tmp
     assert one.table["hint"].to_pylist() == [None, None]
 
 
+def test_the_name_of_an_archive_is_a_folder_where_it_is_a_split_s_or_there_is_no_other(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shard(tmp_path / f"a/{split}.tar", {f"{name}/{split}.jpg": b"x" for name in ("cat", "dog")})
+        shard(tmp_path / f"c/images_{split[:2]}.tar", {f"{name}/{split}.jpg": b"x" for name in ("cat", "dog")})
+    for name in ("cat-0", "cat-1", "dog-0"):
+        shard(tmp_path / f"b/{name}.tar", {f"{name}.jpg": b"x"})
+    split = labelled(tmp_path / "a", Annotations())
+    assert split == {"train.jpg": ("train", "dog"), "test.jpg": ("test", "dog")}
+    assert [label for _, label in labelled(tmp_path / "b", Annotations()).values()] == ["cat", "cat", "dog"]
+    assert set(labelled(tmp_path / "c", Annotations()).values()) == {(None, "dog")}
+
+
+def test_tables_without_labels_are_told_what_names_their_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [jpeg(1)], "animal": ["cat"]}), tmp_path / "1.parquet")
+    with pytest.raises(UsageError, match=r"by --labels FILE, or which column of the table does by --label-column$"):
+        labelled(tmp_path, Annotations())
+    pq.write_table(pa.table({"image": [jpeg(2)], "label": ["dog"]}), tmp_path / "2.parquet")
+    with pytest.raises(UsageError, match=rf"a column of labels in each table, found none in {tmp_path}/1\.parquet"):
+        labelled(tmp_path, Annotations())
+
+
 def test_shards_of_one_class_or_of_none_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", {"a.jpg": b"a", "a.cls": b"1", "b.jpg": b"b", "b.cls": b"1"})
     with pytest.raises(UsageError, match=r"two classes or more in the \.cls files, found only 1$"):
