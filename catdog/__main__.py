@@ -65,8 +65,8 @@ def _tune(config: TuneConfig) -> None:
 
 def _predict(config: PredictConfig) -> None:
     from catdog.prediction.job import predict, predict_one
-    from catdog.prediction.output import verify
     from catdog.prediction.request import is_one_photo
+    from catdog.prediction.results.proof import verify
 
     if config.verify:
         verify(config.out)

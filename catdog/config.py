@@ -548,7 +548,7 @@ class BenchmarkConfig(Settings):
     measure: str = setting(
         "all",
         "what is measured; all: everything but recipes",
-        choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth", "recipes"),
+        choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth", "scale", "recipes"),
     )
     count: int = setting(
         3000, "photos that trunk, predict, tune take: copies of --photos where these are fewer", low=12
@@ -557,6 +557,7 @@ class BenchmarkConfig(Settings):
         8000, "photos of growth's largest train job; smaller ones take 1/2, 1/4, 1/8 of them", low=24
     )
     label_to: int = setting(100_000, "files of growth's largest predict job", low=24)
+    scale_to: int = setting(1_000_000, "photos of no content that scale lists and labels with a free network", low=1)
     article_epochs: int = setting(3, "epochs of each stage of the article's recipe that are run", low=1, high=300)
     trials: int = setting(17, "trials of the sweep", low=2, high=10_000)
     repeats: int = setting(3, "runs of what is short enough to be repeated; medians count", low=1, high=100)

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from catdog.photos.sources.inputs import find_inputs
+from catdog.photos.sources.shards import cut_into_shards
 from catdog.prediction.results import commit
-from catdog.prediction.results.parts import write_prediction_part
+from catdog.prediction.results.joining import Run, write_file
+from catdog.prediction.results.parts import plan_parts, write_prediction_part
 from catdog.storage.lease import hold_lease
+
+
+def write_rows(out: str, rows: pa.Table, *, photos_per_part: int = 256, retried: int = 0) -> list[Run]:
+    """Leave `rows` in `out` as the parts of a job, each with `retried` photos; return what they are to be joined as."""
+    runs: list[Run] = []
+    done = 0
+    for shard in cut_into_shards(find_inputs(rows["path"].to_pylist())):
+        for part in plan_parts(shard.read(), shard=shard.name, photos_per_part=photos_per_part):
+            write_prediction_part(out, part.name, rows.slice(done + part.start, part.rows), retried=retried)
+        done += shard.rows
+        runs.append(Run(shard=shard, start=0, stop=shard.rows))
+    return runs
 
 
 def commit_rows(out: str, rows: pa.Table, *, format: str = "parquet") -> None:
     """Leave `rows` in `out` as the one file of a committed result."""
-    write_prediction_part(out, "part-0.parquet", rows, retried=0)
+    runs = write_rows(out, rows)
     with hold_lease(out, flag="--out") as lease:
         staging = commit.staging_directory(out, owner=lease.owner)
-        entry = commit.write_file(out, staging, "predictions-00000", ["part-0.parquet"], format=format)
+        entry = write_file(out, staging, "00000", runs, format=format, photos_per_part=256)
         commit.finish_commit(out, {"format": format, "files": [entry]}, lease=lease, replaces=False)

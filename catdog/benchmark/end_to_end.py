@@ -19,7 +19,7 @@ from catdog.benchmark.process_monitor import ProcessRun
 from catdog.config import RECIPE_DEFAULTS
 from catdog.console import say, table_text
 from catdog.model.engines import has_bfloat16
-from catdog.prediction.results.parts import finished_parts, parts_directory
+from catdog.prediction.results.parts import parts_directory
 
 _BASELINE_LABELLERS = {"threads and tensorflow": "threads", "tf.data and tensorflow": "tf-data"}
 _JOB_LABELLERS = {
@@ -157,9 +157,9 @@ def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, mod
     with tempfile.TemporaryDirectory(dir=programs.folder) as out:
 
         def look(seconds: float) -> None:
-            for part in finished_parts(out) - rows.keys():
+            for part in Path(parts_directory(out)).glob("*/part-*.parquet"):
                 with contextlib.suppress(OSError):  # a commit has just deleted it
-                    rows[part] = pq.read_metadata(f"{parts_directory(out)}/{part}").num_rows
+                    rows[part.name] = rows.get(part.name) or pq.read_metadata(part).num_rows
             if (total := sum(rows.values())) and (not counts or total > counts[-1][1]):
                 counts.append((seconds, total))
 

@@ -15,7 +15,8 @@ from catdog.benchmark.end_to_end import measure_accuracy, measure_labelling, mea
 from catdog.benchmark.microbenchmarks import measure_trunk
 from catdog.benchmark.overheads import measure_overheads
 from catdog.benchmark.recipes import measure_recipes
-from catdog.benchmark.scaling import measure_growth
+from catdog.benchmark.scaling.growth import measure_growth
+from catdog.benchmark.scaling.many_photos import measure_scale
 from catdog.config import BenchmarkConfig
 from catdog.console import say
 from catdog.errors import UsageError
@@ -30,6 +31,7 @@ _MEASURES: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "tune": measure_trials,
     "overheads": measure_overheads,
     "growth": measure_growth,
+    "scale": measure_scale,
     "recipes": measure_recipes,
 }
 

@@ -17,11 +17,12 @@ _NAME = "catdog-messages"
 
 
 class _MessageBoard:
-    """Lists of messages by topic, and counters by name."""
+    """Lists of messages by topic, counters by name, and the last state that was shown under each name."""
 
     def __init__(self) -> None:
         self._topics: dict[str, list[Any]] = collections.defaultdict(list)
         self._counts: collections.Counter[str] = collections.Counter()
+        self._shown: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
     async def post(self, topic: str, message: Any) -> None:
@@ -37,6 +38,15 @@ class _MessageBoard:
 
     async def forget(self, topic: str) -> None:
         self._topics.pop(topic, None)
+
+    async def show(self, name: str, state: int | None) -> None:
+        if state is None:
+            self._shown.pop(name, None)
+        else:
+            self._shown[name] = state
+
+    async def shown(self, names: list[str]) -> list[int]:
+        return [self._shown[name] for name in names if name in self._shown]
 
     async def count(self, name: str) -> int:
         self._counts[name] += 1
@@ -93,6 +103,16 @@ def wake(topic: str) -> None:
 def count(name: str) -> int:
     """Return how often this was called for `name`, this call included; 1 where there is no board."""
     return _call("count", name) or 1
+
+
+def show(name: str, state: int | None) -> None:
+    """Show `state` under `name` in place of what was shown before, None nothing more; the call does not wait."""
+    _send("show", name, state)
+
+
+def shown(names: list[str]) -> list[int]:
+    """Return what is shown under those of `names` under which anything is."""
+    return _call("shown", names) or []
 
 
 def _call(method: str, *arguments: Any) -> Any:

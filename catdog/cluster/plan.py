@@ -17,7 +17,7 @@ _WORKER_GPU = 0.6
 
 
 # An actor of more threads gains little: a batch of 32 small layers does not keep them busy.
-_ACTOR_CORES = 4
+ACTOR_CORES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Plan:
     worker_cpus: float = 0.0
     worker_gpus: float = 0.0
     batch_size: int = 0  # photos in a step of a model actor
+    decoders: int = 1  # threads of a model actor that decode
     gpus: int = 0  # over all workers and actors
     is_capacity_known: bool = True  # whether nodes that an autoscaler adds are counted
 
@@ -90,6 +91,7 @@ def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpu
         actor_cpus=actor_cpus,
         actor_gpus=int(100 * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
         threads=threads,
+        decoders=max(1, round(min(resources.cpus / actors, resources.least_cpus))),
         batch_size=config.batch_size or (256 if gpus else 32),
         task_cpus=_task_cpus(resources),
         gpus=min(gpus, actors),
@@ -120,7 +122,7 @@ def _actors(resources: Resources, asked: int, flag: str, *, gpus: int) -> tuple[
         return asked or gpus, _share(min(1.0, cores / 4 / max(1.0, asked / gpus))), 2
     if asked > 8 * resources.cpus:
         raise UsageError(f"{flag} {asked}: expected at most {int(8 * resources.cpus)}, eight for each CPU")
-    unit = max(1, min(_ACTOR_CORES, int(resources.least_cpus)))
+    unit = max(1, min(ACTOR_CORES, int(resources.least_cpus)))
     actors = asked or max(1, sum(int(node.cpus) // unit for node in resources.nodes))
     cores = min(resources.cpus / actors, resources.least_cpus)
     return actors, _share(cores / 2), max(1, round(cores))

@@ -26,7 +26,8 @@ from catdog.evaluation.near_duplicates import hash_pictures
 from catdog.photos.decoding.decode import Inspection, inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.isolation import decode_each
-from catdog.photos.sources.files import read_photo
+from catdog.photos.sources.inputs import find_inputs
+from catdog.photos.sources.reading import read_each
 
 Progress = Callable[[int, int], None]
 Inspect = Callable[..., Inspection]  # of content and limits
@@ -94,7 +95,7 @@ def _rows_per_block(photos: int, *, cpus: float) -> int:
 def _inspect_block(block: pa.Table, *, inspect: Callable[[bytes], Inspection], seconds: float) -> pa.Table:
     tries = count_tries(f"photos from {block['position'][0]}")
     digests: list[str] = []
-    contents = _read_each(block["path"].to_pylist(), digests)
+    contents = _contents(block["path"].to_pylist(), digests)
     # The digest of a photo is the last one when what was found in it comes.
     rows = [_row(found, digests[-1]) for found in decode_each(contents, inspect, seconds=seconds, tries=tries)]
     # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
@@ -105,14 +106,10 @@ def _inspect_block(block: pa.Table, *, inspect: Callable[[bytes], Inspection], s
     return pa.Table.from_pylist([{"position": at} | row for at, row in zip(positions, rows, strict=True)], _INSPECTED)
 
 
-def _read_each(paths: Sequence[str], digests: list[str]) -> Iterator[bytes | ImageError]:
+def _contents(paths: Sequence[str], digests: list[str]) -> Iterator[bytes | ImageError]:
     """Yield the content of each photo, or its error, and append its digest to `digests`."""
-    for path in paths:
-        content: bytes | ImageError
-        try:
-            content = read_photo(path)
-        except ImageError as error:
-            content = error
+    for photo in read_each(find_inputs(paths)):
+        content = photo.content
         digests.append("" if isinstance(content, ImageError) else hashlib.sha256(content).hexdigest())
         yield content
 

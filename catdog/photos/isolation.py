@@ -32,12 +32,13 @@ def decode_each(
     `seconds` is the most that one photo may take; `tries` tells how often this task was tried before. Codes of what is
     found out at a second try: crash, too-slow.
     """
-    decode_one = _decode_here if tries == 0 else _decode_apart
+    decode_one = decode_here if tries == 0 else decode_apart
     for content in contents:
         yield content if isinstance(content, ImageError) else decode_one(content, decode, seconds)
 
 
-def _decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
+def decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
+    """Return what `decode` makes of `content`, or its ImageError; after `seconds` this process ends itself."""
     watchdog = _watchdog(os.getpid())
     watchdog.expect(seconds)
     try:
@@ -96,8 +97,8 @@ def _watchdog(process: int) -> _Watchdog:
     return watchdog
 
 
-def _decode_apart(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
-    """Decode in a process that may die of it: at two tries, then it is an error."""
+def decode_apart(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
+    """Return what `decode_here` does, decoded in a process that may die of it: at two tries, then it is an error."""
     import ray
 
     # A process of its own each time: a photo that takes too long may still be decoded in a thread of it.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,18 @@ from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import as_key
+from catdog.photos.sources.shards import read_all
 from catdog.prediction import output
 from catdog.prediction.evaluate import evaluate_labels, true_labels
-from catdog.prediction.labelling import Decoding, label_photos, with_augmentation
+from catdog.prediction.labelling.decoding import Decoding
+from catdog.prediction.labelling.driver import label_shards
+from catdog.prediction.labelling.worker import with_augmentation
 from catdog.prediction.output import State
 from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.placement import clean_copies
 from catdog.prediction.request import Cluster, Inputs, Request, read_request, say_models
 from catdog.prediction.results import commit
+from catdog.prediction.results.joining import join_parts
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
 from catdog.prediction.results.rows import build_rows
 from catdog.prediction.sorting import check_sorting, is_sorted, sort_photos
@@ -47,9 +52,14 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
     request = read_request(config)
     say_models(request)
     inputs = Inputs(request)
-    check(request, inputs)
-    with hold_lease(request.out, flag="--out") as lease, Cluster(config) as cluster:
-        state = prepare_output(request, inputs)
+    if were_moved(request) or not inputs.are_many():  # many are listed by tasks, which takes a cluster and the folder
+        check(request, inputs)
+    with (
+        hold_lease(request.out, flag="--out") as lease,
+        Cluster(config) as cluster,
+        listed(request, inputs, cluster, lease),
+    ):
+        state = prepare_output(request, inputs, lease)
         if state is State.FINISHED:
             say(f"Nothing to label: {request.where} is finished. --overwrite labels all photos again.")
             summary = files.read_json(files.join(request.out, output.SUMMARY_FILE))
@@ -108,26 +118,52 @@ def check(request: Request, inputs: Inputs) -> State:
     return state
 
 
-def prepare_output(request: Request, inputs: Inputs) -> State:
+def were_moved(request: Request) -> bool:
+    """Tell whether the photos were moved away after they had been labelled."""
+    return bool(output.read_job(request.out).get("moved"))
+
+
+@contextlib.contextmanager
+def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> Iterator[None]:
+    """Have photos that are many listed, below the output folder, for the length of the block."""
+    out = request.out
+    if were_moved(request) or not inputs.are_many():
+        yield
+        return
+    check_folder(out, kind="labels", flag="--out")
+    mark_folder(out, kind="labels")
+    place = commit.inputs_directory(out, owner=lease.owner)
+    try:
+        check_shared(written={"--out": out}, read={"--photos": request.config.photos})
+        inputs.list_by_tasks(place=place, num_cpus=cluster.plan().task_cpus)
+        yield
+    finally:
+        files.delete(place)
+
+
+def prepare_output(request: Request, inputs: Inputs, lease: Lease) -> State:
     """Make the output folder, which nobody else writes to by now, ready for this job; return what stood there."""
     out = request.out
     state = check(request, inputs)  # again: another job may have finished before this one had the folder
-    commit.clean_staging(out)
+    commit.clean_staging(out, owner=lease.owner)
     if state is State.FINISHED:
         files.delete(parts_directory(out))  # where a kill came between mark and tidying
         return state
     if state is State.OVERWRITTEN:
         output.clear(out)
     mark_folder(out, kind="labels")
-    identity = {**request.identity, "inputs": inputs.digest.to_json()}
+    identity = {**request.identity, "inputs": output.set_name(inputs.digest)}
     output.write_job(out, {**identity, "exclude": inputs.exclude})
     if state is State.RETRIED:
-        changed = output.changed_photos(out, inputs.table)
-        commit.restore_parts(out, inputs.parts, rule=request.rule, changed=set(changed))
+        changed = output.changed_photos(out, inputs)
+        commit.restore_parts(
+            out, inputs.shards, photos_per_part=inputs.photos_per_part, rule=request.rule, changed=changed
+        )
         for name in (output.EVALUATION_FILE, output.SORTED_FILE, PAGE_FILE):  # of the rows before
             files.delete(files.join(out, name))
     elif request.config.retry_errors:
-        drop_parts_with_passing_errors(out, inputs.parts)
+        for shard in inputs.shards:
+            drop_parts_with_passing_errors(out, shard)
     return state
 
 
@@ -135,7 +171,7 @@ def label(
     request: Request, inputs: Inputs, cluster: Cluster, lease: Lease, *, replaces: bool, started: float
 ) -> dict[str, Any]:
     """Label what has no part yet, commit, and return the summary; `replaces`: a result stands until the commit."""
-    config, out, parts = request.config, request.out, inputs.parts
+    config, out = request.config, request.out
     plan, gpus = cluster.plan(), cluster.gpus()
     engine = choose_engine(config.engine, gpus=gpus > 0)
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
@@ -143,22 +179,27 @@ def label(
     say(predict_plan_text(plan, engine, precision=config.precision, storage=out))
     progress = LabellingProgress()
     begun = time.monotonic()
-    label_photos(
-        inputs.table,
-        parts,
+    label_shards(
+        inputs.shards,
         out=out,
         rule=request.rule,
         tta=config.tta,
         engines=[EngineSpec(model=model, engine=engine, precision=config.precision) for model in request.models],
         decoding=Decoding(image_size=request.spec.image_size, framing=request.spec.framing, limits=request.limits),
         plan=plan,
+        photos_per_part=inputs.photos_per_part,
         progress=progress,
     )
     labelled = time.monotonic()
-    manifest = commit.join_parts(
-        out, parts, owner=lease.owner, rule=request.rule, format=config.format, num_cpus=plan.task_cpus
+    manifest = join_parts(
+        out,
+        inputs.shards,
+        owner=lease.owner,
+        rule=request.rule,
+        format=config.format,
+        photos_per_part=inputs.photos_per_part,
+        num_cpus=plan.task_cpus,
     )
-    manifest["inputs"] = commit.write_inputs(out, inputs.table, owner=lease.owner)
     committed = time.monotonic()
     steps = {"list": inputs.seconds, "label": labelled - begun, "commit": committed - labelled}
     steps["start"] = committed - started - sum(steps.values())
@@ -195,7 +236,7 @@ def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndar
 
     Raises UsageError, where it is `required`, when the folders are not classes of the model.
     """
-    relative = inputs.table["relative"].to_pylist()
+    relative = read_all(inputs.shards)["relative"].to_pylist()
     try:
         return true_labels(relative, classes=request.rule.labels, source=request.config.photos)
     except UsageError:
@@ -253,9 +294,10 @@ def _check_sorting(request: Request, inputs: Inputs) -> None:
         check_folder(directory, kind="sorted", flag="--sort-into")
     sample: list[str] = []
     if inputs.listed:
-        if inputs.table["table"].null_count < inputs.table.num_rows:
+        first = inputs.shards[0].read()  # a job labels files or rows of tables, not both
+        if first["table"].null_count < first.num_rows:
             raise UsageError("--sort-into: expected photos that are files, found a Parquet table: leave it out")
-        sample = inputs.table["path"].slice(0, 1000).to_pylist()
+        sample = first["path"].slice(0, 1000).to_pylist()
     check_sorting(directory, mode=config.sort, classes=request.rule.labels, sample_paths=sample)
 
 

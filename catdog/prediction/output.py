@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +15,9 @@ import pyarrow.compute as pc
 
 from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
-from catdog.errors import BadPhotosError, FailureError, UsageError
-from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.tables import TableColumns
+from catdog.errors import BadPhotosError, UsageError
+from catdog.photos.sources.shards import SetDigest, Shard, read_all
 from catdog.prediction.results import commit
-from catdog.prediction.results.rows import LabelRule
 from catdog.report.page import PAGE_FILE
 from catdog.storage import artifacts, files
 from catdog.storage.ownership import check_folder
@@ -34,45 +31,48 @@ _CHUNK = 1 << 16  # of rows that are Python objects at a time
 _MANY_LABELS = 12  # of more, those without photos are not listed
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InputsDigest:
-    """How many inputs there are, and 16 hex digits that name the set of their paths, whatever their order."""
-
-    files: int
-    digest: str
-
-    @classmethod
-    def of(cls, paths: pa.ChunkedArray) -> InputsDigest:
-        """Return the digest of `paths`, strings that are sorted here as UTF-8 is."""
-        state, ordered = hashlib.sha256(), paths.take(pc.sort_indices(paths))
-        for start in range(0, len(ordered), _CHUNK):
-            for path in ordered.slice(start, _CHUNK).to_pylist():
-                state.update(path.encode() + b"\0")
-        return cls(files=len(paths), digest=state.hexdigest()[:16])
-
-    @classmethod
-    def from_json(cls, stored: Any) -> InputsDigest:
-        """Return what `to_json` gave; earlier versions stored the sentence "N files DIGEST"."""
-        if isinstance(stored, str):
-            count, _, digest = stored.split(" ")
-            return cls(files=int(count), digest=digest)
-        return cls(**stored)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the digest as predict.json holds it."""
-        return dataclasses.asdict(self)
-
-
 class Listing(Protocol):
     """The photos of a job, listed when they are first needed, once."""
 
     @property
-    def table(self) -> pa.Table:
-        """The photos, as list_inputs lists them."""
+    def shards(self) -> Sequence[Shard]:
+        """The photos, in shards."""
 
     @property
-    def digest(self) -> InputsDigest:
-        """What names the set of their paths."""
+    def digest(self) -> SetDigest:
+        """What names the set of them."""
+
+
+def set_name(digest: SetDigest) -> dict[str, Any]:
+    """Return what names a set of paths in predict.json."""
+    found = digest.to_json()
+    return {"files": found["files"], "paths": found["paths"]}
+
+
+def is_set(stored: Any, digest: SetDigest, read_paths: Callable[[], Iterable[pa.ChunkedArray]]) -> bool:
+    """Tell whether `stored`, of predict.json, names the set of paths whose digest is `digest`.
+
+    Earlier versions stored 16 hex digits of all paths in one order, the first of them as "N files DIGEST": for these
+    `read_paths` yields the paths.
+    """
+    if isinstance(stored, str):
+        count, _, name = stored.split(" ")
+        stored = {"files": int(count), "digest": name}
+    if "digest" not in stored:
+        return bool(stored == set_name(digest))
+    if stored["files"] != digest.files:
+        return False
+    paths = pa.chunked_array([chunk for found in read_paths() for chunk in found.chunks], pa.string())
+    return bool(stored["digest"] == earlier_digest(paths))
+
+
+def earlier_digest(paths: pa.ChunkedArray) -> str:
+    """Return 16 hex digits that name the set of `paths`, as earlier versions did: all of them are sorted in memory."""
+    state, ordered = hashlib.sha256(), paths.take(pc.sort_indices(paths))
+    for start in range(0, len(ordered), _CHUNK):
+        for path in ordered.slice(start, _CHUNK).to_pylist():
+            state.update(path.encode() + b"\0")
+    return state.hexdigest()[:16]
 
 
 class State(enum.Enum):
@@ -96,10 +96,7 @@ def read_job(out: str) -> dict[str, Any]:
     path = files.join(out, JOB_FILE)
     if not files.exists(path):
         return {}
-    found = files.read_json(path)
-    if "inputs" in found:
-        found["inputs"] = InputsDigest.from_json(found["inputs"]).to_json()
-    return found
+    return files.read_json(path)
 
 
 def write_job(out: str, job: Mapping[str, Any]) -> None:
@@ -107,15 +104,17 @@ def write_job(out: str, job: Mapping[str, Any]) -> None:
     files.write_json(files.join(out, JOB_FILE), job)
 
 
-def changed_photos(out: str, inputs: pa.Table) -> list[str]:
+def changed_photos(out: str, inputs: Listing) -> list[str]:
     """Return the paths of `inputs` whose version is another one than when the committed rows were made, sorted.
 
     A folder of an earlier version of catdog has no versions, and so no changes that could be known.
     """
-    before = commit.read_inputs(out)
-    if before is None:
+    before = commit.committed_digest(out)
+    if before is None or before.versions == inputs.digest.versions:
         return []
-    both = inputs.select(["path", "version"]).join(before.rename_columns(["path", "before"]), "path", join_type="inner")
+    # Only now are all rows needed in one place.
+    known = pa.concat_tables(commit.read_inputs(out)).rename_columns(["path", "before"])
+    both = read_all(inputs.shards).select(["path", "version"]).join(known, "path", join_type="inner")
     found: list[str] = both.filter(pc.not_equal(both["version"], both["before"]))["path"].sort().to_pylist()
     return found
 
@@ -136,7 +135,9 @@ def check_output(
         found = {"photos": f"unknown: {JOB_FILE} is missing"}
     moved = committed and bool(found.get("moved"))
     if not moved:
-        wanted["inputs"] = inputs.digest.to_json()
+        wanted["inputs"] = set_name(inputs.digest)
+        if "inputs" in found and is_set(found["inputs"], inputs.digest, lambda: _paths(inputs.shards)):
+            wanted["inputs"] = found["inputs"]
     if not found:
         return State.NEW
     same = all(found.get(key) == value for key, value in wanted.items())
@@ -150,13 +151,17 @@ def check_output(
         raise UsageError("--retry-errors: the photos were moved after they were labelled: leave it out")
     if retry_errors:
         return State.RETRIED
-    changed = [] if moved else changed_photos(out, inputs.table)
+    changed = [] if moved else changed_photos(out, inputs)
     if changed:
         raise UsageError(
             f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
             "changed and failed photos again, --overwrite all of them"
         )
     return State.FINISHED
+
+
+def _paths(shards: Iterable[Shard]) -> Iterator[pa.ChunkedArray]:
+    return (shard.read()["path"] for shard in shards)
 
 
 def clear(out: str) -> None:
@@ -166,56 +171,6 @@ def clear(out: str) -> None:
     names += [EVALUATION_FILE, SORTED_FILE, PAGE_FILE, SUMMARY_FILE, JOB_FILE]
     for name in names:
         files.delete(files.join(out, name))
-
-
-def verify(out: str) -> None:
-    """Prove that the committed rows below `out` are the files of their source, each once.
-
-    Raises UsageError where no predict job left anything, FailureError with what is wrong.
-    """
-    if not out:
-        raise UsageError("--verify: expected --out, the folder of a predict job's results")
-    out = files.absolute(out)
-    job = read_job(out)
-    if not job:
-        raise UsageError(f"expected the results of a predict job in {out}, found no {JOB_FILE}: check --out")
-    manifest = commit.check_files(out)
-    rule = LabelRule(**{**manifest["rule"], "classes": tuple(manifest["rule"]["classes"])})
-    rows = pa.chunked_array([chunk for table in commit.read_rows(out, rule=rule) for chunk in table["path"].chunks])
-    counts = rows.value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if len(twice):
-        raise FailureError(f"{counted(len(twice), 'file')} with more than one row, such as {twice[0]}")
-    if InputsDigest.of(rows).to_json() != job["inputs"]:
-        raise FailureError(
-            f"the {len(rows)} rows are not those of the {job['inputs']['files']} files that were found when the job "
-            "began: label the photos again with --overwrite"
-        )
-    checksums = counted(len(manifest["files"]), "file")
-    say(f"Verified: {counted(len(rows), 'row')}, each of another photo; the checksums agree ({checksums}).")
-    if job.get("moved"):
-        say(f"The photos themselves were moved out of {job['photos']} afterwards.")
-        return
-    _compare_with_source(out, job, rows)
-
-
-def _compare_with_source(out: str, job: Mapping[str, Any], rows: pa.ChunkedArray) -> None:
-    """Raise FailureError unless the photos are those that `rows` has, as they were."""
-    columns = TableColumns(content=job.get("bytes_column", ""), name=job.get("name_column", ""))
-    inputs = list_inputs(job["photos"], exclude=[out, *job["exclude"]], columns=columns)
-    listed = inputs["path"]
-    new = listed.filter(pc.invert(pc.is_in(listed, rows.combine_chunks())))
-    gone = rows.filter(pc.invert(pc.is_in(rows, listed.combine_chunks())))
-    changed = pa.chunked_array([changed_photos(out, inputs)], pa.string())
-    differences = [("file", "without a row", new), ("row", "without a file", gone), ("photo", "changed", changed)]
-    said = [
-        f"{counted(len(found), noun)} {what}, such as {pc.min(found)}"
-        for noun, what, found in differences
-        if len(found)
-    ]
-    if said:
-        raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels all photos again")
-    say(f"{job['photos']} holds the same photos today ({counted(len(listed), 'file')}).")
 
 
 def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str, float]) -> dict[str, Any]:

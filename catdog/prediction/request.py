@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from catdog.cluster.connection import connected
@@ -26,15 +25,17 @@ from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.archives import archive_kind
+from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.opening import source_kind
+from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
 from catdog.photos.sources.tables import TableColumns
+from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
-from catdog.prediction.labelling import photos_per_part
-from catdog.prediction.results.parts import Part, plan_parts
+from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
@@ -151,7 +152,7 @@ def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
 
 
 class Inputs:
-    """The photos to label, listed when they are first needed, once."""
+    """The photos to label, listed when they are first needed, once: many of them by tasks, into `OUT/inputs.*.part`."""
 
     def __init__(self, request: Request) -> None:
         config = request.config
@@ -160,31 +161,56 @@ class Inputs:
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
         self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
+        self._shards: list[Shard] = []
+        self._folder = ""  # that is too large for one process
         self.seconds = 0.0
 
-    @cached_property
-    def table(self) -> pa.Table:
-        """The photos, as list_inputs lists them."""
+    def are_many(self) -> bool:
+        """Tell whether there are more photos than this process is to list; then `list_by_tasks` must be called."""
+        if not self.listed and not self._folder:
+            start = time.monotonic()
+            exclude = [self._out, *self.exclude]
+            try:
+                table = list_inputs(self._source, exclude=exclude, columns=self._columns, at_most=MOST_IN_ONE_PROCESS)
+                self._shards = cut_into_shards(table)
+            except MoreFilesError as error:
+                self._folder = str(error)
+            self._say_found(start)
+        return bool(self._folder)
+
+    def list_by_tasks(self, *, place: str, num_cpus: float) -> None:
+        """List the photos into shards below `place`, by Ray tasks of `num_cpus`."""
         start = time.monotonic()
-        table = list_inputs(self._source, exclude=[self._out, *self.exclude], columns=self._columns)
-        self.seconds = time.monotonic() - start
-        say(f"Found {counted(table.num_rows, 'file')} in {self._source}.")
-        return table
+        tree = Tree(path=self._folder, exclude=(self._out, *self.exclude), shards=place)
+        self._shards = list_tree(tree, num_cpus=num_cpus).shards
+        self._say_found(start)
+
+    def _say_found(self, start: float) -> None:
+        self.seconds += time.monotonic() - start
+        if self._shards:
+            say(f"Found {counted(self.digest.files, 'file')} in {self._source}.")
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The photos, in shards."""
+        if not self.are_many() or self._shards:
+            return self._shards
+        raise RuntimeError("many photos, which were not listed by tasks")
 
     @cached_property
-    def digest(self) -> output.InputsDigest:
-        """What names the set of their paths."""
-        return output.InputsDigest.of(self.table["path"])
+    def digest(self) -> SetDigest:
+        """What names the set of them."""
+        return SetDigest.total(shard.digest for shard in self.shards)
 
-    @cached_property
-    def parts(self) -> list[Part]:
-        """How they are cut into parts."""
-        return plan_parts(self.table, photos_per_part=photos_per_part(self.table.num_rows))
+    @property
+    def photos_per_part(self) -> int:
+        """How many photos a part has."""
+        return photos_per_part(self.digest.files)
 
     @property
     def listed(self) -> bool:
         """Whether a step of this command needed them."""
-        return "table" in self.__dict__
+        return bool(self._shards)
 
 
 class Cluster(contextlib.ExitStack):

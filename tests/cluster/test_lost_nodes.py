@@ -110,7 +110,7 @@ class Job:
         return history.read_text().count("\n") - 1 if history.exists() else 0
 
     def parts(self) -> int:
-        return len(list((self.run_dir / "parts").glob("*.parquet")))
+        return len(list((self.run_dir / "parts").glob("*/*.parquet")))
 
 
 def node_of(process: psutil.Process, cluster: Any) -> Any:
@@ -304,7 +304,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
             job.kill_driver()
             # What stood when the driver was killed is not done again.
             assert job.parts() >= parts
-        elif not kill_process("MapWorker(MapBatches(CountedActor))", address=cluster.address):
+        elif not kill_process("ray::Labeller", address=cluster.address):
             continue
         del left[0]
         next_kill = job.parts() + chance.randint(1, 2)

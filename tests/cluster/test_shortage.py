@@ -50,7 +50,8 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
 
 
 def parts_of(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "parts").glob("*.parquet")}
+    parts = out / "parts"
+    return {str(path.relative_to(parts)): path.read_bytes() for path in parts.glob("*/*.parquet")}
 
 
 def check_rest(command: list[str], out: Path, written: dict[str, bytes], *, address: str) -> None:

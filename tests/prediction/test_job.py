@@ -29,9 +29,11 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding.decode import decode_image
 from catdog.prediction import job as inference
-from catdog.prediction import labelling, output
+from catdog.prediction import output, request
+from catdog.prediction.labelling import driver
 from catdog.prediction.request import Inputs, read_request
-from catdog.prediction.results.parts import Part, write_prediction_part
+from catdog.prediction.results import proof
+from catdog.prediction.results.parts import Part, plan_parts, write_prediction_part
 from catdog.storage.lease import hold_lease
 from catdog.storage.schemas import prediction_schema
 
@@ -99,7 +101,9 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 def parts_of(photos: Path, out: Path, model: Path) -> list[Part]:
     """The parts that a job is cut into."""
     values = {"photos": str(photos), "out": str(out), "model": (str(model),)}
-    return heard([], lambda: Inputs(read_request(build_config(PredictConfig, values))).parts)
+    inputs = Inputs(read_request(build_config(PredictConfig, values)))
+    (shard,) = heard([], lambda: inputs.shards)
+    return plan_parts(shard.read(), shard=shard.name, photos_per_part=inputs.photos_per_part)
 
 
 # What is written
@@ -140,6 +144,31 @@ def test_a_member_of_a_zip_is_labelled_whatever_its_name(model: Path, tmp_path: 
     options = pa.csv.ParseOptions(newlines_in_values=True)
     (row,) = pa.csv.read_csv(file, parse_options=options).to_pylist()
     assert (row["path"], row["label"], row["error"]) == (f"{tmp_path}/x.zip!{name}", "unsure", None)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_many_photos_are_listed_by_tasks_and_the_driver_holds_no_rows(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "MOST_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(proof, "MOST_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(proof, "_MOST_ROWS_IN_ONE_PROCESS", 5)
+    out = tmp_path / "labels"
+    predict(folder, out, model, evaluate=True)
+    assert f"Found 7 files in {folder}." in SAID
+    assert sorted(path.name for path in out.iterdir()) == sorted([*RESULTS, "evaluation.json"])
+    assert sorted(row["path"] for row in rows_of(out)) == sorted(str(path) for path in folder.rglob("*.*"))
+    heard(SAID, proof.verify, str(out))
+    assert SAID[-1] == f"{folder} holds the same photos today (7 files)."
+    predict(folder, out, model)
+    assert f"Nothing to label: {out}/predictions is finished. --overwrite labels all photos again." in SAID
+    draw_photo(folder / "cat/2.jpg", seed=77, colour=(10, 200, 10))
+    with pytest.raises(FailureError, match=r"1 photo changed, such as .*/cat/2\.jpg; --overwrite"):
+        proof.verify(str(out))
+    before = rows_of(out)
+    predict(folder, out, model, retry_errors=True)
+    assert [row["path"] for row, old in zip(rows_of(out), before, strict=True) if row != old] == [f"{folder}/cat/2.jpg"]
+    assert sorted(path.name for path in out.iterdir()) == RESULTS
 
 
 # The same command again
@@ -183,7 +212,7 @@ def test_a_commit_that_was_killed_is_made_again(finished: Finished, model: Path,
     assert "Resuming: 7 of 7 photos are labelled already." in SAID
     assert pq.read_table(out / "predictions") == table
     assert sorted(path.name for path in out.iterdir()) == RESULTS
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -198,7 +227,7 @@ def test_faults_that_may_have_passed_are_labelled_again_on_request(folder: Path,
     summary = predict(tmp_path / "list.txt", out, model, retry_errors=True)
     assert [row["error"] for row in rows_of(out)] == [None, None]
     assert summary["errors"] == {}
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
 
 
 # Other people's folders, and two jobs at once
@@ -254,7 +283,7 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
         ".catdog.json", "predict.json", "predictions/_INPUTS", "predictions/_MANIFEST.json", "predictions/_SUCCESS",
         "predictions/predictions", "report.html", "summary.json",
     ]  # fmt: skip
-    heard(SAID, output.verify, out)
+    heard(SAID, proof.verify, out)
     predict(photos, out, model, format="csv", report=True)
     assert SAID[1].startswith("Nothing to label")
 
@@ -263,16 +292,16 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
 def test_an_object_store_that_goes_away_ends_the_job_in_one_line_and_the_same_command_goes_on(
     folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, pipeline = ObjectStore(), labelling._pipeline
+    store, label = ObjectStore(), driver._label
     for path in folder.rglob("*.jpg"):
         store.put(f"away/photos/{path.relative_to(folder)}", path.read_bytes())
     photos, out = store.uri("away/photos"), store.uri("away/labels")
 
-    def pipeline_without_store(*arguments: Any, **more: Any) -> Any:
+    def label_without_store(*arguments: Any, **more: Any) -> Any:
         store.close()
-        return pipeline(*arguments, **more)
+        return label(*arguments, **more)
 
-    monkeypatch.setattr(labelling, "_pipeline", pipeline_without_store)
+    monkeypatch.setattr(driver, "_label", label_without_store)
     with pytest.raises(
         FailureError,
         match=r"^labelling failed: cannot reach s3://\S+ for 1 s: [^;]*;[^;]*; run the same command to resume$",
@@ -282,7 +311,7 @@ def test_an_object_store_that_goes_away_ends_the_job_in_one_line_and_the_same_co
     store.open()
     try:
         assert not [name for name in store.keys("away/labels") if name.startswith("predictions/")]
-        monkeypatch.setattr(labelling, "_pipeline", pipeline)
+        monkeypatch.setattr(driver, "_label", label)
         assert sum(predict(photos, out, model)["labels"].values()) == 6
     finally:
         store.close()
@@ -291,15 +320,17 @@ def test_an_object_store_that_goes_away_ends_the_job_in_one_line_and_the_same_co
 def test_results_of_an_earlier_version_are_known_and_finished(finished: Finished, model: Path, tmp_path: Path) -> None:
     out = finished.copy(tmp_path)
     job = json.loads((out / "predict.json").read_text())
-    inputs = "{files} files {digest}".format(**job["inputs"])
+    paths = pq.read_table(out / "predictions")["path"]
+    inputs = f"7 files {output.earlier_digest(paths)}"
     (out / "predict.json").write_text(json.dumps({**job, "inputs": inputs, "photos_a_part": 32}))
     (out / ".catdog.json").unlink()
     manifest = json.loads((out / "predictions/_MANIFEST.json").read_text())
-    (out / "predictions" / manifest.pop("inputs")["name"]).unlink()
+    del manifest["files"][0]["digest"]
+    (out / "predictions" / manifest["files"][0].pop("inputs")["name"]).unlink()
     (out / "predictions/_MANIFEST.json").write_text(json.dumps(manifest))
     predict(finished.photos, out, model)
     assert SAID[1].startswith("Nothing to label")
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
 
 
 # Photos that change, and the proof
@@ -317,12 +348,12 @@ def test_photos_that_change_are_found_out_and_labelled_again(folder: Path, model
     assert f"{folder}/dog/caf\\x{{e9}}.jpg" in [row["path"] for row in first if row["label"]]
     draw_photo(folder / "cat/2.jpg", seed=77, colour=(10, 200, 10))
     with pytest.raises(FailureError, match=r"1 photo changed, such as .*/cat/2\.jpg; --overwrite"):
-        output.verify(str(out))
+        proof.verify(str(out))
     with pytest.raises(UsageError, match=r"1 photo changed after labelling, such as .*/cat/2\.jpg: --retry-errors"):
         predict(folder, out, model)
     predict(folder, out, model, retry_errors=True)
     assert differing(first) == [f"{folder}/cat/2.jpg"]
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
 
     # A job that was stopped before its commit: the part of a photo that has changed since is not taken.
     second = rows_of(out)
@@ -339,22 +370,22 @@ def test_photos_that_change_are_found_out_and_labelled_again(folder: Path, model
     with pytest.raises(
         FailureError, match=r"1 file without a row, such as .*/new\.jpg, 1 row without a file, such as .*/0\.jpg"
     ):
-        output.verify(str(out))
+        proof.verify(str(out))
 
 
 def test_verify_proves_that_rows_are_files_each_once(finished: Finished, tmp_path: Path) -> None:
     out = finished.copy(tmp_path)
     SAID.clear()
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
     assert [
         "Verified: 7 rows, each of another photo; the checksums agree (1 file).",
         f"{finished.photos} holds the same photos today (7 files).",
     ] == SAID
     next((out / "predictions").glob("*.parquet")).write_text("path\n")
     with pytest.raises(FailureError, match="was changed after it was written"):
-        output.verify(str(out))
+        proof.verify(str(out))
     with pytest.raises(UsageError, match="expected the results of a predict job"):
-        output.verify(str(tmp_path / "nothing"))
+        proof.verify(str(tmp_path / "nothing"))
 
 
 # Evaluation, sorting
@@ -410,7 +441,7 @@ def test_photos_are_laid_out_by_label_and_our_own_folders_among_them_are_no_phot
     assert counts == {name: labels.count(name) for name in counts}
     predict(folder, out, model, threshold=0.5001, sort_into=str(target), sort="move")
     assert f"Nothing to sort: {target} is laid out already." in SAID
-    heard(SAID, output.verify, str(out))
+    heard(SAID, proof.verify, str(out))
     assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
 
 

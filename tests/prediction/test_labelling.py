@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -25,9 +27,12 @@ from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs
-from catdog.prediction import labelling
-from catdog.prediction.labelling import Decoding, label_photos, photos_per_part, with_augmentation
-from catdog.prediction.results.parts import finished_parts, plan_parts
+from catdog.photos.sources.shards import cut_into_shards
+from catdog.prediction.labelling.decoding import Decode, Decoder, Decoding, ImageBlock
+from catdog.prediction.labelling.driver import label_shards
+from catdog.prediction.labelling.stretches import Stretch, photos_per_stretch
+from catdog.prediction.labelling.worker import with_augmentation
+from catdog.prediction.results.parts import finished_parts, photos_per_part
 from catdog.prediction.results.rows import LabelRule
 
 # Workers do not have this file: what it defines travels with the call.
@@ -76,26 +81,24 @@ def draw_folder(folder: Path, *, count: int) -> Path:
     return folder
 
 
-def label(
-    folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: labelling.Decode = decode_image
-) -> list[int]:
+def label(folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: Decode = decode_image) -> list[int]:
     """Label `folder`; return the counts that progress was told."""
-    inputs, seen = list_inputs(str(folder)), list[int]()
-    label_photos(
-        inputs,
-        plan_parts(inputs, photos_per_part=PART),
+    seen: list[int] = []
+    label_shards(
+        cut_into_shards(list_inputs(str(folder))),
         out=str(out),
         rule=RULE,
         engines=[engine or RedOrBlue()],
         decoding=Decoding(image_size=32, limits=DecodeLimits(max_pixels=1_000_000), decode=decode),
         plan=PLAN,
+        photos_per_part=PART,
         progress=lambda done, total: seen.append(done),
     )
     return seen
 
 
 def rows_below(out: Path) -> list[dict[str, object]]:
-    return [row for path in sorted((out / "parts").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted((out / "parts").glob("*/*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def test_every_photo_gets_the_label_of_its_own_pixels_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -104,14 +107,17 @@ def test_every_photo_gets_the_label_of_its_own_pixels_and_what_is_done_is_not_do
     rows = rows_below(out)
     assert [row["path"] for row in rows] == [str(folder / f"{index:03d}.jpg") for index in range(20)]
     assert [row["label"] for row in rows] == ["blue", "red"] * 10
-    names = sorted(finished_parts(str(out)))
+    (shard,) = (out / "parts").iterdir()
+    names = sorted(path.name for path in shard.iterdir())
     assert [name[:12] for name in names] == ["part-0000000", "part-0000001", "part-0000002"]
+    assert finished_parts(str(out), shard.name) == {f"{shard.name}/{name}" for name in names}
 
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
-    (out / "parts" / names[1]).unlink()
-    (out / "parts/part-0000002-00000000.parquet.deadbeef.part").write_bytes(b"half a part of a killed process")
-    assert label(folder, out) == [12, 20]
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("*.parquet")}
+    before = {path.name: path.stat().st_mtime_ns for path in shard.iterdir()}
+    (shard / names[1]).unlink()
+    (shard / "part-0000002-00000000.parquet.deadbeef.part").write_bytes(b"half a part of a killed process")
+    seen = label(folder, out)
+    assert (seen[0], seen[-1]) == (12, 20)
+    after = {path.name: path.stat().st_mtime_ns for path in shard.glob("*.parquet")}
     assert {name for name in after if after[name] != before[name]} == {names[1]}
 
 
@@ -197,14 +203,21 @@ def test_a_model_process_that_always_dies_ends_the_job(tmp_path: Path, monkeypat
         label(folder, tmp_path / "out", engine=RedOrBlue(dies_always=True))
 
 
+def decoded(inputs: pa.Table) -> ImageBlock:
+    decoder = Decoder(SMALL, threads=2, job="a test's")
+    try:
+        return decoder.decode(inputs, part="part", tries=0)
+    finally:
+        decoder.close()
+
+
 def test_a_photo_that_vanishes_after_the_listing_is_an_error_row(tmp_path: Path) -> None:
     folder = draw_folder(tmp_path / "photos", count=3)
     inputs = list_inputs(str(folder))
     (folder / "001.jpg").unlink()
-    found = [one.image for one in labelling._load(inputs, SMALL)]
-    assert [str(image) if isinstance(image, Exception) else image.shape for image in found] == [
-        (32, 32, 3), "missing: no such file", (32, 32, 3),
-    ]  # fmt: skip
+    found = decoded(inputs)
+    assert found.errors == ["", "missing: no such file", ""]
+    assert [bool(image.any()) for image in found.images] == [True, False, True]
 
 
 def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_error(
@@ -223,10 +236,49 @@ def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_err
 
     monkeypatch.setattr(photos, "_read", read_badly)
     monkeypatch.setattr(photos, "RETRY_PAUSES_SECONDS", (0.0, 0.0, 0.0))
-    found = list(labelling._load(list_inputs(str(folder)), SMALL))
-    assert [one.retried for one in found] == [True, False, False]
-    assert str(found[2].image) == "io: [Errno 5] Input/output error"
-    assert isinstance(found[0].image, np.ndarray)
+    found = decoded(list_inputs(str(folder)))
+    assert found.retried == 1
+    assert found.errors == ["", "", "io: [Errno 5] Input/output error"]
+
+
+def test_the_second_try_suspects_only_the_photos_that_were_decoded_when_a_process_died(tmp_path: Path) -> None:
+    """A process that is killed at one of its photos leaves on record which those were."""
+    code = (
+        "import os, signal\n"
+        "from catdog.prediction.labelling.decoding import Journal\n"
+        "journal = Journal('killed')\n"
+        "with journal.at_work_on('part#6'):\n"
+        "    pass\n"
+        "with journal.at_work_on('part#7'):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
+    program = (
+        "from catdog.prediction.labelling.decoding import Journal\n"
+        "journal = Journal('killed')\n"
+        "print(sorted(journal.suspects()), sorted(Journal('other').suspects()))\n"
+        "journal.delete()\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert said.stdout == "['part#7'] []\n"
+    assert len(list(tmp_path.iterdir())) == 1  # of the other job
+
+
+def test_a_stretch_that_lost_its_process_is_tried_again_part_by_part(tmp_path: Path) -> None:
+    (shard,) = cut_into_shards(list_inputs(str(draw_folder(tmp_path, count=3))))
+    stretch = Stretch(shard=shard, start=0, stop=20, rows=20, photos_per_part=8)
+    again = stretch.again()
+    assert [(one.start, one.stop, one.rows, one.tries) for one in again] == [
+        (0, 8, 8, 1), (8, 16, 8, 1), (16, 20, 4, 1),
+    ]  # fmt: skip
+    assert [one.tries for one in again[0].again()] == [2]
+
+
+def test_a_million_photos_are_some_250_calls_and_few_photos_are_shared_out() -> None:
+    assert 1_000_000 // photos_per_stretch(1_000_000, actors=16, photos_per_part=256) == 244
+    assert photos_per_stretch(3000, actors=1, photos_per_part=125) == 375
+    assert photos_per_stretch(20, actors=100, photos_per_part=32) == 32
 
 
 def test_parts_are_small_where_photos_are_few_and_never_large() -> None:

@@ -1,4 +1,4 @@
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -6,26 +6,53 @@ import pyarrow as pa
 import pytest
 from heard import heard
 
+from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction import output
-from catdog.prediction.output import InputsDigest
 from catdog.prediction.results import commit
 
 
-def digest_of(*paths: str) -> InputsDigest:
-    return InputsDigest.of(pa.chunked_array([pa.array(paths)]))
+def table(**versions: str | None) -> pa.Table:
+    return pa.table({"path": list(versions), "version": pa.array(list(versions.values()), pa.string())})
 
 
-def test_inputs_are_the_same_in_any_order() -> None:
-    assert digest_of("b", "a") == digest_of("a", "b")
-    assert digest_of("a", "b") != digest_of("ab")
-    assert digest_of("a", "b").to_json() == {"files": 2, "digest": "8fb20ef63ced4145"}
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    shards: list[Shard]
+    digest: SetDigest
 
 
-def test_a_job_file_of_an_earlier_version_reads_as_one_of_today(tmp_path: Path) -> None:
-    old = {"inputs": "2 files 8fb20ef63ced4145", "photos_a_part": 32, "exclude": []}
-    (tmp_path / "predict.json").write_text(json.dumps(old))
-    found = output.read_job(str(tmp_path))
-    assert InputsDigest.from_json(found["inputs"]) == digest_of("a", "b")
+def listed(**versions: str | None) -> Listed:
+    shards = cut_into_shards(table(**versions))
+    return Listed(shards, SetDigest.total(shard.digest for shard in shards))
+
+
+def is_set_of_a_and_b(stored: Any) -> bool:
+    found = listed(b="1", a="2")
+    return output.is_set(stored, found.digest, lambda: [shard.read()["path"] for shard in found.shards])
+
+
+def test_a_job_knows_its_photos_by_their_paths_in_any_order() -> None:
+    name = {"files": 2, "paths": "08bb6928ca5517152e4b8118ff058d82334469f89d507abd84f46634858a4958"}
+    assert output.set_name(listed(a=None, b="x").digest) == name
+    assert is_set_of_a_and_b(name)
+    assert not is_set_of_a_and_b({**name, "files": 3})
+    assert not is_set_of_a_and_b(output.set_name(listed(ab="1", c="1").digest))
+
+
+@pytest.mark.parametrize(
+    ("stored", "same"),
+    [
+        ({"files": 2, "digest": "8fb20ef63ced4145"}, True),
+        ({"files": 2, "digest": "8fb20ef63ced4146"}, False),
+        ({"files": 3, "digest": "8fb20ef63ced4145"}, False),
+        ("2 files 8fb20ef63ced4145", True),
+    ],
+)
+def test_the_photos_of_a_job_of_an_earlier_version_are_known(stored: Any, same: bool) -> None:
+    assert is_set_of_a_and_b(stored) is same
+
+
+def test_a_folder_without_a_job_has_none(tmp_path: Path) -> None:
     assert output.read_job(str(tmp_path / "none")) == {}
 
 
@@ -65,12 +92,14 @@ def test_of_few_labels_each_is_listed() -> None:
     assert said[3:6] == ["cat          1  100.0%", "dog          0    0.0%", "errors       0    0.0%"]
 
 
-def test_photos_whose_version_is_another_one_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def inputs(**versions: str | None) -> pa.Table:
-        return pa.table({"path": list(versions), "version": pa.array(list(versions.values()), pa.string())})
-
-    now = inputs(d="5", c="3", b="3", a="1", new="1")
-    monkeypatch.setattr(commit, "read_inputs", lambda out: inputs(a="1", b="2", c=None, d="4"))
-    assert output.changed_photos(str(tmp_path), now) == ["b", "d"]
-    monkeypatch.setattr(commit, "read_inputs", lambda out: None)
-    assert output.changed_photos(str(tmp_path), now) == []
+def test_photos_whose_version_is_another_one_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = listed(d="5", c="3", b="3", a="1", new="1")
+    before = [table(a="1", b="2"), table(c=None, d="4")]
+    manifest: dict[str, Any] = {"files": [{}]}
+    monkeypatch.setattr(commit, "read_result_manifest", lambda out: manifest)
+    monkeypatch.setattr(commit, "read_inputs", lambda out: iter(before))
+    assert output.changed_photos("out", now) == ["b", "d"]
+    manifest["files"] = [{"digest": now.digest.to_json()}]
+    assert output.changed_photos("out", now) == []  # without a look at the rows
+    manifest["files"], before = [{}], []
+    assert output.changed_photos("out", now) == []  # no versions are known

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -52,13 +53,17 @@ class Photo(NamedTuple):
     version: str | None = None
 
 
-def list_photos(source: str) -> list[Photo]:
+class MoreFilesError(Exception):
+    """A folder, whose path or URI this is, has more files than one process is to list."""
+
+
+def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
     """List every file of `source` as `list_files` does.
 
     Of a folder that holds tars or Parquet files, as datasets are published, and no photos beside them, these alone
     count: the tables themselves, and what is in the tars. Other files there, such as a readme, get a line.
     """
-    photos = list_files(source)
+    photos = list_files(source, at_most=at_most)
     base = split_query(as_key(absolute(source)))[0].rstrip("/")
     if photos[0].path.startswith(f"{base}!"):
         return photos  # of an archive
@@ -66,12 +71,12 @@ def list_photos(source: str) -> list[Photo]:
     return _shards(tars) if tars else _packed(photos, tables.is_table) or photos
 
 
-def list_files(source: str) -> list[Photo]:
+def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
     """List every file of `source` (a folder at any depth, an archive, or one file), sorted by path.
 
     Hidden files and folders, those of systems and what our own jobs wrote are left out, with a line where it matters.
     Nothing is opened: a file here may turn out to be no photo. Raises UsageError when the source is missing or holds no
-    files, FailureError when it cannot be read.
+    files, FailureError when it cannot be read, MoreFilesError for a folder of photos that are more than `at_most`.
     """
     base, query = split_query(as_key(absolute(source)))
     base = base.rstrip("/") or "/"
@@ -91,7 +96,7 @@ def list_files(source: str) -> list[Photo]:
         else:
             _refuse_results(base + query)
             folder = base.rstrip("/")
-            found = wait_out(lambda: _walk(base + query, left_out), where=source)
+            found = wait_out(lambda: _walk(base + query, left_out, at_most), where=source)
             photos = [Photo(f"{folder}/{escape(relative)}{query}", relative, version) for relative, version in found]
     except PermissionError as error:
         raise UsageError(f"cannot list the photos of {source}: {one_line(error)}; check its permissions") from error
@@ -103,13 +108,28 @@ def list_files(source: str) -> list[Photo]:
     return sorted(photos)
 
 
-def _walk(path: str, left_out: LeftOut) -> list[Found]:
+def _walk(path: str, left_out: LeftOut, at_most: int | None) -> list[Found]:
+    system, inside = open_tree(path)
+    walked = walk_local(inside, left_out) if system is None else walk_remote(system, inside, left_out)
+    found = list(itertools.islice(walked, None if at_most is None else at_most + 1))
+    if at_most is not None and len(found) > at_most and not _are_packed(found):
+        raise MoreFilesError(path)
+    return found + list(walked)
+
+
+def _are_packed(found: Sequence[Found]) -> bool:
+    """Tell whether photos are in archives or tables, such as `list_photos` opens, and none beside them."""
+    names = [file.relative for file in found]
+    packed = [name for name in names if archive_kind(name) == "tar" or tables.is_table(name)]
+    return bool(packed) and not any(map(is_photo_name, names))
+
+
+def open_tree(path: str) -> tuple[fs.FileSystem | None, str]:
+    """Return the file system of a folder, None for that of this machine, and the path of the folder in it."""
     if not is_uri(path):
-        return list(walk_local(local_path(path), left_out))
+        return None, local_path(path)
     system, inside = open_folder(path)
-    if isinstance(system, fs.LocalFileSystem):
-        return list(walk_local(inside, left_out))
-    return list(walk_remote(system, inside, left_out))
+    return (None if isinstance(system, fs.LocalFileSystem) else system), inside
 
 
 def _refuse_results(path: str) -> None:

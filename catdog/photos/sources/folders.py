@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,8 @@ _SYSTEM_FOLDERS = frozenset({
     "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "lost+found", "lost.dir",
     "$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "$extend", "__pycache__",
 })  # fmt: skip
+
+_FOLDERS_AT_ONCE = 32  # of an object store
 
 
 class Found(NamedTuple):
@@ -56,54 +60,110 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
-def walk_local(root: str, left_out: LeftOut) -> Iterator[Found]:
+class Scanned(NamedTuple):
+    """What is in one folder: its files, and folders and links to folders by their places below the root.
+
+    `ours` tells that a job of ours wrote it: then nothing of it is named.
+    """
+
+    files: list[Found]
+    folders: list[str]
+    linked: list[str]
+    ours: bool = False
+
+
+def scan_local(root: str, below: str) -> Scanned:
+    """Return what is visible in the local folder `below` `root`; OSError as the system raises it."""
+    with os.scandir(Path(root, below)) as scanned:
+        entries = list(scanned)
+    if below and is_ours({entry.name for entry in entries}):
+        return Scanned([], [], [], ours=True)
+    found = Scanned([], [], [])
+    for entry in entries:
+        relative = f"{below}/{entry.name}" if below else entry.name
+        if is_hidden(entry.name):
+            continue
+        if entry.is_symlink():
+            target = Path(entry.path)
+            if _is_folder(target):
+                found.linked.append(relative)
+            elif target.is_file() or not target.exists():  # a broken link is found, and rejected as missing
+                found.files.append(Found(key_of_name(relative), _version(entry)))
+        elif entry.is_dir():
+            found.folders.append(relative)
+        elif entry.is_file():  # no pipes, sockets, devices: reading one may never end
+            found.files.append(Found(key_of_name(relative), _version(entry)))
+    return found
+
+
+def scan_remote(system: fs.FileSystem, root: str, below: str) -> Scanned:
+    """Return what is visible in the folder `below` `root` on an object store; OSError as the store raises it."""
+    entries = system.get_file_info(fs.FileSelector(f"{root.rstrip('/')}/{below}".rstrip("/")))
+    if below and is_ours({entry.base_name for entry in entries}):
+        return Scanned([], [], [], ours=True)
+    found = Scanned([], [], [])
+    for entry in entries:
+        relative = f"{below}/{entry.base_name}" if below else entry.base_name
+        if is_hidden(entry.base_name):
+            continue
+        if entry.is_file:
+            modified = entry.mtime_ns
+            version = f"{entry.size}-{modified}" if modified is not None else str(entry.size)
+            found.files.append(Found(relative, version))
+        elif entry.type == fs.FileType.Directory:
+            found.folders.append(relative)
+    return found
+
+
+def walk_local(root: str, left_out: LeftOut, *, linked: Sequence[str] | None = None) -> Iterator[Found]:
     """Yield every visible file below the local folder `root`, in any order.
 
     Each real folder is entered once, and links are followed last: loops of links end, and a file reachable
     both ways keeps its real path. pyarrow's own selector follows such loops forty levels deep.
+    With `linked`, links to folders, only what these lead to is walked, outside of the real folders of `root`.
     Raises OSError where `root` itself cannot be read; a folder below that cannot is left out.
     """
     seen: set[tuple[int, int]] = set()
-    folders, linked = [""], list[str]()
+    folders, links = ([""], list[str]()) if linked is None else (list[str](), list(linked))
     entered, filled = set[str](), {""}  # folders, and those with files somewhere in them
-    while folders or linked:
-        below = folders.pop() if folders else linked.pop(linked.index(min(linked)))
+    while folders or links:
+        below = folders.pop() if folders else links.pop(links.index(min(links)))
         try:
             status = Path(root, below).stat()
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in seen or (linked is not None and _is_real(root, below)):
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(Path(root, below)) as scanned:
-                entries = list(scanned)
+            scanned = scan_local(root, below)
         except OSError as error:
             if not below:
                 raise
-            left_out.unreadable.append(f"{key_of_name(below)} ({one_line(error).partition(': ')[0]})")
+            left_out.unreadable.append(unreadable_text(below, error))
             _fill(filled, below)
             continue
-        if below and is_ours({entry.name for entry in entries}):
+        if scanned.ours:
             left_out.ours.append(key_of_name(below))
             _fill(filled, below)
             continue
         entered.add(below)
-        for entry in entries:
-            relative = f"{below}/{entry.name}" if below else entry.name
-            if is_hidden(entry.name):
-                continue
-            if entry.is_symlink():
-                target = Path(entry.path)
-                if _is_folder(target):
-                    linked.append(relative)
-                elif target.is_file() or not target.exists():  # a broken link is found, and rejected as missing
-                    _fill(filled, below)
-                    yield Found(key_of_name(relative), _version(entry))
-            elif entry.is_dir():
-                folders.append(relative)
-            elif entry.is_file():  # no pipes, sockets, devices: reading one may never end
-                _fill(filled, below)
-                yield Found(key_of_name(relative), _version(entry))
+        if scanned.files:
+            _fill(filled, below)
+        folders += scanned.folders
+        links += scanned.linked
+        yield from scanned.files
     empty = entered - filled
     left_out.empty += sorted(key_of_name(folder) for folder in empty if folder.rpartition("/")[0] not in empty)
+
+
+def unreadable_text(below: str, error: OSError) -> str:
+    """Return a folder that cannot be read, with the reason."""
+    return f"{key_of_name(below)} ({one_line(error).partition(': ')[0]})"
+
+
+def _is_real(root: str, below: str) -> bool:
+    """Tell whether a link leads to a visible folder that is below `root` itself."""
+    real, around = os.path.realpath(Path(root, below)), os.path.realpath(root)
+    inside = real == around or real.startswith(f"{around.rstrip('/')}/")
+    return inside and not any(map(is_hidden, real[len(around) :].split("/")[1:]))
 
 
 def _fill(filled: set[str], folder: str) -> None:
@@ -129,19 +189,16 @@ def _version(entry: os.DirEntry[str]) -> str | None:
 
 
 def walk_remote(system: fs.FileSystem, root: str, left_out: LeftOut) -> Iterator[Found]:
-    """Yield every visible file below `root` on an object store."""
-    prefix = root.rstrip("/")
-    entries = [entry for entry in system.get_file_info(fs.FileSelector(root, recursive=True)) if entry.is_file]
-    names: dict[str, set[str]] = {}
-    for entry in entries:
-        parts = entry.path.removeprefix(prefix).lstrip("/").split("/")
-        for end in range(1, len(parts)):  # a folder holds files and folders
-            names.setdefault("/".join(parts[:end]), set()).add(parts[end])
-    ours = sorted(folder for folder, found in names.items() if is_ours(found))
-    left_out.ours += ours
-    below = tuple(f"{folder}/" for folder in ours)
-    for entry in entries:
-        relative = entry.path.removeprefix(prefix).lstrip("/")
-        if not relative.startswith(below) and not any(map(is_hidden, relative.split("/"))):
-            modified = entry.mtime_ns
-            yield Found(relative, f"{entry.size}-{modified}" if modified is not None else str(entry.size))
+    """Yield every visible file below `root` on an object store; many folders are asked for at once."""
+    with ThreadPoolExecutor(_FOLDERS_AT_ONCE) as pool:
+        waiting: deque[tuple[str, Future[Scanned]]] = deque([("", pool.submit(scan_remote, system, root, ""))])
+        try:
+            while waiting:
+                below, future = waiting.popleft()
+                scanned = future.result()
+                left_out.ours += [below] * scanned.ours
+                waiting.extend((folder, pool.submit(scan_remote, system, root, folder)) for folder in scanned.folders)
+                yield from scanned.files
+        finally:
+            for _, future in waiting:
+                future.cancel()

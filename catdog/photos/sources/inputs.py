@@ -39,7 +39,9 @@ INPUTS = pa.schema(
 Retry = Callable[[], None]
 
 
-def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColumns | None = None) -> pa.Table:
+def list_inputs(
+    source: str, *, exclude: Sequence[str] = (), columns: TableColumns | None = None, at_most: int | None = None
+) -> pa.Table:
     """Return the photos of `source` as a table of the schema INPUTS, in the order in which they are labelled.
 
     - a folder, an archive or a photo, as files.list_photos lists them, by path;
@@ -48,7 +50,8 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     - a .parquet file, a glob or a folder of nothing else, with a column of bytes (or the Hugging Face struct of bytes
       and path), chosen by `columns` where there are several.
 
-    What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
+    What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found,
+    MoreFilesError for a folder of more photos than `at_most`.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
@@ -60,13 +63,18 @@ def list_inputs(source: str, *, exclude: Sequence[str] = (), columns: TableColum
     elif kind == fs.FileType.NotFound and is_glob(path):
         photos = _expand_archives(_match(path))
     else:
-        photos = list_photos(source)
+        photos = list_photos(source, at_most=at_most)
     below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
     photos = [photo for photo in photos if not photo.path.startswith(below)] if below else photos
     if not photos:
         raise UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
     if all(tables.is_table(photo.relative) for photo in photos):
         return pa.concat_tables([_list_table(photo, columns) for photo in photos])
+    return photo_table(photos)
+
+
+def photo_table(photos: Sequence[Photo]) -> pa.Table:
+    """Return rows of the schema INPUTS for `photos`, each a file or a member of an archive."""
     nothing, numbers = pa.nulls(len(photos), pa.string()), pa.nulls(len(photos), pa.int32())
     paths, relatives, versions = (pa.array([photo[place] for photo in photos], pa.string()) for place in range(3))
     return pa.table([paths, relatives, nothing, nothing, numbers, numbers, versions], schema=INPUTS)
@@ -96,14 +104,21 @@ def read_inputs(block: pa.Table, *, on_retry: Retry | None = None) -> Iterator[t
 
     `on_retry` is called before each retry of a passing fault.
     """
-    for row in block.select(["path", "table", "column", "row_group", "row"]).to_pylist():
-        try:
-            if row["table"] is None:
-                yield row["path"], read_photo(row["path"], on_retry=on_retry)
-            else:
-                yield row["path"], _read_cell(row, on_retry)
-        except ImageError as error:
-            yield row["path"], error
+    return ((row["path"], read_input(row, on_retry=on_retry)) for row in input_rows(block))
+
+
+def input_rows(block: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of `block` as `read_input` takes them."""
+    rows: list[dict[str, Any]] = block.select(["path", "table", "column", "row_group", "row"]).to_pylist()
+    return rows
+
+
+def read_input(row: dict[str, Any], *, on_retry: Retry | None = None) -> bytes | ImageError:
+    """Return the content of the photo of one row, or the error in its place."""
+    try:
+        return read_photo(row["path"], on_retry=on_retry) if row["table"] is None else _read_cell(row, on_retry)
+    except ImageError as error:
+        return error
 
 
 def _read_cell(row: dict[str, Any], on_retry: Retry | None) -> bytes:

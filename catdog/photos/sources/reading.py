@@ -9,12 +9,13 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.errors import ImageError
-from catdog.photos.sources.inputs import read_inputs
+from catdog.photos.sources.inputs import input_rows, read_input
 from catdog.storage.files import CONNECTIONS
 
 
@@ -31,7 +32,7 @@ def read_each(block: pa.Table) -> Iterator[PhotoBytes]:
 
     Raises FailureError for a store that does not answer for a minute.
     """
-    rows = (block.slice(index, 1) for index in range(block.num_rows))
+    rows = input_rows(block)
     if not _is_remote(block):
         yield from map(_read_row, rows)
         return
@@ -56,9 +57,9 @@ def _is_remote(block: pa.Table) -> bool:
     return bool(remote.as_py()) and block["table"].null_count == block.num_rows
 
 
-def _read_row(row: pa.Table) -> PhotoBytes:
+def _read_row(row: dict[str, Any]) -> PhotoBytes:
     retries: list[None] = []
-    ((_, content),) = read_inputs(row, on_retry=lambda: retries.append(None))
+    content = read_input(row, on_retry=lambda: retries.append(None))
     # A fault that outlasted the retries is an error, not a photo that was read after all.
     failed = isinstance(content, ImageError) and content.code == "io"
     return PhotoBytes(content=content, retried=bool(retries) and not failed)

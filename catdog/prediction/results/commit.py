@@ -6,41 +6,36 @@ checksum of each, and `_SUCCESS` last. What has no `_SUCCESS` beside it is not f
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.cluster.failures import root_cause
 from catdog.errors import FailureError
+from catdog.photos.sources.shards import SetDigest, Shard
 from catdog.prediction.results.parts import (
-    Part,
-    error_codes,
     finished_parts,
     has_passing_errors,
     parts_directory,
-    read_prediction_part,
+    plan_parts,
     write_prediction_part,
 )
-from catdog.prediction.results.rows import FORMATS, LabelRule, decode, encode
+from catdog.prediction.results.rows import LabelRule, decode
 from catdog.storage import files
 from catdog.storage.lease import Lease
 
 MANIFEST_FILE = "_MANIFEST.json"
 SUCCESS_FILE = "_SUCCESS"
 # What is written beside its place first, in the output folder.
-_HALF = re.compile(r"(predictions|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
+_HALF = re.compile(r"(predictions|inputs|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
 # What commits write into the folder of a result, whole or half.
 _OURS = re.compile(
-    r"(predictions-\d{5}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS-[0-9a-f]{8}|_MANIFEST\.json|_SUCCESS)"
+    r"(predictions-\d{5,}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS(-\d{5,})?-[0-9a-f]{8}|_MANIFEST\.json|_SUCCESS)"
     r"(\.[0-9a-f]{8}\.part)?"
 )
-_CELLS_PER_FILE = 1_500_000  # about 250,000 rows of two classes: a spreadsheet opens it, a task holds it in memory
 
 
 def is_committed(out: str) -> bool:
@@ -48,21 +43,15 @@ def is_committed(out: str) -> bool:
     return files.exists(files.join(out, "predictions", SUCCESS_FILE))
 
 
-def plan_files(parts: Sequence[Part], *, columns: int) -> list[Sequence[Part]]:
-    """Return for each file of the result the run of `parts` that it is made of."""
-    limit, runs, start, rows = max(1, _CELLS_PER_FILE // columns), [], 0, 0
-    for number, part in enumerate(parts):
-        if rows and rows + part.rows > limit:
-            runs.append(parts[start:number])
-            start, rows = number, 0
-        rows += part.rows
-    return [*runs, parts[start:]]
+def inputs_directory(out: str, *, owner: str) -> str:
+    """Return where the job `owner` keeps the shards of its inputs while it is at work."""
+    return files.join(out, f"inputs.{owner}.part")
 
 
-def clean_staging(out: str) -> None:
-    """Delete what commits that were killed have left; call it under the lease alone."""
+def clean_staging(out: str, *, owner: str = "") -> None:
+    """Delete what jobs that were killed have left, but for the inputs of `owner`; call it under the lease alone."""
     for name in files.list_directory(out):
-        if _HALF.fullmatch(name):
+        if _HALF.fullmatch(name) and name != f"inputs.{owner}.part":
             files.delete(files.join(out, name))
     directory, kept = files.join(out, "predictions"), set[str]()
     if is_committed(out):
@@ -81,69 +70,24 @@ def staging_directory(out: str, *, owner: str) -> str:
     return files.join(out, "predictions" if in_place else f"predictions.{owner}.part")
 
 
-def join_parts(
-    out: str, parts: Sequence[Part], *, owner: str, rule: LabelRule, format: str, num_cpus: float
-) -> dict[str, Any]:
-    """Join `parts` into the files of the result, a Ray task each; return the manifest.
+def committed_digest(out: str) -> SetDigest | None:
+    """Return the digest of the photos that the committed rows of `out` label; None where their versions are unknown.
 
-    The files are named after `owner`, the job. Raises FailureError when one cannot be written.
+    Earlier versions wrote no digest, the first of them no versions either.
     """
-    import ray
-
-    staging = staging_directory(out, owner=owner)
-    write = ray.remote(num_cpus=num_cpus)(write_file)
-    tasks = [
-        write.remote(out, staging, f"predictions-{number:05d}-{owner}", [part.name for part in run], format=format)
-        for number, run in enumerate(plan_files(parts, columns=len(rule.schema)))
-    ]
-    try:
-        entries = ray.get(tasks)
-    except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(f"the predictions cannot be committed: {root_cause(error)}") from error
-    return {
-        "format": format,
-        "rule": dataclasses.asdict(rule),
-        "rows": sum(entry["rows"] for entry in entries),
-        "files": entries,
-    }
+    entries = read_result_manifest(out)["files"]
+    if all("digest" in entry for entry in entries):
+        return SetDigest.total(SetDigest.from_json(entry["digest"]) for entry in entries)
+    inputs = list(read_inputs(out))
+    return SetDigest.total(map(SetDigest.of, inputs)) if inputs else None
 
 
-def write_file(out: str, staging: str, stem: str, parts: Sequence[str], *, format: str) -> dict[str, Any]:
-    """Join `parts` into the file `stem` of the result below `staging`; return its entry in the manifest.
-
-    Raises FailureError when a part cannot be read here.
-    """
-    found = [read_prediction_part(out, part) for part in parts]
-    rows = pa.concat_tables([table for table, _ in found])
-    content = encode(rows, format=format)
-    name = f"{stem}.{FORMATS[format]}"
-    files.write_bytes(files.join(staging, name), content, durable=True)
-    return {
-        "name": name,
-        "rows": rows.num_rows,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "labels": dict(Counter(rows["label"].drop_null().to_pylist())),
-        "errors": dict(Counter(error_codes(rows).to_pylist())),
-        "retried": sum(retried for _, retried in found),
-    }
-
-
-def write_inputs(out: str, inputs: pa.Table, *, owner: str) -> dict[str, Any]:
-    """Write beside the files of the result which photos they label, as they were; return the entry in the manifest."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(inputs.select(["path", "version"]), sink, compression="zstd")
-    content, name = bytes(sink.getvalue()), f"_INPUTS-{owner}"
-    files.write_bytes(files.join(staging_directory(out, owner=owner), name), content, durable=True)
-    return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def read_inputs(out: str) -> pa.Table | None:
-    """Return the paths and versions of the photos that the committed rows of `out` label, None where none are known."""
-    entry = read_result_manifest(out).get("inputs")
-    if entry is None:
-        return None
-    return pq.read_table(pa.BufferReader(files.read_bytes(files.join(out, "predictions", entry["name"]))))
+def read_inputs(out: str) -> Iterator[pa.Table]:
+    """Yield paths and versions of the photos that the committed rows of `out` label, none where they are unknown."""
+    manifest = read_result_manifest(out)
+    entries = [entry["inputs"] for entry in (*manifest["files"], manifest) if "inputs" in entry]
+    for entry in entries:
+        yield pq.read_table(pa.BufferReader(files.read_bytes(files.join(out, "predictions", entry["name"]))))
 
 
 def finish_commit(out: str, manifest: Mapping[str, Any], *, lease: Lease, replaces: bool) -> None:
@@ -164,7 +108,7 @@ def finish_commit(out: str, manifest: Mapping[str, Any], *, lease: Lease, replac
     if staging != result:
         files.delete(result)  # has no _SUCCESS: of a commit that was killed
         files.rename(staging, result)
-    clean_staging(out)
+    clean_staging(out, owner=lease.owner)
     files.delete(parts_directory(out))
 
 
@@ -181,20 +125,24 @@ def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
         yield decode(content, format=manifest["format"], schema=rule.schema, where=entry["name"])
 
 
-def restore_parts(out: str, parts: Sequence[Part], *, rule: LabelRule, changed: Collection[str]) -> None:
-    """Write the committed rows of `out` as `parts` again, but for those that are to be labelled again.
+def restore_parts(
+    out: str, shards: Sequence[Shard], *, photos_per_part: int, rule: LabelRule, changed: Collection[str]
+) -> None:
+    """Write the committed rows of `out` as parts of `shards` again, but for those that are to be labelled again.
 
     These have an error that may be gone by now, or one of the `changed` paths.
     """
-    standing, rest = finished_parts(out), list(parts)
+    outdated, tables = set(changed), read_rows(out, rule=rule)
     rows = rule.schema.empty_table()
-    for table in read_rows(out, rule=rule):
-        rows = pa.concat_tables([rows, table])
-        while rest and rows.num_rows >= rest[0].rows:
-            part = rest.pop(0)
+    for shard in shards:
+        inputs, standing = shard.read(), finished_parts(out, shard.name)
+        for part in plan_parts(inputs, shard=shard.name, photos_per_part=photos_per_part):
+            while rows.num_rows < part.rows and (table := next(tables, None)) is not None:
+                rows = pa.concat_tables([rows, table])
             found, rows = rows.slice(0, part.rows), rows.slice(part.rows)
-            outdated = has_passing_errors(found) or not set(changed).isdisjoint(found["path"].to_pylist())
-            if part.name not in standing and not outdated:
+            wanted = inputs["path"].slice(part.start, part.rows)
+            kept = found["path"].equals(wanted) and outdated.isdisjoint(wanted.to_pylist())
+            if kept and part.name not in standing and not has_passing_errors(found):
                 write_prediction_part(out, part.name, found, retried=0)
 
 
@@ -207,8 +155,8 @@ def check_standing(out: str) -> None:
 
 
 def _entries(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the entry of each file that `manifest` vouches for; earlier versions had none of the inputs."""
-    return [*manifest["files"], *([manifest["inputs"]] if "inputs" in manifest else [])]
+    """Return the entry of each file that `manifest` vouches for; earlier versions had one of the inputs, or none."""
+    return [*manifest["files"], *(entry["inputs"] for entry in (*manifest["files"], manifest) if "inputs" in entry)]
 
 
 def _check_sizes(directory: str, manifest: Mapping[str, Any]) -> None:
@@ -221,8 +169,8 @@ def _check_sizes(directory: str, manifest: Mapping[str, Any]) -> None:
             )
 
 
-def check_files(out: str) -> dict[str, Any]:
-    """Check that the files of `out` are those of the manifest, byte for byte; return the manifest.
+def check_folder(out: str) -> dict[str, Any]:
+    """Check that the committed files of `out` stand with their sizes, and none beside them; return the manifest.
 
     Raises FailureError for the first that is missing, additional or changed, and where nothing was committed.
     """
@@ -237,11 +185,29 @@ def check_files(out: str) -> dict[str, Any]:
             raise FailureError(
                 f"{files.join(directory, name)} does not belong there: label the photos again with --overwrite"
             )
-    for entry in _entries(manifest):
-        content = files.read_bytes(files.join(directory, entry["name"]))
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise _damage(directory, entry["name"], "was changed after it was written")
+    if "inputs" in manifest:
+        _read_checked(directory, manifest["inputs"])
     return manifest
+
+
+def check_file(out: str, entry: Mapping[str, Any], *, format: str, rule: LabelRule) -> SetDigest:
+    """Check that a file of the result is that of its `entry`, byte for byte; return the digest of its rows' paths.
+
+    Raises FailureError when it is not, or the file of its inputs.
+    """
+    directory = files.join(out, "predictions")
+    if "inputs" in entry:
+        _read_checked(directory, entry["inputs"])
+    content = _read_checked(directory, entry)
+    rows = decode(content, format=format, schema=rule.schema, where=entry["name"])
+    return SetDigest.of(rows.select(["path"]).append_column("version", pa.nulls(rows.num_rows, pa.string())))
+
+
+def _read_checked(directory: str, entry: Mapping[str, Any]) -> bytes:
+    content = files.read_bytes(files.join(directory, entry["name"]))
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise _damage(directory, entry["name"], "was changed after it was written")
+    return content
 
 
 def _damage(directory: str, name: str, state: str) -> FailureError:

@@ -1,13 +1,12 @@
 """The parts of an unfinished job: Parquet files of some photos' rows each, from which a killed job resumes.
 
-They stand below `OUT/parts`, each whole, until a commit has joined them.
+They stand below `OUT/parts`, in a folder for each shard of the inputs, each whole, until a commit has joined them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,12 +14,13 @@ import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.photos.sources.inputs import part_bounds
+from catdog.photos.sources.shards import Shard
 from catdog.storage import files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part: the name of its file, and its range of the inputs."""
+    """One part: the name of its file below the folder of the parts, and its range of the rows of its shard."""
 
     name: str
     start: int
@@ -37,19 +37,25 @@ def parts_directory(out: str) -> str:
     return files.join(out, "parts")
 
 
-def plan_parts(inputs: pa.Table, *, photos_per_part: int) -> list[Part]:
-    """Cut `inputs` into parts of at most `photos_per_part` photos, in their order.
+def photos_per_part(photos: int) -> int:
+    """Return how many photos a part has: enough parts to share out and to lose little by a kill, none too small."""
+    return min(256, max(32, photos // 24))
 
-    A part is named by its number and 8 hex digits of its photos' paths and versions: so it is known by its name alone
-    to hold these photos, as they are now.
+
+def plan_parts(rows: pa.Table, *, shard: str, photos_per_part: int) -> list[Part]:
+    """Cut the `rows` of `shard` into parts of at most `photos_per_part` photos, in their order.
+
+    A part is named by its shard, its number and 16 hex digits of its photos' paths and versions: so it is known by its
+    name alone to hold these photos, as they are now.
     """
     parts = []
-    for number, (start, stop) in enumerate(part_bounds(inputs, photos_per_part=photos_per_part)):
+    paths, versions = rows["path"].to_pylist(), rows["version"].to_pylist()
+    for number, (start, stop) in enumerate(part_bounds(rows, photos_per_part=photos_per_part)):
         state = hashlib.sha256()
-        rows = inputs.slice(start, stop - start)  # not all of them at once as Python's objects
-        for path, version in zip(rows["path"].to_pylist(), rows["version"].to_pylist(), strict=True):
+        for path, version in zip(paths[start:stop], versions[start:stop], strict=True):
             state.update(f"{path}\0{version or ''}\0".encode())
-        parts.append(Part(name=f"part-{number:07d}-{state.hexdigest()[:8]}.parquet", start=start, stop=stop))
+        name = f"{shard}/part-{number:07d}-{state.hexdigest()[:16]}.parquet"
+        parts.append(Part(name=name, start=start, stop=stop))
     return parts
 
 
@@ -76,15 +82,15 @@ def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
     return table.replace_schema_metadata(), int(table.schema.metadata[b"retried"])
 
 
-def finished_parts(out: str) -> set[str]:
-    """Return the names of the parts that stand."""
-    names = files.list_directory(parts_directory(out))
-    return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
+def finished_parts(out: str, shard: str) -> set[str]:
+    """Return the names of the parts of `shard` that stand."""
+    names = files.list_directory(files.join(parts_directory(out), shard))
+    return {f"{shard}/{name}" for name in names if name.startswith("part-") and name.endswith(".parquet")}
 
 
-def drop_parts_with_passing_errors(out: str, parts: Sequence[Part]) -> None:
-    """Delete those of `parts` that have rows whose error may be gone by now."""
-    for name in sorted(finished_parts(out).intersection(part.name for part in parts)):
+def drop_parts_with_passing_errors(out: str, shard: Shard) -> None:
+    """Delete those parts of `shard` that have rows whose error may be gone by now."""
+    for name in sorted(finished_parts(out, shard.name)):
         if has_passing_errors(read_prediction_part(out, name)[0]):
             files.delete(files.join(parts_directory(out), name))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from catdog.photos.sources.shards import SetDigest, Shard
 from catdog.prediction.results import parts
 from catdog.prediction.results.parts import Part, plan_parts
 from catdog.prediction.results.rows import LabelRule, build_rows
@@ -18,23 +19,24 @@ def inputs(paths: list[str], versions: list[str]) -> pa.Table:
 
 
 def test_a_part_is_named_by_its_number_and_what_its_photos_are() -> None:
-    first = plan_parts(inputs(["a", "b", "c"], ["1", "2", "3"]), photos_per_part=2)
+    first = plan_parts(inputs(["a", "b", "c"], ["1", "2", "3"]), shard="s", photos_per_part=2)
     assert first == [
-        Part(name="part-0000000-37664b19.parquet", start=0, stop=2),
-        Part(name="part-0000001-52917635.parquet", start=2, stop=3),
+        Part(name="s/part-0000000-37664b19301f4651.parquet", start=0, stop=2),
+        Part(name="s/part-0000001-5291763509c7d077.parquet", start=2, stop=3),
     ]
-    second = plan_parts(inputs(["a", "b", "c"], ["1", "2", "4"]), photos_per_part=2)
+    second = plan_parts(inputs(["a", "b", "c"], ["1", "2", "4"]), shard="s", photos_per_part=2)
     assert second[0] == first[0]
     assert second[1].name != first[1].name
 
 
 def test_parts_are_known_by_their_names(tmp_path: Path) -> None:
-    assert parts.finished_parts(str(tmp_path)) == set()
+    assert parts.finished_parts(str(tmp_path), "s") == set()
     rows = build_rows(["a"], [""], [np.full((1, 2), 0.5, np.float32)], TWO)
-    parts.write_prediction_part(str(tmp_path), "part-0000000-12345678.parquet", rows, retried=3)
-    (tmp_path / "parts/part-0000007-12345678.parquet.1234abcd.part").write_bytes(b"half")
-    assert parts.finished_parts(str(tmp_path)) == {"part-0000000-12345678.parquet"}
-    found, retried = parts.read_prediction_part(str(tmp_path), "part-0000000-12345678.parquet")
+    parts.write_prediction_part(str(tmp_path), "s/part-0000000-12345678.parquet", rows, retried=3)
+    parts.write_prediction_part(str(tmp_path), "t/part-0000000-12345678.parquet", rows, retried=0)
+    (tmp_path / "parts/s/part-0000007-12345678.parquet.1234abcd.part").write_bytes(b"half")
+    assert parts.finished_parts(str(tmp_path), "s") == {"s/part-0000000-12345678.parquet"}
+    found, retried = parts.read_prediction_part(str(tmp_path), "s/part-0000000-12345678.parquet")
     assert (found, retried) == (rows, 3)
 
 
@@ -45,6 +47,8 @@ def test_parts_are_known_by_their_names(tmp_path: Path) -> None:
 def test_faults_of_the_world_may_pass_and_those_of_a_photo_do_not(error: str, passing: bool, tmp_path: Path) -> None:
     rows = build_rows(["a"], [error], [np.full((0 if error else 1, 2), 0.5, np.float32)], TWO)
     assert parts.has_passing_errors(rows) is passing
-    parts.write_prediction_part(str(tmp_path), "part-0.parquet", rows, retried=0)
-    parts.drop_parts_with_passing_errors(str(tmp_path), [Part(name="part-0.parquet", start=0, stop=1)])
-    assert parts.finished_parts(str(tmp_path)) == (set() if passing else {"part-0.parquet"})
+    shard = Shard(first="a", digest=SetDigest(files=1))
+    name = f"{shard.name}/part-0.parquet"
+    parts.write_prediction_part(str(tmp_path), name, rows, retried=0)
+    parts.drop_parts_with_passing_errors(str(tmp_path), shard)
+    assert parts.finished_parts(str(tmp_path), shard.name) == (set() if passing else {name})

@@ -11,7 +11,7 @@ from heard import heard
 from recorded_programs import recorded_bench
 
 from catdog.benchmark.microbenchmarks import TrunkRates
-from catdog.benchmark.scaling import (
+from catdog.benchmark.scaling.growth import (
     UnitCosts,
     doubled,
     fit_line,
@@ -22,7 +22,7 @@ from catdog.config import BenchmarkConfig
 
 COSTS = UnitCosts(
     list_a_photo=1e-5, read_a_photo=1e-4, decode_a_photo=2e-3, model_a_photo=5e-3, commit_a_photo=1e-5,
-    schedule_a_block=0.02, driver_bytes_a_photo=100,
+    schedule_a_call=0.001, driver_bytes_a_shard=1000,
 )  # fmt: skip
 
 
@@ -45,22 +45,24 @@ def test_a_million_photos_on_one_machine_wait_for_the_model() -> None:
     one = project(1_000_000, nodes=1, cores=16, costs=COSTS)
     assert one.bottleneck == "model"
     assert one.seconds == {
-        "listing": 10.0, "reading": 6.25, "decoding": 125.0, "model": 312.5, "scheduler": 78.14, "commit": 0.625,
+        "listing": 0.625, "reading": 6.25, "decoding": 125.0, "model": 312.5, "waiting": 0.0, "scheduler": 0.287,
+        "commit": 0.625,
     }  # fmt: skip
-    assert one.total == pytest.approx(10.0 + 6.25 + 125.0 + 312.5 + 0.625, abs=0.1)
-    assert one.driver_bytes == 1e8
+    assert one.total == pytest.approx(0.625 + 6.25 + 125.0 + 312.5 + 0.625, abs=0.1)
+    assert one.driver_bytes == 21_000
 
 
-def test_many_machines_wait_for_the_scheduler_of_one_driver() -> None:
-    many = project(100_000_000, nodes=256, cores=16, costs=COSTS)
+def test_many_machines_would_wait_for_the_scheduler_of_one_driver() -> None:
+    many = project(10_000_000_000, nodes=100_000, cores=16, costs=COSTS)
     assert many.bottleneck == "scheduler"
-    assert many.total == pytest.approx(1000 + 390_625 * 0.02 + 0.24, abs=1)
+    assert many.total == pytest.approx(0.0625 + 2842 + 0.0625, abs=1)
 
 
-def test_a_distant_store_makes_reading_decide() -> None:
+def test_a_distant_store_does_not_hold_the_cores() -> None:
     far = project(1_000_000, nodes=1, cores=16, costs=COSTS, wait_a_read=0.05)
-    assert far.bottleneck == "reading"
-    assert far.seconds["reading"] == pytest.approx(1e6 * 0.0501 / 16)
+    assert far.bottleneck == "model"
+    assert far.seconds["waiting"] == pytest.approx(1e6 * 0.05 / (4 * 3 * 64), abs=0.001)
+    assert project(1_000_000, nodes=1, cores=16, costs=COSTS, wait_a_read=5.0).bottleneck == "waiting"
 
 
 def test_growth_is_measured_fitted_and_projected(ray_session: None, photo_folder: Path, tmp_path: Path) -> None:
@@ -77,7 +79,13 @@ def test_growth_is_measured_fitted_and_projected(ray_session: None, photo_folder
         "r_squared": pytest.approx(1),
     }
     assert [point["seconds"] for point in found["predict"]["points"]] == [20, 32, 38]
-    assert [one["photos"] for one in found["projections"]] == 2 * [1_000_000, 1_000_000, 100_000_000, 100_000_000]
+    assert [one["photos"] for one in found["projections"]] == 2 * [
+        1_000_000,
+        1_000_000,
+        100_000_000,
+        100_000_000,
+        10_000_000_000,
+    ]
     assert 0 < found["costs"]["list_a_photo"] < 1
-    assert 50 < found["costs"]["driver_bytes_a_photo"] < 1000
-    assert found["costs"]["schedule_a_block"] > 0
+    assert 500 < found["costs"]["driver_bytes_a_shard"] < 20_000
+    assert found["costs"]["schedule_a_call"] > 0

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,22 @@ import numpy as np
 
 from catdog.benchmark.bench import Bench, multiply_photos, split_flags
 from catdog.benchmark.microbenchmarks import TrunkRates, measure_trunk
+from catdog.benchmark.scaling.free_job import seconds_a_call
 from catdog.cluster.connection import connected
-from catdog.cluster.environment import quiet_datasets
+from catdog.cluster.plan import ACTOR_CORES
 from catdog.console import duration, say, table_text
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.shards import SHARD_ROWS, SetDigest, Shard, cut_into_shards
+from catdog.prediction.labelling.driver import CALLS
+from catdog.prediction.labelling.stretches import MAX_PHOTOS, survey
+from catdog.storage.files import CONNECTIONS
 
-SCHEDULED_BLOCKS = 2000  # of no work, to see what each costs Ray Data's scheduler
-_PROJECTED = ((1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256))  # photos, machines
+_PROJECTED = (  # photos, machines
+    (1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256), (10_000_000_000, 1024),
+)  # fmt: skip
 _PROJECTED_CORES = 16
 _STORE_WAIT_SECONDS = 0.03  # of a read from an object store: assumed, not measured
-_MAX_BLOCK_PHOTOS = 256  # as labelling.photos_per_part has it for many photos
+_PLANNED_SHARDS = 200  # to see what the driver holds of each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +62,9 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitCosts:
-    """What a predict job pays for one photo or block, in seconds, and what its driver holds of one photo, in bytes.
+    """What a predict job pays for one photo or call, in seconds, and what its driver holds of one shard, in bytes.
 
-    Reading, decoding, model and commit are of one core and are shared out over the cluster; listing and scheduling
-    are the driver's alone.
+    What a photo costs is of one core and is shared out over the cluster; scheduling is the driver's alone.
     """
 
     list_a_photo: float
@@ -66,8 +72,8 @@ class UnitCosts:
     decode_a_photo: float
     model_a_photo: float
     commit_a_photo: float
-    schedule_a_block: float
-    driver_bytes_a_photo: float
+    schedule_a_call: float
+    driver_bytes_a_shard: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,9 +112,10 @@ def measure_growth(bench: Bench) -> dict[str, Any]:
 def _project_all(bench: Bench, largest: Point) -> dict[str, Any]:
     """Compute predict jobs that are too large for this machine."""
     rates = TrunkRates(**(bench.results.get("trunk") or measure_trunk(bench)))
-    listing, held = measure_listing(bench.many_photos())
-    block = measure_scheduler(blocks=min(SCHEDULED_BLOCKS, largest.photos))
-    costs = unit_costs(rates, largest, list_a_photo=listing, driver_bytes=held, block=block)
+    listing = measure_listing(bench.many_photos())
+    with connected():
+        call = seconds_a_call()
+    costs = unit_costs(rates, largest, list_a_photo=listing, driver_bytes=measure_plan(), call=call)
     projections = [
         project(photos, nodes=nodes, cores=_PROJECTED_CORES, costs=costs, wait_a_read=wait)
         for wait in (0.0, _STORE_WAIT_SECONDS)
@@ -145,28 +152,33 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line:
 def project(photos: int, *, nodes: int, cores: int, costs: UnitCosts, wait_a_read: float = 0.0) -> Projection:
     """Compute a predict job on `nodes` machines of `cores` cores each.
 
-    `wait_a_read` are the seconds that a core waits for each photo of a distant store, in which it does nothing else.
+    `wait_a_read` are the seconds after which a distant store answers: a process waits for many photos at once, and
+    its cores work meanwhile.
     """
-    everywhere = nodes * cores
+    everywhere, shards = nodes * cores, -(-photos // SHARD_ROWS)
+    # One task lists a shard, one looks what is left to do of it; a call labels a stretch.
+    calls = 2 * shards + -(-photos // MAX_PHOTOS)
     seconds = {
-        "listing": photos * costs.list_a_photo,
-        "reading": photos * (costs.read_a_photo + wait_a_read) / everywhere,
+        "listing": photos * costs.list_a_photo / everywhere,
+        "reading": photos * costs.read_a_photo / everywhere,
         "decoding": photos * costs.decode_a_photo / everywhere,
         "model": photos * costs.model_a_photo / everywhere,
-        "scheduler": -(-photos // _MAX_BLOCK_PHOTOS) * costs.schedule_a_block,
+        "waiting": photos * wait_a_read / (everywhere / ACTOR_CORES * CALLS * CONNECTIONS),
+        "scheduler": calls * costs.schedule_a_call,
         "commit": photos * costs.commit_a_photo / everywhere,
     }
     cores_busy = seconds["reading"] + seconds["decoding"] + seconds["model"]
-    total = seconds["listing"] + max(cores_busy, seconds["scheduler"]) + seconds["commit"]
-    deciding = {**seconds, "scheduler": seconds["scheduler"] if seconds["scheduler"] > cores_busy else 0.0}
+    slowest = max(cores_busy, seconds["waiting"], seconds["scheduler"])
+    hidden = [step for step in ("waiting", "scheduler") if seconds[step] < slowest]
+    deciding = {step: value for step, value in seconds.items() if step not in hidden}
     return Projection(
         photos=photos,
         nodes=nodes,
         wait_a_read=wait_a_read,
         seconds={step: round(value, 3) for step, value in seconds.items()},
-        total=round(total, 1),
+        total=round(seconds["listing"] + slowest + seconds["commit"], 1),
         bottleneck=max(deciding, key=lambda step: deciding[step]),
-        driver_bytes=photos * costs.driver_bytes_a_photo,
+        driver_bytes=shards * costs.driver_bytes_a_shard,
     )
 
 
@@ -206,31 +218,34 @@ def grow_labelling(bench: Bench, sizes: Sequence[int]) -> list[Point]:
     return points
 
 
-def measure_listing(photos: str) -> tuple[float, float]:
-    """Return seconds and the driver's bytes for each file of `photos` that a predict job lists."""
+def measure_listing(photos: str) -> float:
+    """Return the seconds of one core for each file of `photos` that a predict job lists."""
     start = time.monotonic()
     inputs = list_inputs(photos)
-    return (time.monotonic() - start) / inputs.num_rows, inputs.nbytes / inputs.num_rows
+    cut_into_shards(inputs)
+    return (time.monotonic() - start) / int(inputs.num_rows)
 
 
-def measure_scheduler(*, blocks: int = SCHEDULED_BLOCKS) -> float:
-    """Return the seconds that Ray Data takes for a block of no work, in the cluster that this process is in."""
-    import pyarrow as pa
-    import ray
-
-    with connected() as resources:
-        quiet_datasets(verbose=False)
-        cpus = resources.least_cpus / 4
-        dataset = ray.data.from_arrow([pa.table({"part": [block]}) for block in range(blocks)])
-        done = dataset.map_batches(lambda block: block, batch_size=None, batch_format="pyarrow", num_cpus=cpus)
-        seen = [time.monotonic() for _ in done.iter_batches(batch_size=None, batch_format="pyarrow")]
-    return (seen[-1] - seen[0]) / max(1, len(seen) - 1)
+def measure_plan() -> float:
+    """Return the bytes that a driver holds of a shard in a file and of the calls that label it."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    shards = [
+        Shard(
+            first=f"/photos/{number:012d}.jpg", digest=SetDigest(files=SHARD_ROWS), path=f"/out/{number:012d}.parquet"
+        )
+        for number in range(_PLANNED_SHARDS)
+    ]
+    held = [survey("/nowhere", shard, photos_per_part=256, photos_per_stretch=MAX_PHOTOS) for shard in shards]
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (after - before) / len(held)
 
 
 def unit_costs(
-    rates: TrunkRates, largest: Point, *, list_a_photo: float, driver_bytes: float, block: float
+    rates: TrunkRates, largest: Point, *, list_a_photo: float, driver_bytes: float, call: float
 ) -> UnitCosts:
-    """Return what a photo and a block cost, of the seconds of one core, from rates of all cores of this machine."""
+    """Return what a photo and a call cost, of the seconds of one core, from rates of all cores of this machine."""
     cores = len(os.sched_getaffinity(0))
     return UnitCosts(
         list_a_photo=list_a_photo,
@@ -238,14 +253,14 @@ def unit_costs(
         decode_a_photo=cores / rates.decode_alone,
         model_a_photo=cores / rates.model_alone,
         commit_a_photo=cores * largest.steps["commit"] / largest.photos,
-        schedule_a_block=block,
-        driver_bytes_a_photo=driver_bytes,
+        schedule_a_call=call,
+        driver_bytes_a_shard=driver_bytes,
     )
 
 
 def _costs_text(costs: UnitCosts) -> str:
     found = dataclasses.asdict(costs)
-    held = found.pop("driver_bytes_a_photo")
+    held = found.pop("driver_bytes_a_shard")
     return ", ".join(f"{name.replace('_', ' ')} {1000 * value:.3f}ms" for name, value in found.items()) + (
-        f", driver {held:.0f} bytes a photo"
+        f", driver {held:.0f} bytes for each {SHARD_ROWS:,} photos"
     )

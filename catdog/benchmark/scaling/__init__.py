@@ -1,0 +1,1 @@
+"""How cost grows with photos: whole jobs on more and more of them, and what remains where photos cost nothing."""

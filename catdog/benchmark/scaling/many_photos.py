@@ -1,0 +1,83 @@
+"""A predict job on millions of photos that cost nothing: what listing, scheduling, writing and proof cost alone.
+
+The photos are hard links of one small file; the network answers without a computation, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from catdog.benchmark.bench import Bench
+from catdog.benchmark.process_monitor import watch_program
+from catdog.console import duration, say, table_text
+
+_FOLDER_PHOTOS = 10_000
+_MOST_LINKS = 60_000  # of one file: file systems allow 65,000 at least
+_MEMORY = "/dev/shm"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """A step: its seconds, the calls that the driver handed to Ray in it, and the driver's greatest memory by then."""
+
+    step: str
+    seconds: float
+    calls: int
+    driver_bytes: int
+
+
+def measure_scale(bench: Bench) -> dict[str, Any]:
+    """Run listing, labelling, commit and proof on `scale_to` photos, in a process of its own; print what each cost."""
+    photos = bench.config.scale_to
+    with _many_links(photos, folder=bench.folder) as folder:
+        program = [sys.executable, "-m", "catdog.benchmark.scaling.free_job", folder, f"{bench.folder}/free"]
+        seen = watch_program(program, verbose=bench.config.verbose)
+    found = json.loads(seen.lines[-1][1])
+    steps = [StepCost(**one) for one in found["steps"]]
+    rows = [
+        (one.step, f"{one.seconds:.1f}", str(one.calls), f"{one.driver_bytes / 2**20:.0f} MiB", _rate(photos, one))
+        for one in steps
+    ]
+    say(table_text([("step", "seconds", "Ray calls", "driver's peak", "photos/s"), *rows]))
+    calls, each = sum(one.calls for one in steps), found["seconds_a_call"]
+    label = next(one for one in steps if one.step == "label")
+    say(
+        f"{photos:,} photos: {calls} calls, {1000 * each:.1f}ms of the driver each: {calls * each:.2f}s, "
+        f"{label.calls * each / label.seconds:.2%} of labelling; whole program {duration(seen.seconds)}, "
+        f"all processes {seen.peak_bytes / 2**30:.2f} GiB."
+    )
+    return {"photos": photos, **found, "seconds": seen.seconds, "peak_bytes": seen.peak_bytes}
+
+
+def _rate(photos: int, one: StepCost) -> str:
+    return f"{photos / one.seconds:,.0f}" if one.step != "start" else ""
+
+
+@contextmanager
+def _many_links(photos: int, *, folder: str) -> Iterator[str]:
+    """Yield a folder of so many hard links of a small file, 10,000 in each of its folders: in memory if they fit."""
+    fits = Path(_MEMORY).is_dir() and os.statvfs(_MEMORY).f_favail > 1.1 * photos
+    with tempfile.TemporaryDirectory(prefix="catdog-scale-", dir=_MEMORY if fits else folder) as place:
+        make_links(Path(place), photos)
+        yield f"{place}/photos"
+
+
+def make_links(place: Path, photos: int) -> None:
+    """Fill `place`/photos with so many links."""
+    source = place / "source"
+    for number in range(photos):
+        if number % _MOST_LINKS == 0:
+            source = place / f"source-{number // _MOST_LINKS}"
+            source.write_bytes(b"\xff\xd8 photo \xff\xd9")
+        if number % _FOLDER_PHOTOS == 0:
+            target = place / "photos" / f"{number // _FOLDER_PHOTOS:05d}"
+            target.mkdir(parents=True)
+        os.link(source, f"{target}/{number:08d}.jpg")

@@ -1,0 +1,138 @@
+"""Photos to images within a model actor: read ahead, decoded in threads; those that kill the process are found out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+import tempfile
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from catdog.errors import ImageError
+from catdog.photos.decoding.decode import decode_image
+from catdog.photos.decoding.framing import SQUASH, Framing
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.isolation import decode_apart, decode_here
+from catdog.photos.sources.reading import read_each
+
+Decode = Callable[..., np.ndarray]
+_RECORD_BYTES = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How photos become images; `decode` is decode.decode_image, or a test's own."""
+
+    image_size: int
+    framing: Framing = SQUASH
+    limits: DecodeLimits
+    decode: Decode = decode_image
+
+    def __call__(self, content: bytes) -> np.ndarray:
+        """Return the (S, S, 3) uint8 image of `content`. Raises ImageError as decode_image does."""
+        return self.decode(content, size=self.image_size, framing=self.framing, limits=self.limits)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageBlock:
+    """The photos of a part: (N, S, S, 3) uint8 images, an error or "" for each, and how many were read at a retry."""
+
+    images: np.ndarray
+    errors: list[str]
+    retried: int
+
+
+class Decoder:
+    """Decodes parts in threads that all parts share. `job` names the job to the journals of its processes."""
+
+    def __init__(self, decoding: Decoding, *, threads: int, job: str) -> None:
+        # Pillow's code for a photo sets and restores the filters of the whole process: with threads in any order.
+        warnings.simplefilter("ignore")
+        self._decoding, self._threads = decoding, threads
+        self._pool = ThreadPoolExecutor(threads)
+        self._journal = Journal(job)
+
+    def decode(self, rows: pa.Table, *, part: str, tries: int) -> ImageBlock:
+        """Read and decode the photos of `part`, whose rows (inputs.INPUTS) are `rows`.
+
+        At the second try, `tries` being 1, the photos that were decoded when a process of this machine died are decoded
+        in processes of their own, later all of them: one that kills its process, or never ends, is an error of its own.
+        """
+        size, count = self._decoding.image_size, rows.num_rows
+        block = ImageBlock(images=np.zeros((count, size, size, 3), np.uint8), errors=[""] * count, retried=0)
+        suspects = self._journal.suspects() if tries == 1 else set()
+        retried, waiting = 0, deque[Future[None]]()
+        for index, photo in enumerate(read_each(rows)):
+            name = f"{part}#{index}"
+            retried += photo.retried
+            if isinstance(photo.content, ImageError):
+                block.errors[index] = str(photo.content)
+            elif tries > 1 or name in suspects:
+                seconds = self._decoding.limits.max_seconds
+                _keep(block, index, decode_apart(photo.content, self._decoding, seconds))
+            else:
+                waiting.append(self._pool.submit(self._decode_one, block, index, photo.content, name))
+            while len(waiting) > 2 * self._threads:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
+        return dataclasses.replace(block, retried=retried)
+
+    def _decode_one(self, block: ImageBlock, index: int, content: bytes, name: str) -> None:
+        with self._journal.at_work_on(name):
+            _keep(block, index, decode_here(content, self._decoding, self._decoding.limits.max_seconds))
+
+    def close(self) -> None:
+        """Forget what processes of this job left on this machine."""
+        self._journal.delete()
+
+
+def _keep(block: ImageBlock, index: int, found: np.ndarray | ImageError) -> None:
+    if isinstance(found, ImageError):
+        block.errors[index] = str(found)
+    else:
+        block.images[index] = found
+
+
+class Journal:
+    """Which photos a process decodes just now, in a local file that outlasts it: a record for each thread."""
+
+    def __init__(self, job: str) -> None:
+        self._pattern = f"catdog-decoding-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
+        self._folder = Path(tempfile.gettempdir())
+        self._file = os.open(self._folder / f"{self._pattern}{os.getpid()}", os.O_RDWR | os.O_CREAT, 0o600)
+        self._records, self._local = itertools.count(), threading.local()
+
+    @contextlib.contextmanager
+    def at_work_on(self, name: str) -> Iterator[None]:
+        """Have it on record, for the length of the block, that this thread is at work on `name`."""
+        if not hasattr(self._local, "place"):
+            self._local.place = next(self._records) * _RECORD_BYTES
+        os.pwrite(self._file, name.encode().ljust(_RECORD_BYTES, b"\0"), self._local.place)
+        try:
+            yield
+        finally:
+            os.pwrite(self._file, bytes(_RECORD_BYTES), self._local.place)
+
+    def suspects(self) -> set[str]:
+        """Return the names that processes of this job on this machine were at work on when they ended, or are."""
+        found: set[str] = set()
+        for path in self._folder.glob(f"{self._pattern}*"):
+            with contextlib.suppress(OSError):
+                found.update(name for name in path.read_bytes().decode().split("\0") if name)
+        return found
+
+    def delete(self) -> None:
+        """Delete the files of all processes of the job on this machine."""
+        for path in self._folder.glob(f"{self._pattern}*"):
+            path.unlink(missing_ok=True)

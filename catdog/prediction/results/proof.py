@@ -1,0 +1,137 @@
+"""The proof of a result: its files are those that were written, and its rows those of the photos, each once."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog.cluster.connection import connected
+from catdog.console import counted, say
+from catdog.errors import FailureError, UsageError
+from catdog.photos.sources.files import MoreFilesError
+from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
+from catdog.photos.sources.tables import TableColumns
+from catdog.photos.sources.tree import Tree, list_tree
+from catdog.prediction import output
+from catdog.prediction.results import commit
+from catdog.prediction.results.rows import LabelRule
+from catdog.storage import files
+
+_MOST_ROWS_IN_ONE_PROCESS = 1_000_000  # two seconds; Ray takes several to start
+
+
+def verify(out: str) -> None:
+    """Prove that the committed rows below `out` are the files of their source, each once.
+
+    Raises UsageError where no predict job left anything, FailureError with what is wrong.
+    """
+    if not out:
+        raise UsageError("--verify: expected --out, the folder of a predict job's results")
+    out = files.absolute(out)
+    job = output.read_job(out)
+    if not job:
+        raise UsageError(f"expected the results of a predict job in {out}, found no {output.JOB_FILE}: check --out")
+    manifest = commit.check_folder(out)
+    rule = LabelRule(**{**manifest["rule"], "classes": tuple(manifest["rule"]["classes"])})
+    with contextlib.ExitStack() as cluster:
+        rows = _check_files(out, manifest, rule, cluster)
+        _check_rows(out, job, manifest, rule=rule, rows=rows)
+        if job.get("moved"):
+            say(f"The photos themselves were moved out of {job['photos']} afterwards.")
+        else:
+            _compare_with_source(out, job, rule, rows, cluster)
+
+
+def _check_files(out: str, manifest: Mapping[str, Any], rule: LabelRule, cluster: contextlib.ExitStack) -> SetDigest:
+    """Check each file of the result, of many rows in tasks; return the digest of all rows."""
+    settings = {"format": manifest["format"], "rule": rule}
+    entries = manifest["files"]
+    if sum(entry["rows"] for entry in entries) <= _MOST_ROWS_IN_ONE_PROCESS:
+        return SetDigest.total(commit.check_file(out, entry, **settings) for entry in entries)
+    import ray
+
+    cluster.enter_context(connected())
+    task = ray.remote(commit.check_file)
+    try:
+        return SetDigest.total(ray.get([task.remote(out, entry, **settings) for entry in entries]))
+    except ray.exceptions.RayTaskError as error:
+        raise FailureError(str(error.cause)) from error
+
+
+def _check_rows(
+    out: str, job: Mapping[str, Any], manifest: Mapping[str, Any], *, rule: LabelRule, rows: SetDigest
+) -> None:
+    """Raise FailureError unless the committed rows, whose digest is `rows`, are those of the photos that were found."""
+    if not output.is_set(job["inputs"], rows, lambda: (table["path"] for table in commit.read_rows(out, rule=rule))):
+        raise _wrong_rows(out, rule, expected=job["inputs"])
+    checksums = counted(len(manifest["files"]), "file")
+    say(f"Verified: {counted(rows.files, 'row')}, each of another photo; the checksums agree ({checksums}).")
+
+
+def _wrong_rows(out: str, rule: LabelRule, *, expected: Any) -> FailureError:
+    """Return what is wrong with rows that are not those of the photos, which are all different."""
+    rows = pa.concat_tables(table.select(["path"]) for table in commit.read_rows(out, rule=rule))["path"]
+    counts = rows.value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(twice):
+        return FailureError(f"{counted(len(twice), 'file')} with more than one row, such as {twice[0]}")
+    count = expected.split(" ")[0] if isinstance(expected, str) else expected["files"]
+    return FailureError(
+        f"the {len(rows)} rows are not those of the {count} files that were found when the job began: label the "
+        "photos again with --overwrite"
+    )
+
+
+class _Source:
+    """The photos of a job as they are found now."""
+
+    def __init__(self, out: str, job: Mapping[str, Any], cluster: contextlib.ExitStack) -> None:
+        self._cluster = cluster
+        self._photos, self._exclude = job["photos"], [out, *job["exclude"]]
+        self._columns = TableColumns(content=job.get("bytes_column", ""), name=job.get("name_column", ""))
+
+    @functools.cached_property
+    def shards(self) -> Sequence[Shard]:
+        """The photos, all of them in memory."""
+        return cut_into_shards(list_inputs(self._photos, exclude=self._exclude, columns=self._columns))
+
+    @functools.cached_property
+    def digest(self) -> SetDigest:
+        """What names the set of them; many photos are listed by tasks, and nowhere held."""
+        at_most = MOST_IN_ONE_PROCESS
+        try:
+            listed = list_inputs(self._photos, exclude=self._exclude, columns=self._columns, at_most=at_most)
+        except MoreFilesError as error:
+            self._cluster.enter_context(connected())
+            return list_tree(Tree(path=str(error), exclude=tuple(self._exclude)), num_cpus=1.0).digest
+        return SetDigest.of(listed)
+
+
+def _compare_with_source(
+    out: str, job: Mapping[str, Any], rule: LabelRule, rows: SetDigest, cluster: contextlib.ExitStack
+) -> None:
+    """Raise FailureError unless the photos are those that the rows are of, whose digest is `rows`, as they were."""
+    found = _Source(out, job, cluster)
+    differences = [("photo", "changed", pa.chunked_array([output.changed_photos(out, found)], pa.string()))]
+    if output.set_name(found.digest) != output.set_name(rows):
+        listed = read_all(found.shards)["path"]
+        known = pa.chunked_array(
+            [chunk for table in commit.read_rows(out, rule=rule) for chunk in table["path"].chunks]
+        )
+        new = listed.filter(pc.invert(pc.is_in(listed, known.combine_chunks())))
+        gone = known.filter(pc.invert(pc.is_in(known, listed.combine_chunks())))
+        differences = [("file", "without a row", new), ("row", "without a file", gone), *differences]
+    said = [
+        f"{counted(len(paths), noun)} {what}, such as {pc.min(paths)}"
+        for noun, what, paths in differences
+        if len(paths)
+    ]
+    if said:
+        raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels all photos again")
+    say(f"{job['photos']} holds the same photos today ({counted(found.digest.files, 'file')}).")

@@ -1,0 +1,31 @@
+"""A job on photos that cost nothing: that each step is there and counts its calls, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from catdog.benchmark.scaling import free_job, many_photos
+
+
+def test_each_step_of_a_free_job_counts_its_calls(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_job, "_IDLE_CALLS", 10)
+    monkeypatch.setattr(many_photos, "_FOLDER_PHOTOS", 100)
+    monkeypatch.setattr(many_photos, "_MOST_LINKS", 120)
+    many_photos.make_links(tmp_path, 250)
+    assert len(list((tmp_path / "photos").rglob("*.jpg"))) == 250
+    free_job.main(str(tmp_path / "photos"), str(tmp_path / "labels"))
+    *said, line = capsys.readouterr().out.splitlines()
+    assert said[0] == "Verified: 250 rows, each of another photo; the checksums agree (1 file)."
+    found = json.loads(line)
+    assert [step["step"] for step in found["steps"]] == ["start", "list", "label", "commit", "verify"]
+    calls = {step["step"]: step["calls"] for step in found["steps"]}
+    assert calls["list"] == 4  # the root, and a task for each of its folders
+    assert calls["label"] > 2
+    assert calls["commit"] == 0  # one file is written by the driver
+    assert found["shards"] == 3
+    assert found["seconds_a_call"] > 0
