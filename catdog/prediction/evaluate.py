@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from catdog.console import counted, say
 from catdog.errors import UsageError
 from catdog.evaluation.metrics import Evaluation, evaluate
 from catdog.evaluation.paired import Comparison, compare_models
 from catdog.photos.annotations.class_layout import assign_classes
+from catdog.photos.annotations.labelling import recorded_labels
 from catdog.prediction.output import EVALUATION_FILE
 from catdog.prediction.results import commit
 from catdog.prediction.results.rows import LabelRule
@@ -20,20 +22,23 @@ from catdog.report.page import PAGE_FILE
 from catdog.storage import files
 
 
-def true_labels(relative: Sequence[str], *, classes: Sequence[str], source: str) -> np.ndarray:
-    """Return the label that each photo's folder or name tells, -1 for none; `relative` are paths below `source`.
+def true_labels(inputs: pa.Table, *, classes: Sequence[str], source: str) -> np.ndarray:
+    """Return the label of each of `inputs` (sources.INPUTS), -1 for none: its table's, its shard's, or its folder's.
 
-    Raises UsageError when the folders are not classes of the model.
+    Raises UsageError when the folders, or what is recorded, are not classes of the model.
     """
-    layout, assigned = assign_classes(relative, source=source, known=classes)
-    strange = sorted(set(layout.classes) - set(classes))
-    if strange:
+    names = recorded_labels(inputs)
+    if not names:
+        _, assigned = assign_classes(inputs["relative"].to_pylist(), source=source, known=classes)
+        names = [found[1] if found else "" for found in assigned]
+    there = sorted({*names} - {""})
+    if {*there} - {*classes}:
         raise UsageError(
-            f"--evaluate: {source} has the classes {', '.join(layout.classes)}, the model "
+            f"--evaluate: {source} has the classes {', '.join(there)}, the model "
             f"knows {', '.join(classes)}: give photos in folders of these names, or leave it out"
         )
     label_of = {name: label for label, name in enumerate(classes)}
-    return np.array([label_of[found[1]] if found else -1 for found in assigned], np.int32)
+    return np.array([label_of.get(name, -1) for name in names], np.int32)
 
 
 def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool) -> None:

@@ -232,17 +232,17 @@ def evaluate(request: Request, inputs: Inputs) -> None:
 
 
 def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
-    """Return the label that each input's folder or name tells, -1 for none.
+    """Return the label that each input's folder, name, table or shard tells, -1 for none.
 
-    Raises UsageError, where it is `required`, when the folders are not classes of the model.
+    Raises UsageError, where it is `required`, when they are not classes of the model.
     """
-    relative = read_all(inputs.shards)["relative"].to_pylist()
+    table = read_all(inputs.shards)
     try:
-        return true_labels(relative, classes=request.rule.labels, source=request.config.photos)
+        return true_labels(table, classes=request.rule.labels, source=request.config.photos)
     except UsageError:
         if required:
             raise
-        return np.full(len(relative), -1, np.int32)
+        return np.full(table.num_rows, -1, np.int32)
 
 
 def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mapping[str, Any]) -> None:

@@ -1,12 +1,17 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from heard import heard
 from made_results import commit_rows
 
 from catdog.errors import UsageError
+from catdog.photos.sources.inputs import find_inputs, list_inputs
 from catdog.prediction.evaluate import evaluate_labels, true_labels
 from catdog.prediction.results.rows import LabelRule, build_rows
 
@@ -43,4 +48,20 @@ def test_two_models_are_compared_also_where_no_class_is_known(tmp_path: Path) ->
 def test_folders_of_classes_that_the_model_does_not_know_are_refused() -> None:
     relative = ["cat/1.jpg", "cat/2.jpg", "owl/1.jpg", "owl/2.jpg"]
     with pytest.raises(UsageError, match="has the classes cat, owl, the model knows cat, dog"):
-        true_labels(relative, classes=("cat", "dog"), source="photos")
+        true_labels(find_inputs(relative), classes=("cat", "dog"), source="photos")
+
+
+def test_the_truth_may_be_a_column_of_a_table_or_beside_a_photo_in_a_shard(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"1", b"2", b"3"], "label": ["Dog", None, "cat"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    found = true_labels(list_inputs(str(tmp_path / "t.parquet")), classes=("cat", "dog"), source="t")
+    assert found.tolist() == [1, -1, 0]
+    with pytest.raises(UsageError, match="t has the classes cat, dog, the model knows cat, owl"):
+        true_labels(list_inputs(str(tmp_path / "t.parquet")), classes=("cat", "owl"), source="t")
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in (("a.jpg", b"x"), ("a.cls", b"dog\n"), ("b.jpg", b"y")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    found = true_labels(list_inputs(str(tmp_path / "0.tar")), classes=("cat", "dog"), source="t")
+    assert found.tolist() == [1, -1]

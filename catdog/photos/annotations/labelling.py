@@ -136,20 +136,34 @@ def _assign(
     return layout.classes, assigned, layout.no_class
 
 
+def recorded_labels(inputs: pa.Table, *, column: str = "") -> list[str]:
+    """Return what the table of each of `inputs`, or the `.cls` beside it in a shard, says it shows; "" without a word.
+
+    Nothing where no table has labels and no photo such a file. `column` is that of the labels, by default found by its
+    name. Raises UsageError for labels that cannot be read.
+    """
+    return _table_labels(inputs, column) or _shard_labels(inputs["path"].to_pylist())
+
+
+def _shard_labels(paths: Sequence[str]) -> list[str]:
+    try:
+        found = [fold_label(read_shard_class(path) or "") if "!" in path else "" for path in paths]
+    except ImageError as error:
+        raise UsageError(f"expected the class of each photo in the .cls beside it: {error}") from error
+    return found if any(found) else []
+
+
 def _shard_classes(inputs: pa.Table, *, may_split: bool) -> list[Assigned]:
     """Return (split hint, class) of each photo, as the `.cls` beside it in a WebDataset shard says.
 
     Nothing where no photo has such a file. Raises UsageError for one class only, and for a file that cannot be read.
     """
     paths = inputs["path"].to_pylist()
-    try:
-        classes = [fold_label(read_shard_class(path) or "") if "!" in path else "" for path in paths]
-    except ImageError as error:
-        raise UsageError(f"expected the class of each photo in the .cls beside it: {error}") from error
-    names = {name for name in classes if name}
-    if not names:
+    classes = _shard_labels(paths)
+    if not classes:
         return []
-    if len(names) < 2:
+    names = {name for name in classes if name}
+    if len(names) == 1:
         raise UsageError(f"expected two classes or more in the .cls files, found only {names.pop()}")
     hints = _hints_of_files([path.partition("!")[0] for path in paths], may_split=may_split)
     return [(hint, name) if name else None for hint, name in zip(hints, classes, strict=True)]

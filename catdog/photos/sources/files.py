@@ -19,6 +19,7 @@ from catdog.photos.decoding.formats import is_photo_name
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import (
     SUFFIXES,
+    Member,
     archive_kind,
     check_size,
     forget_archives,
@@ -91,7 +92,7 @@ def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
         if kind == fs.FileType.File and not archive_kind(base):
             return [Photo(base + query, last_name(base))]
         if kind == fs.FileType.File:
-            members = list_members(base + query)
+            members = wait_out(lambda: list_members(base + query), where=source)
             photos = [Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members]
         else:
             _refuse_results(base + query)
@@ -164,7 +165,7 @@ def _shards(photos: list[Photo]) -> list[Photo]:
     for photo in photos:
         base, query = split_query(photo.path)
         escape = escape_uri if is_uri(base) else str
-        for name, relative, version in list_members(photo.path):
+        for name, relative, version in _members(photo.path):
             found.append(Photo(f"{base}!{escape(name)}{query}", relative, version))
             inside.append(sets[photo.path])
     flat = not any("/" in photo.relative for photo in found)
@@ -172,6 +173,13 @@ def _shards(photos: list[Photo]) -> list[Photo]:
         found = [photo._replace(relative=f"{name}/{photo.relative}") for name, photo in zip(inside, found, strict=True)]
     say(f"{counted(len(photos), 'archive')}, {counted(len(found), 'photo')} in them.")
     return sorted(found)
+
+
+def _members(path: str) -> list[Member]:
+    try:
+        return wait_out(lambda: list_members(path), where=path)
+    except OSError as error:
+        raise FailureError(f"cannot list the photos in {path}: {one_line(error)}") from error
 
 
 def source_exists(source: str) -> bool:
@@ -247,7 +255,8 @@ def read_shard_class(path: str) -> str | None:
     if name is None or archive_kind(container) != "tar":
         return None
     try:
-        found = read_member(container, f"{sample_key(name)}.cls", max_bytes=MAX_CLASS_BYTES)
+        beside = f"{sample_key(name)}.cls"
+        found = retry_read(lambda: read_member(container, beside, max_bytes=MAX_CLASS_BYTES), where=path, on_retry=None)
     except ImageError as error:
         if error.code == "missing":
             return None

@@ -46,6 +46,29 @@ def test_a_store_that_is_gone_ends_the_listing_in_one_line(monkeypatch: pytest.M
         list_inputs("s3://b/p")
 
 
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (
+            "AWS Error NETWORK_CONNECTION: curlCode: 7",
+            "cannot reach .*/0.tar for 0 s: .*; run the same command to resume$",
+        ),
+        ("[Errno 5] Input/output error", "cannot list the photos in .*/0.tar: .*Input/output error$"),
+    ],
+)
+def test_a_shard_that_cannot_be_listed_ends_the_listing_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, line: str
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(fault)
+
+    (tmp_path / "0.tar").write_bytes(b"")
+    monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(files, "list_members", refuse)
+    with pytest.raises(FailureError, match=f"^{line}"):
+        list_inputs(str(tmp_path))
+
+
 def test_local_photos_are_read_one_after_the_other_and_retries_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
