@@ -9,6 +9,8 @@ CatdogError
 
 from __future__ import annotations
 
+RAYLET_GONE = "Ray's process on this node (the raylet) is gone; the same command continues"
+
 
 class CatdogError(Exception):
     """Base of every error raised on purpose; its text is one line for the user."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from catdog.cluster import messages
 from catdog.console import say
+from catdog.errors import RAYLET_GONE, FailureError
 
 _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _OURS = re.compile(r"^catdog\.errors\.\w+: ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_EVERY_SECONDS = 1.0
+_RAY_ENDS_SECONDS = 5.0  # in which Ray ends a process that has lost its node, or fails what it waits for
 # DeathReason in what ray.nodes() returns.
 _STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
 _DEFAULT_LOGS = "/tmp/ray/session_latest/logs"  # where Ray's documentation finds them
@@ -24,27 +28,38 @@ _DEFAULT_LOGS = "/tmp/ray/session_latest/logs"  # where Ray's documentation find
 def report_failures() -> Iterator[None]:
     """Say each notice of the job's processes, and each loss of a node, as it comes, for the length of the block.
 
-    Ray must be connected until the block ends.
+    Ray must be connected until the block ends. Raises FailureError, in the main thread, where the block waits for work
+    that nobody will do: this process's own node is lost, and Ray has not ended the process.
     """
-    nodes, stop = _Nodes(), threading.Event()
+    nodes, stop, gone = _Nodes(), threading.Event(), threading.Event()
     messages.forget(messages.NOTICES)  # of an earlier job in the same Ray
+    may_interrupt = threading.current_thread() is threading.main_thread()
 
     def watch() -> None:
         ended, told = False, 0
         while not ended:
             ended = stop.is_set()  # and a last look then
+            wait, began = 0.0 if ended else _LOOK_EVERY_SECONDS, time.monotonic()
             with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
-                wait = 0.0 if ended else _LOOK_EVERY_SECONDS
                 notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait)
                 told += len(notices)
                 for line in [*nodes.news(), *notices]:
                     if line:
                         say(line)
+                if nodes.own_is_lost and may_interrupt and not gone.is_set() and not stop.wait(_RAY_ENDS_SECONDS):
+                    gone.set()
+                    _thread.interrupt_main()
+            if not ended and time.monotonic() < began + wait / 2:  # nobody waited for news: the board is gone, too
+                stop.wait(wait)
 
     thread = threading.Thread(target=watch, name="failures", daemon=True)
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if gone.is_set():
+            raise FailureError(RAYLET_GONE) from None
+        raise
     finally:
         stop.set()
         with contextlib.suppress(Exception):
@@ -58,15 +73,18 @@ class _Nodes:
     def __init__(self) -> None:
         import ray
 
-        # The loss of its own node ends this process, and nothing restarts elsewhere.
-        self._known = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-        self._known.add(ray.get_runtime_context().get_node_id())
+        # Nothing restarts elsewhere when this process's own node is lost.
+        self._own = ray.get_runtime_context().get_node_id()
+        self._known = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} | {self._own}
+        self.own_is_lost = False
 
     def news(self) -> list[str]:
         """Return a line for each node that was lost since the last call."""
         import ray
 
-        lost = [node for node in ray.nodes() if not node["Alive"] and node["NodeID"] not in self._known]
+        dead = [node for node in ray.nodes() if not node["Alive"]]
+        self.own_is_lost = self._own in (node["NodeID"] for node in dead)
+        lost = [node for node in dead if node["NodeID"] not in self._known]
         self._known.update(node["NodeID"] for node in lost)
         return [line for line in map(_loss_text, lost) if line]
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from catdog.console import prepare_streams
-from catdog.errors import Terminated
+from catdog.errors import RAYLET_GONE, Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.1
@@ -179,5 +179,5 @@ def _last_words(code: int, *, asked: int, native: bytes) -> tuple[int, str]:
     if b"GCS" in native or b"gcs" in native:
         return 1, "the head of the Ray cluster is gone; start it again, then the same command continues"
     if b"aylet" in native:
-        return 1, "Ray's process on this node (the raylet) is gone; the same command continues"
+        return 1, RAYLET_GONE
     return 1, f"the job ended without a word (exit code {code}): Ray ended it; the same command continues"

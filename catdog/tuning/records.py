@@ -76,7 +76,7 @@ def stage_text(record: Record) -> str:
 
 def record_text(record: Record, *, may_continue: bool = False) -> str:
     """Return one trial in a line: its result and its values. With `may_continue` it was not stopped for good."""
-    values = ", ".join(f"{key} {value}" for key, value in record["values"].items())
+    values = ", ".join(f"{key} {value}" for key, value in effective_values(record).items())
     scores = record_scores(record)
     found = f"val loss {scores['loss']:.4f}, val acc {scores['accuracy']:.4f}" if scores else record.get("reason", "")
     if scores and record.get("folds"):
@@ -93,7 +93,8 @@ def records_text(records: Sequence[Record], space: Space) -> str:
     for one in records:
         found = record_scores(one) or {}
         scores = [f"{found[name]:.4f}" for name in ("loss", "accuracy")]
-        values = [str(one["values"].get(key, "-")) for key in space]
+        of_trial = effective_values(one)
+        values = [str(of_trial.get(key, "-")) for key in space]
         number = "0 (defaults)" if one["number"] == 0 else str(one["number"])
         rows.append((number, stage_text(one), str(one["epochs"]), *scores, duration(one["seconds"]), *values))
     return table_text(rows)

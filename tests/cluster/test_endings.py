@@ -48,7 +48,10 @@ def start_job(address: str) -> subprocess.Popen[str]:
 
 
 def end(job: subprocess.Popen[str]) -> tuple[int, str, str]:
-    output, errors = job.communicate(timeout=90)
+    try:
+        output, errors = job.communicate(timeout=90)
+    finally:
+        job.kill()  # a job that did not end must not stay
     return job.returncode, output, errors
 
 

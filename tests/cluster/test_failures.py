@@ -4,6 +4,7 @@ import pytest
 
 from catdog.cluster import messages
 from catdog.cluster.failures import _loss_text, log_directory, report_failures, root_cause
+from catdog.errors import FailureError
 
 
 def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
@@ -50,3 +51,22 @@ def test_a_notice_of_any_process_is_said_once(ray_session: None, capsys: pytest.
 
 def test_the_logs_are_in_the_folder_of_the_session(ray_session: None) -> None:
     assert any(Path(log_directory()).glob("raylet*"))
+
+
+def test_work_that_waits_on_a_lost_node_of_one_s_own_ends_in_one_line(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # Ray ends a process whose raylet died, but for the time when it does not notice: then only the head knows.
+    nodes = [{**node, "Alive": False} for node in ray.nodes()]
+    never = ray.remote(num_cpus=0, num_gpus=1)(lambda: None).remote()
+
+    def wait() -> None:
+        with report_failures():
+            monkeypatch.setattr(ray, "nodes", lambda: nodes)
+            ray.get(never)
+
+    with pytest.raises(FailureError, match=r"Ray's process on this node \(the raylet\) is gone"):
+        wait()
+    ray.cancel(never)

@@ -12,7 +12,7 @@ from catdog.report.charts import share_bar
 from catdog.report.evaluation_tables import accuracy_interval
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import Section, build_page, details, folded, settings_table, table, tiles
-from catdog.tuning.records import stage_text
+from catdog.tuning.records import effective_values, stage_text
 from catdog.tuning.report.trial_charts import (
     DRAWN,
     STATES,
@@ -184,7 +184,7 @@ def _trials(ranked: Sequence[Record], records: Mapping[int, Record], space: Spac
 
 
 def _row(record: Record, space: Space, *, photos: int) -> Sequence[Child]:
-    scores = record_scores(record)
+    scores, values = record_scores(record), effective_values(record)
     number = record["number"]
     name = tag("button", f"{number}{' (defaults)' if number == 0 else ''}", type="button", data_trial=str(number))
     cells: list[Child] = ["", "", ""]
@@ -204,8 +204,5 @@ def _row(record: Record, space: Space, *, photos: int) -> Sequence[Child]:
         record.get("stage") or "",
         str(record.get("epochs", 0)),
         (repr(record["seconds"]), duration(record["seconds"])),
-        *(
-            (str(value), number_text(value)) if (value := record["values"].get(key)) is not None else "-"
-            for key in space
-        ),
+        *((str(value), number_text(value)) if (value := values.get(key)) is not None else "-" for key in space),
     )

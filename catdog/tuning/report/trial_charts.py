@@ -34,7 +34,7 @@ def full_values(record: Record, records: Mapping[int, Record], space: Space) -> 
 def tip_text(record: Record) -> str:
     """Return what a trial's mark shows when the pointer is over it."""
     scores = record_scores(record) or {}
-    values = [f"{key} {number_text(value)}" for key, value in record["values"].items()]
+    values = [f"{key} {number_text(value)}" for key, value in effective_values(record).items()]
     head = f"trial {record['number']}{', the default settings' if record['number'] == 0 else ''}, {stage_text(record)}"
     return "\n".join([head, f"validation loss {scores['loss']:.4g}, accuracy {scores['accuracy']:.4f}", *values])
 
