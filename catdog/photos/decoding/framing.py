@@ -7,9 +7,6 @@ import dataclasses
 RESIZES = ("squash", "crop", "pad")
 RESAMPLINGS = ("bilinear", "bicubic")
 PAD_LEVEL = 127  # of all three channels: next to zero in every scaling
-# A centre crop leaves out 32 of `size` + 32 pixels, as in the training of EfficientNet.
-# Source: tensorflow/tpu, models/official/efficientnet/preprocessing.py, CROP_PADDING.
-_CROP_PADDING = 32
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -28,7 +25,7 @@ class Framing:
     def window(self, width: int, height: int, *, size: int) -> tuple[Box, tuple[int, int]]:
         """Return the part of a photo that is shown, in its pixels, and the sides that it gets in the square."""
         if self.resize == "crop":
-            side = min(width, height) * size / (size + _CROP_PADDING)
+            side = float(min(width, height))
             left, top = (width - side) / 2, (height - side) / 2
             return (left, top, left + side, top + side), (size, size)
         whole = (0.0, 0.0, float(width), float(height))
