@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catdog.console import counted, say
 from catdog.errors import UsageError
@@ -39,6 +40,17 @@ def true_labels(inputs: pa.Table, *, classes: Sequence[str], source: str) -> np.
         )
     label_of = {name: label for label, name in enumerate(classes)}
     return np.array([label_of.get(name, -1) for name in names], np.int32)
+
+
+def order_as_rows(inputs: pa.Table, out: str, *, rule: LabelRule) -> pa.Table:
+    """Return `inputs` in the order of the committed rows of `out`, which are of the same photos.
+
+    Earlier versions committed large folders in another order than that in which they are listed now.
+    """
+    rows = pa.concat_tables(table.select(["path"]) for table in commit.read_rows(out, rule=rule))["path"]
+    if rows.equals(inputs["path"]):
+        return inputs
+    return inputs.take(pc.index_in(rows, value_set=inputs["path"].combine_chunks()))
 
 
 def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from catdog.cluster.plan import predict_plan_text
 from catdog.cluster.shared_paths import check_shared
@@ -21,7 +22,7 @@ from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.shards import read_all
 from catdog.prediction import output
-from catdog.prediction.evaluate import evaluate_labels, true_labels
+from catdog.prediction.evaluate import evaluate_labels, order_as_rows, true_labels
 from catdog.prediction.labelling.decoding import Decoding
 from catdog.prediction.labelling.driver import label_shards
 from catdog.prediction.labelling.worker import with_augmentation
@@ -114,7 +115,7 @@ def check(request: Request, inputs: Inputs) -> State:
     if state in (State.NEW, State.OVERWRITTEN):
         _check_sorting(request, inputs)
         if config.evaluate:
-            _true_labels(request, inputs, required=True)
+            _true_labels(request, read_all(inputs.shards), required=True)
     return state
 
 
@@ -227,16 +228,21 @@ def evaluate(request: Request, inputs: Inputs) -> None:
         return
     if not inputs.listed and output.read_job(request.out).get("moved"):
         raise UsageError("--evaluate needs the photos in their class folders, but they were moved: evaluate first")
-    true = _true_labels(request, inputs, required=config.evaluate)
+    true = _labels_of_rows(request, inputs, required=config.evaluate)
     evaluate_labels(request.out, rule=request.rule, models=request.paths, true=true, scored=config.evaluate)
 
 
-def _true_labels(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
-    """Return the label that each input's folder, name, table or shard tells, -1 for none.
+def _labels_of_rows(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
+    """Return the true label of each committed row, -1 for none; as _true_labels."""
+    table = order_as_rows(read_all(inputs.shards), request.out, rule=request.rule)
+    return _true_labels(request, table, required=required)
+
+
+def _true_labels(request: Request, table: pa.Table, *, required: bool) -> np.ndarray:
+    """Return the label that the folder, name, table or shard of each photo of `table` tells, -1 for none.
 
     Raises UsageError, where it is `required`, when they are not classes of the model.
     """
-    table = read_all(inputs.shards)
     try:
         return true_labels(table, classes=request.rule.labels, source=request.config.photos)
     except UsageError:
@@ -261,7 +267,7 @@ def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mappi
             summary=summary,
             photos=files.absolute(config.photos),
             thumbnails=make,
-            true=_true_labels(request, inputs, required=True) if config.evaluate else None,
+            true=_labels_of_rows(request, inputs, required=True) if config.evaluate else None,
         )
 
     write_page(request.out, build)

@@ -12,7 +12,7 @@ from made_results import commit_rows
 
 from catdog.errors import UsageError
 from catdog.photos.sources.inputs import find_inputs, list_inputs
-from catdog.prediction.evaluate import evaluate_labels, true_labels
+from catdog.prediction.evaluate import evaluate_labels, order_as_rows, true_labels
 from catdog.prediction.results.rows import LabelRule, build_rows
 
 RULE = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=2)
@@ -65,3 +65,10 @@ def test_the_truth_may_be_a_column_of_a_table_or_beside_a_photo_in_a_shard(tmp_p
             archive.addfile(entry, io.BytesIO(content))
     found = true_labels(list_inputs(str(tmp_path / "0.tar")), classes=("cat", "dog"), source="t")
     assert found.tolist() == [1, -1]
+
+
+def test_labels_stand_in_the_order_of_the_rows_whatever_that_of_the_listing(tmp_path: Path) -> None:
+    commit_rows(str(tmp_path), build_rows(["b", "c", "a"], ["", "", ""], [FIRST, SECOND], RULE))
+    for listed in (["a", "b", "c"], ["b", "c", "a"]):
+        found = order_as_rows(find_inputs(listed), str(tmp_path), rule=RULE)
+        assert found["relative"].to_pylist() == ["b", "c", "a"]
