@@ -21,6 +21,7 @@ from catdog.storage.outages import PATIENCE_VARIABLE
 prepare_environment(verbose=False)
 prepare_local_ray()
 os.environ.update(ENVIRONMENT)
+os.environ["RAY_ADDRESS"] = "local"  # a job that is not told otherwise joins no cluster of another test
 
 
 class Groups(LoadScopeScheduling):
