@@ -7,6 +7,7 @@ hands on the signals that ask it to end, and tells of an end that the job itself
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -63,11 +64,17 @@ def supervise(job: Callable[[], int], *, quiet: bool) -> int:
         signal.signal(number, _stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     try:
-        return job()
+        code = job()
     finally:
         for number in _SIGNALS:  # it has ended; Python would restore what kills
             signal.signal(number, signal.SIG_IGN)
         os.write(verdict[1], b"said")  # how the job ended is known to the user
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a console that is gone does not end the job
+            stream.flush()
+    # The interpreter is not taken apart: a thread of native code that wants it then would crash a job that is done.
+    os._exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
