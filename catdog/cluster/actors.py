@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -157,6 +158,10 @@ def avoid_fusion(cpus: float, task_cpus: float) -> float:
     return cpus if cpus != task_cpus else cpus - 0.001
 
 
+# Ray 2.51 loses the connection to its store where several threads of an actor read from it at once.
+_ONE_READER = threading.Lock()
+
+
 @dataclasses.dataclass(frozen=True)
 class Shared:
     """An object that the driver put into Ray's store once, for actors to fetch when they start.
@@ -172,7 +177,8 @@ class Shared:
         """Return the object."""
         import ray
 
-        return ray.get(ray.cloudpickle.loads(self.reference))
+        with _ONE_READER:
+            return ray.get(ray.cloudpickle.loads(self.reference))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shared, (self.reference,)
