@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -53,6 +55,20 @@ class ObjectStore:
         """Store `content` as `key`."""
         with self.system.open_output_stream(f"{BUCKET}/{key}", compression=None) as stream:
             stream.write(content)
+
+    def put_folder(self, prefix: str, folder: Path, pattern: str = "*.*") -> None:
+        """Store the files below `folder` whose names fit `pattern` below `prefix`."""
+        for path in folder.rglob(pattern):
+            self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Answer every fifth request with 503, for the length of the block."""
+        self.busy_every = 5
+        try:
+            yield
+        finally:
+            self.busy_every = 0
 
     def open(self) -> None:
         """Answer, after `close` at the same address and with the same objects."""

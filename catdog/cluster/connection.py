@@ -68,8 +68,6 @@ def _connect(*, verbose: bool) -> None:
             # only without a runtime environment.
             runtime_env=None if starts else {"env_vars": worker_environment()},
         )
-    except FailureError:
-        raise
     except Exception as error:  # Ray raises anything from ConnectionError to a bare Exception here
         ray.shutdown()
         raise FailureError(connection_failure(error)) from error

@@ -60,7 +60,10 @@ def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
 
 
 def effective_values(record: Record) -> dict[str, Any]:
-    """Return a trial's values; a penalty that was left to cross-validation is the one that this chose."""
+    """Return a trial's values; a penalty that was left to cross-validation is the one that this chose.
+
+    None where the trial ended before that.
+    """
     values = dict(record["values"])
     if values.get("frozen.c") == 0:
         values["frozen.c"] = record.get("stages", {}).get("frozen", {}).get("c")
@@ -76,7 +79,7 @@ def stage_text(record: Record) -> str:
 
 def record_text(record: Record, *, may_continue: bool = False) -> str:
     """Return one trial in a line: its result and its values. With `may_continue` it was not stopped for good."""
-    values = ", ".join(f"{key} {value}" for key, value in effective_values(record).items())
+    values = ", ".join(f"{key} {value}" for key, value in effective_values(record).items() if value is not None)
     scores = record_scores(record)
     found = f"val loss {scores['loss']:.4f}, val acc {scores['accuracy']:.4f}" if scores else record.get("reason", "")
     if scores and record.get("folds"):
@@ -94,7 +97,7 @@ def records_text(records: Sequence[Record], space: Space) -> str:
         found = record_scores(one) or {}
         scores = [f"{found[name]:.4f}" for name in ("loss", "accuracy")]
         of_trial = effective_values(one)
-        values = [str(of_trial.get(key, "-")) for key in space]
+        values = ["-" if of_trial.get(key) is None else str(of_trial[key]) for key in space]
         number = "0 (defaults)" if one["number"] == 0 else str(one["number"])
         rows.append((number, stage_text(one), str(one["epochs"]), *scores, duration(one["seconds"]), *values))
     return table_text(rows)

@@ -269,14 +269,10 @@ def test_a_finished_result_with_a_file_missing_is_not_called_finished(
 def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
     folder: Path, model: Path, object_store: ObjectStore
 ) -> None:
-    for path in folder.rglob("*.*"):
-        object_store.put(f"job/photos/{path.relative_to(folder)}", path.read_bytes())
+    object_store.put_folder("job/photos", folder)
     photos, out = object_store.uri("job/photos"), object_store.uri("job/labels")
-    object_store.busy_every = 5
-    try:
+    with object_store.busy():
         summary = predict(photos, out, model, format="csv", report=True)
-    finally:
-        object_store.busy_every = 0
     assert (summary["photos"], sum(summary["labels"].values()), summary["errors"]) == (7, 6, {"not-an-image": 1})
     names = [name.partition("-")[0] for name in object_store.keys("job/labels")]
     assert names == [
@@ -293,8 +289,7 @@ def test_an_object_store_that_goes_away_ends_the_job_in_one_line_and_the_same_co
     folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, label = ObjectStore(), driver._label
-    for path in folder.rglob("*.jpg"):
-        store.put(f"away/photos/{path.relative_to(folder)}", path.read_bytes())
+    store.put_folder("away/photos", folder, "*.jpg")
     photos, out = store.uri("away/photos"), store.uri("away/labels")
 
     def label_without_store(*arguments: Any, **more: Any) -> Any:

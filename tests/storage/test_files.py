@@ -186,15 +186,12 @@ def test_an_object_store_is_written_to_without_markers_of_directories(object_sto
 
 
 def test_a_busy_object_store_is_asked_again(object_store: ObjectStore) -> None:
-    object_store.busy_every = 5
-    try:
+    with object_store.busy():
         for number in range(10):
             files.write_bytes(object_store.uri(f"busy/{number}"), str(number).encode())
         assert [files.read_bytes(object_store.uri(f"busy/{number}")) for number in range(10)] == [
             str(number).encode() for number in range(10)
         ]
-    finally:
-        object_store.busy_every = 0
 
 
 def test_an_object_store_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

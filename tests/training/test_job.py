@@ -271,14 +271,10 @@ def test_the_article_s_recipe_trains_the_whole_of_b0_from_a_weights_file(
 def test_a_run_on_an_object_store_that_is_busy_now_and_then_ends_as_one_on_a_disk(
     ray_session: None, photo_folder: Path, object_store: ObjectStore
 ) -> None:
-    for path in photo_folder.rglob("*.jpg"):
-        object_store.put(f"train/photos/{path.relative_to(photo_folder)}", path.read_bytes())
+    object_store.put_folder("train/photos", photo_folder)
     photos, run_dir = object_store.uri("train/photos"), object_store.uri("train/run")
-    object_store.busy_every = 5
-    try:
+    with object_store.busy():
         report, _ = run(photos, run_dir, **{"unfrozen.epochs": 0})
-    finally:
-        object_store.busy_every = 0
     assert report["stages"]["frozen"]["test"]["accuracy"] == 1.0
     assert {"report.html", "report.json", "model/card.json", "model/weights.h5"} <= set(object_store.keys("train/run"))
 

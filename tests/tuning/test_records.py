@@ -24,6 +24,13 @@ def test_a_failed_trial_says_why_in_a_line(tmp_path: Path) -> None:
     assert record_text(written) == f"trial 3 failed, {reason} in 0s (dropout 0.1)"
 
 
+def test_a_penalty_is_shown_as_it_was_chosen_and_not_at_all_before_that() -> None:
+    solved = {**STOPPED, "values": {"frozen.c": 0.0}, "seconds": 2.0}
+    assert record_text({**solved, "stages": {"frozen": {"c": 0.1}}}).endswith("in 2s (frozen.c 0.1)")
+    assert record_text({**solved, "values": {"dropout": 0.1, "frozen.c": 0.0}}).endswith("in 2s (dropout 0.1)")
+    assert records_text([solved], SPACE).splitlines()[2].split()[-2:] == ["-", "-"]
+
+
 def test_a_stopped_trial_says_after_which_stage() -> None:
     assert record_text({**STOPPED, "seconds": 2.0}) == (
         "trial 1 stopped after the frozen stage, val loss 0.2500, val acc 0.7500 in 2s (dropout 0.1, frozen.c 0.5)"

@@ -210,9 +210,7 @@ def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
     places = {}
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:
-            name, link = (
-                os.fsencode(text).decode("utf-8", "backslashreplace") for text in (member.name, member.linkname)
-            )
+            name, link = _tar_name(member.name), _tar_name(member.linkname)
             if member.isreg():
                 places[name] = (member.offset_data, member.size)
             elif member.islnk() and link in places:  # the same file under a second name

@@ -30,7 +30,7 @@ from catdog.photos.sources.archives import (
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
-from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder, source_kind
+from catdog.photos.sources.opening import file_kind, is_file, open_file, open_folder
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
@@ -180,14 +180,6 @@ def _members(path: str) -> list[Member]:
         return wait_out(lambda: list_members(path), where=path)
     except OSError as error:
         raise FailureError(f"cannot list the photos in {path}: {one_line(error)}") from error
-
-
-def source_exists(source: str) -> bool:
-    """Tell whether a file or folder stands at `source`, whatever characters its name has.
-
-    Raises FailureError when that cannot be told.
-    """
-    return bool(source_kind(as_key(absolute(source))) != fs.FileType.NotFound)
 
 
 def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:
