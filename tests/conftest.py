@@ -48,6 +48,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
     return Groups(config, log)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test is not named after bytes: those of an archive can hold the time, and both processes must agree."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_sessionfinish() -> None:
     faulthandler.dump_traceback_later(300, exit=True)  # a thread that never ends must not hold the process for ever
 
