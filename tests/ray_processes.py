@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import shutil
 import socket
 import subprocess
@@ -18,13 +17,19 @@ import psutil
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def free_port() -> int:
-    """A port that nobody gets by chance: systems choose those that they hand out from 32768 on."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port for a server of ours to listen on, which nobody else gets for the length of the block.
+
+    The system itself chooses it, and it stays bound here without listening. So the system gives it to nobody, neither
+    to a program that asks for any port nor to one that connects to somewhere, another test's `held_port` among them.
+    Only who names this number and says SO_REUSEADDR may listen on it, as every server of Ray does. The flag is set
+    after our own binding, which therefore shares the port with nobody. So it is on Linux, where these tests run.
+    """
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield holder.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -32,26 +37,27 @@ def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[
     """A `ray start --head` that is up, and its temporary folder; in the end every process that it started is killed."""
     # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
     folder = tempfile.mkdtemp(prefix="catdog-")
-    head = subprocess.Popen(
-        [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
-         # Ray's own numbers for these may be taken by the Ray that the other tests share.
-         "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}", *flags],
-        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 90
-        while not Path(folder, "ray_current_cluster").exists():  # the last that Ray writes when it starts
-            assert head.poll() is None
-            assert time.monotonic() < deadline, "Ray did not start"
-            time.sleep(0.1)
-        yield head, Path(folder)
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if folder in " ".join(process.info["cmdline"] or []):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    with held_port() as client_port:
+        head = subprocess.Popen(
+            [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
+             # Ray's own numbers for these may be taken by the Ray that the other tests share.
+             "--dashboard-agent-listen-port=0", f"--ray-client-server-port={client_port}", *flags],
+            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 90
+            while not Path(folder, "ray_current_cluster").exists():  # the last that Ray writes when it starts
+                assert head.poll() is None
+                assert time.monotonic() < deadline, "Ray did not start"
+                time.sleep(0.1)
+            yield head, Path(folder)
+        finally:
+            for process in psutil.process_iter(["cmdline"]):
+                if folder in " ".join(process.info["cmdline"] or []):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+            head.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_processes(title: str, *, address: str) -> list[psutil.Process]:

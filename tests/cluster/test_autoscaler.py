@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
-from ray_processes import free_port, started_head
+from ray_processes import held_port, started_head
 
 from catdog.cluster import autoscaler
 from catdog.cluster.autoscaler import Capacity, Limit, Node, read_autoscaler_file, read_capacity
@@ -52,18 +52,18 @@ def autoscaler_file(port: int) -> str:
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a shell on a head without CPUs that may start two nodes."""
-    port = free_port()
-    (tmp_path / "ray_bootstrap_config.yaml").write_text(autoscaler_file(port))
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {
         **plain, "HOME": str(tmp_path), "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }  # fmt: skip
-    flags = ("--num-cpus=0", f"--port={port}", "--include-dashboard=false")
-    file = f"--autoscaling-config={tmp_path}/ray_bootstrap_config.yaml"
-    with started_head(*flags, file, environment=environment):
-        yield {**plain, "HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    with held_port() as port:
+        (tmp_path / "ray_bootstrap_config.yaml").write_text(autoscaler_file(port))
+        flags = ("--num-cpus=0", f"--port={port}", "--include-dashboard=false")
+        file = f"--autoscaling-config={tmp_path}/ray_bootstrap_config.yaml"
+        with started_head(*flags, file, environment=environment):
+            yield {**plain, "HOME": str(tmp_path), "RAY_ADDRESS": f"127.0.0.1:{port}"}
 
 
 def test_a_job_plans_for_the_nodes_that_come_and_ends_on_them(

@@ -15,23 +15,24 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ray_processes import RAY, free_port, started_head
+from ray_processes import RAY, held_port, started_head
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a shell on a machine whose Ray is up and asks for a token."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
+    home = tmp_path_factory.mktemp("home")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    shell = {
-        **plain, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
-        "PATH": f"{Path(sys.executable).parent}:{plain['PATH']}", "CATDOG_CACHE": str(home / "cache"),
-    }  # fmt: skip
-    subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
-    flags = ("--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1")
-    with started_head(*flags, environment=shell) as (head, _):
-        wait_for_jobs(shell, head, port)
-        yield shell
+    with held_port() as ray_port, held_port() as port:
+        shell = {
+            **plain, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
+            "PATH": f"{Path(sys.executable).parent}:{plain['PATH']}", "CATDOG_CACHE": str(home / "cache"),
+        }  # fmt: skip
+        subprocess.run([RAY, "get-auth-token", "--generate"], env=shell, check=True, capture_output=True)
+        flags = ("--num-cpus=2", f"--port={ray_port}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1")
+        with started_head(*flags, environment=shell) as (head, _):
+            wait_for_jobs(shell, head, port)
+            yield shell
 
 
 def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], port: int) -> None:
@@ -120,3 +121,11 @@ def test_photos_in_the_checkout_stay_there(tmp_path: Path) -> None:
         (checkout / name).write_bytes(b"large")
     create_package(str(checkout), shipped, include_gitignore=True, excludes=get_runtime_env_default_excludes())
     assert set(zipfile.ZipFile(shipped).namelist()) == {".gitignore", "catdog/photos/__init__.py", "jobs/train.py"}
+
+
+def test_a_port_for_ray_is_nobody_else_s_and_a_server_can_listen_on_it() -> None:
+    with held_port() as port, socket.socket() as other:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)) as server:  # which says SO_REUSEADDR
+            assert socket.socket().connect_ex(server.getsockname()) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -438,6 +439,25 @@ def test_photos_are_laid_out_by_label_and_our_own_folders_among_them_are_no_phot
     assert f"Nothing to sort: {target} is laid out already." in SAID
     heard(SAID, proof.verify, str(out))
     assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
+
+
+def test_no_photo_moves_where_the_commit_fails(
+    finished: Finished, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sync = finished.copy(tmp_path), os.fsync
+
+    def fail_at_the_mark(number: int) -> None:
+        if Path(f"/proc/self/fd/{number}").readlink().name.startswith("_SUCCESS"):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fail_at_the_mark)
+    before = sorted(finished.photos.rglob("*.*"))
+    with pytest.raises(FailureError, match=r"^cannot write .*/_SUCCESS: .*Input/output error"):
+        # An earlier result stands, by which photos could be sorted too early.
+        predict(finished.photos, out, model, retry_errors=True, sort_into=str(tmp_path / "sorted"), sort="move")
+    assert sorted(finished.photos.rglob("*.*")) == before
+    assert not (tmp_path / "sorted").exists()
 
 
 # Refusals and exit codes
