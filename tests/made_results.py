@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
 
 from catdog.photos.sources.inputs import find_inputs
@@ -24,10 +26,18 @@ def write_rows(out: str, rows: pa.Table, *, photos_per_part: int = 256, retried:
     return runs
 
 
-def commit_rows(out: str, rows: pa.Table, *, format: str = "parquet") -> None:
-    """Leave `rows` in `out` as the one file of a committed result."""
-    runs = write_rows(out, rows)
+def commit_rows(out: str, rows: pa.Table, *, format: str = "parquet", rows_per_file: int = 0) -> None:
+    """Leave `rows` in `out` as a committed result: one file, or files of so many rows."""
+    length = rows_per_file or 256
+    runs = write_rows(out, rows, photos_per_part=length)
+    planned = [runs]
+    if rows_per_file:
+        starts = [(run, start) for run in runs for start in range(0, run.stop, length)]
+        planned = [[dataclasses.replace(run, start=start, stop=start + length)] for run, start in starts]
     with hold_lease(out, flag="--out") as lease:
         staging = commit.staging_directory(out, owner=lease.owner)
-        entry = write_file(out, staging, "00000", runs, format=format, photos_per_part=256)
-        commit.finish_commit(out, {"format": format, "files": [entry]}, lease=lease, replaces=False)
+        entries = [
+            write_file(out, staging, f"{number:05d}", some, format=format, photos_per_part=length)
+            for number, some in enumerate(planned)
+        ]
+        commit.finish_commit(out, {"format": format, "files": entries}, lease=lease, replaces=False)

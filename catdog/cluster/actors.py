@@ -1,4 +1,4 @@
-"""The tasks and actors of Ray Data: what each of them gets, and how often lost work is tried again.
+"""Tasks and actors, those of Ray Data too: what each of them gets, and how often lost work is tried again.
 
 What they run travels packed. So a try is counted before anything is imported, and a process that dies of an import is
 not started again without limit.
@@ -6,22 +6,27 @@ not started again without limit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from catdog.cluster import messages
+from catdog.cluster.failures import root_cause
 from catdog.console import counted
-from catdog.errors import FailureError
+from catdog.errors import CatdogError, FailureError
 
 # Tries of one block whose process dies, before the job gives up; a node that is lost counts as one.
 MAX_TRIES = 10
 MAX_RESTARTS = 20  # of one actor
+TASKS_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,42 @@ def count_tries(block: int | str, *, limit: int = MAX_TRIES) -> int:
     if tries >= limit:
         raise FailureError(f"the process of one part died {counted(tries, 'time')}")
     return tries
+
+
+def map_in_order(
+    function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, num_cpus: float, at_once: int = TASKS_AT_ONCE
+) -> Iterator[Any]:
+    """Yield what `function` returns for the arguments of each of `calls`, in their order, as Ray tasks.
+
+    At most `at_once` of them are on their way: more wait in `calls`, not in Ray. Each books `num_cpus`.
+    Raises an error of ours as the function raised it, and FailureError for any other.
+    """
+    import ray
+
+    task, waiting = ray.remote(num_cpus=num_cpus)(function), iter(calls)
+    running: deque[Any] = deque()
+    while True:
+        running += (task.remote(*call) for call in itertools.islice(waiting, at_once - len(running)))
+        if not running:
+            return
+        with task_errors():
+            found = ray.get(running.popleft())
+        yield found
+
+
+@contextlib.contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise errors of ours, which Ray brings from tasks, as they were raised there; others as FailureError."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CatdogError):
+            raise error.cause from error
+        raise FailureError(root_cause(error)) from error
+    except ray.exceptions.RayError as error:
+        raise FailureError(root_cause(error)) from error
 
 
 def map_in_tasks(blocks: Any, function: Callable[[Any], Any], *, batch_format: str, num_cpus: float) -> Any:

@@ -1,7 +1,7 @@
 """Scores of predictions: accuracy with its interval, balanced accuracy, log loss, calibration, confusion matrix.
 
-The metrics are scikit-learn's and the intervals SciPy's. Both are imported inside functions, because they take a
-second and a job's `--help` needs neither.
+All of them come from sums over photos (sums.py), so photos need not be in one place. The metrics are scikit-learn's by
+definition, and the intervals SciPy's, which is imported inside functions: it takes a second and `--help` needs none.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from catdog.console import table_text
 from catdog.errors import UsageError
+from catdog.evaluation.sums import BINS, ScoreSums, bin_sums, score_sums
 from catdog.storage.schemas import UNSURE
 
-_BINS = 15  # Guo et al. 2017
 _MAX_CLASSES = 12  # that a console has room for; of more the worst are listed
 
 
@@ -114,16 +114,18 @@ def evaluate(
 
     Raises UsageError when there is no photo.
     """
-    photos = len(true)
+    return evaluate_sums(score_sums(true, probabilities, threshold=threshold), classes=classes)
+
+
+def evaluate_sums(sums: ScoreSums, *, classes: Sequence[str]) -> Evaluation:
+    """Score the photos that `sums` are of. Raises UsageError when there is none."""
+    photos = sums.photos
     if not photos:
         raise UsageError("expected photos whose class is known, found none that could be read: nothing to evaluate")
-    top = probabilities.max(axis=1)
-    predicted = np.where(top < threshold, -1, probabilities.argmax(axis=1))
-    correct, sure = int((predicted == true).sum()), int((predicted >= 0).sum())
+    correct, sure = int(np.trace(sums.confusion)), photos - int(sums.confusion[:, -1].sum())
     low, high = wilson_interval(correct, photos)
-    by_class = class_scores(true, predicted, classes=classes)
+    by_class = class_scores(sums.confusion, classes=classes)
     recalls = [one.recall for one in by_class if one.recall is not None]
-    confusion = confusion_matrix(true, predicted, classes=len(classes))
     return Evaluation(
         classes=tuple(classes),
         photos=photos,
@@ -134,44 +136,30 @@ def evaluate(
         accuracy_high=high,
         accuracy_of_sure=correct / sure if sure else None,
         balanced_accuracy=math.fsum(recalls) / len(recalls),
-        log_loss=log_loss(true, probabilities),
-        calibration_error=expected_calibration_error(probabilities, probabilities.argmax(axis=1) == true),
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        log_loss=sums.loss / photos,
+        calibration_error=_mean_distance(sums.bins),
+        confusion=tuple(tuple(row) for row in sums.confusion.tolist()),
         by_class=by_class,
     )
 
 
-def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, classes: int) -> np.ndarray:
-    """Return (classes, classes + 1) counts: rows the true labels, columns the predicted ones, -1 in the last."""
-    from sklearn import metrics
-
-    columns = np.where(predicted < 0, classes, predicted)
-    counts: np.ndarray = metrics.confusion_matrix(true, columns, labels=range(classes + 1))
-    return counts[:classes]
-
-
-def class_scores(true: np.ndarray, predicted: np.ndarray, *, classes: Sequence[str]) -> tuple[ClassScores, ...]:
-    """Return precision, recall and F1 of each class from labels (N,); a `predicted` label of -1 is no class."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=np.nan)
+def class_scores(confusion: np.ndarray, *, classes: Sequence[str]) -> tuple[ClassScores, ...]:
+    """Return precision, recall and F1 of each class from the (classes, classes + 1) counts of `confusion`."""
+    right, of_class, as_class = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     return tuple(
-        ClassScores(name=name, photos=int(photos), precision=_known(precision), recall=_known(recall), f1=_known(f1))
-        for name, precision, recall, f1, photos in zip(classes, *columns, strict=True)
+        ClassScores(
+            name=name,
+            photos=int(of_class[label]),
+            precision=_share(right[label], as_class[label]),
+            recall=_share(right[label], of_class[label]),
+            f1=_share(2 * right[label], of_class[label] + as_class[label]),
+        )
+        for label, name in enumerate(classes)
     )
 
 
-def _known(score: float) -> float | None:
-    return None if math.isnan(score) else float(score)
-
-
-def log_loss(true: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean of -ln p of the true class; p is kept one float64 step above 0."""
-    from sklearn import metrics
-
-    exact = probabilities.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn warns of float32's rounding
-    return float(metrics.log_loss(true, exact, labels=range(exact.shape[1])))
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -182,16 +170,13 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def reliability_bins(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = _BINS) -> list[dict[str, float]]:
+def reliability_bins(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> list[dict[str, float]]:
     """Return for each bin of the confidence that has photos: low, high, count, mean probability, accuracy.
 
     The confidence is a row's greatest probability. `probabilities` is (N, classes), `correct` (N,) bool. Bins are of
     equal width and closed above (Guo et al. 2017).
     """
-    top = probabilities.max(axis=1).astype(np.float64)
-    places = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    sums, hits = (np.bincount(places, weights=values, minlength=bins) for values in (top, correct.astype(np.float64)))
+    counts, sums, hits = bin_sums(probabilities.max(axis=1), correct, bins=bins)
     return [
         {
             "low": place / bins,
@@ -204,7 +189,13 @@ def reliability_bins(probabilities: np.ndarray, correct: np.ndarray, *, bins: in
     ]
 
 
-def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = _BINS) -> float:
+def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> float:
     """Return the mean distance of accuracy from confidence over the bins, weighted by photos (Guo et al. 2017)."""
-    found = reliability_bins(probabilities, correct, bins=bins)
-    return math.fsum(one["count"] * abs(one["accuracy"] - one["probability"]) for one in found) / len(correct)
+    return _mean_distance(bin_sums(probabilities.max(axis=1), correct, bins=bins))
+
+
+def _mean_distance(bins: np.ndarray) -> float:
+    counts, sums, hits = bins
+    there = counts > 0
+    distances = counts[there] * np.abs(hits[there] / counts[there] - sums[there] / counts[there])
+    return math.fsum(distances) / int(counts.sum())

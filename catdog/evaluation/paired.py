@@ -50,15 +50,82 @@ class Comparison:
         return lines
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairSums:
+    """What a comparison is computed from, of some photos; those of all photos add up.
+
+    Of photos without a class `photos` and `agree` alone are counted.
+    """
+
+    photos: int = 0
+    agree: int = 0
+    known: int = 0
+    agree_known: int = 0
+    first_correct: int = 0
+    second_correct: int = 0
+    both_correct: int = 0
+
+    def __add__(self, other: PairSums) -> PairSums:
+        """Return the sums of both sets of photos."""
+        mine, others = dataclasses.astuple(self), dataclasses.astuple(other)
+        names = [field.name for field in dataclasses.fields(self)]
+        return PairSums(**dict(zip(names, map(sum, zip(mine, others, strict=True)), strict=True)))
+
+
+def pair_sums(first: np.ndarray, second: np.ndarray, true: np.ndarray) -> PairSums:
+    """Return the sums of two models' (N, classes) probabilities of the same photos; `true` (N,) has -1 for no class."""
+    labels, known = (first.argmax(axis=1), second.argmax(axis=1)), true >= 0
+    agree, correct = labels[0] == labels[1], [found == true for found in labels]
+    counts = [agree, known, agree & known, *correct, correct[0] & correct[1]]
+    return PairSums(
+        **dict(
+            zip(
+                ("agree", "known", "agree_known", "first_correct", "second_correct", "both_correct"),
+                (int(count.sum()) for count in counts),
+                strict=True,
+            )
+        ),
+        photos=len(true),
+    )
+
+
+def compare_sums(sums: PairSums) -> Comparison:
+    """Compare two models on the photos of known class, or on all that `sums` are of where no class is known.
+
+    Raises UsageError when there is no photo.
+    """
+    if not sums.photos:
+        raise UsageError("expected photos that can be read, found none: nothing to compare")
+    if not sums.known:
+        return Comparison(photos=sums.photos, agree=sums.agree)
+    only_first, only_second = sums.first_correct - sums.both_correct, sums.second_correct - sums.both_correct
+    return Comparison(
+        photos=sums.known,
+        agree=sums.agree_known,
+        first_accuracy=sums.first_correct / sums.known,
+        second_accuracy=sums.second_correct / sums.known,
+        only_first_correct=only_first,
+        only_second_correct=only_second,
+        p_value=_p_value(only_first, only_second),
+    )
+
+
 def paired_test(first_correct: np.ndarray, second_correct: np.ndarray) -> PairedTest:
     """Compare two models by which photos they get right, each (N,) bool, the same photos in the same order."""
-    from scipy.stats import binomtest
-
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
+    return PairedTest(
+        only_first_correct=only_first,
+        only_second_correct=only_second,
+        p_value=_p_value(only_first, only_second),
+    )
+
+
+def _p_value(only_first: int, only_second: int) -> float:
+    from scipy.stats import binomtest
+
     differing = only_first + only_second
-    p_value = float(binomtest(only_first, differing).pvalue) if differing else 1.0
-    return PairedTest(only_first_correct=only_first, only_second_correct=only_second, p_value=p_value)
+    return float(binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
 def compare_models(first: np.ndarray, second: np.ndarray, *, true: np.ndarray | None = None) -> Comparison:
@@ -66,17 +133,5 @@ def compare_models(first: np.ndarray, second: np.ndarray, *, true: np.ndarray | 
 
     Raises UsageError when there is no photo.
     """
-    if not len(first):
-        raise UsageError("expected photos that can be read, found none: nothing to compare")
-    labels = first.argmax(axis=1), second.argmax(axis=1)
-    agree = int((labels[0] == labels[1]).sum())
-    if true is None:
-        return Comparison(photos=len(first), agree=agree)
-    correct = labels[0] == true, labels[1] == true
-    return Comparison(
-        photos=len(first),
-        agree=agree,
-        first_accuracy=float(correct[0].mean()),
-        second_accuracy=float(correct[1].mean()),
-        **dataclasses.asdict(paired_test(*correct)),
-    )
+    labels = np.full(len(first), -1) if true is None else true
+    return compare_sums(pair_sums(first, second, labels))

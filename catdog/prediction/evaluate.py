@@ -1,9 +1,15 @@
-"""Labels against the class folders, and two models against each other: evaluation.json."""
+"""Labels against the class folders, and two models against each other: evaluation.json.
+
+files of the rows + the shards of their photos --sums of each--> scores of all photos
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,67 +17,147 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.console import counted, say
-from catdog.errors import UsageError
-from catdog.evaluation.metrics import Evaluation, evaluate
-from catdog.evaluation.paired import Comparison, compare_models
-from catdog.photos.annotations.class_layout import assign_classes
-from catdog.photos.annotations.labelling import recorded_labels
+from catdog.evaluation.metrics import Evaluation, evaluate_sums
+from catdog.evaluation.paired import Comparison, PairSums, compare_sums, pair_sums
+from catdog.evaluation.sums import ScoreSums, score_sums
+from catdog.photos.sources.shards import Shard, cut_into_shards, read_all
 from catdog.prediction.output import EVALUATION_FILE
-from catdog.prediction.results import commit
+from catdog.prediction.results.commit import ResultFile, read_rows, result_files
 from catdog.prediction.results.rows import LabelRule
+from catdog.prediction.truth import Map, Truth
 from catdog.report.page import PAGE_FILE
 from catdog.storage import files
 
 
-def true_labels(inputs: pa.Table, *, classes: Sequence[str], source: str) -> np.ndarray:
-    """Return the label of each of `inputs` (sources.INPUTS), -1 for none: its table's, its shard's, or its folder's.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """The rows of a file of the result, and where the photos are that they label: ranges of shards, in order."""
 
-    Raises UsageError when the folders, or what is recorded, are not classes of the model.
-    """
-    names = recorded_labels(inputs)
-    if not names:
-        _, assigned = assign_classes(inputs["relative"].to_pylist(), source=source, known=classes)
-        names = [found[1] if found else "" for found in assigned]
-    there = sorted({*names} - {""})
-    if {*there} - {*classes}:
-        raise UsageError(
-            f"--evaluate: {source} has the classes {', '.join(there)}, the model "
-            f"knows {', '.join(classes)}: give photos in folders of these names, or leave it out"
-        )
-    label_of = {name: label for label, name in enumerate(classes)}
-    return np.array([label_of.get(name, -1) for name in names], np.int32)
+    result: ResultFile
+    inputs: tuple[tuple[Shard, int, int], ...]
+
+    def read(self) -> tuple[pa.Table, pa.Table | None]:
+        """Return the rows and their photos (sources.INPUTS); None for these where they are not those of the rows."""
+        rows = self.result.read()
+        inputs = pa.concat_tables([shard.read().slice(start, stop - start) for shard, start, stop in self.inputs])
+        return rows, inputs if rows["path"].equals(inputs["path"]) else None
+
+
+def match_inputs(results: Sequence[ResultFile], shards: Sequence[Shard]) -> list[Labelled]:
+    """Return for each of `results` where in `shards` its photos are if both are in the same order."""
+    found, place, first = list[Labelled](), 0, 0  # the shard that holds the first photo of the file, and its first row
+    for result in results:
+        start, stop, ranges = result.first, result.first + result.rows, []
+        while start < stop:
+            shard = shards[place]
+            end = min(stop, first + shard.rows)
+            ranges.append((shard, start - first, end - first))
+            if end == first + shard.rows:
+                place, first = place + 1, end
+            start = end
+        found.append(Labelled(result=result, inputs=tuple(ranges)))
+    return found
+
+
+class TrueLabels:
+    """The true labels of the committed rows of `out`, as `truth` tells them; -1 for all without one."""
+
+    def __init__(self, out: str, *, rule: LabelRule, shards: Sequence[Shard], truth: Truth | None, mapped: Map) -> None:
+        self._out, self._rule, self._mapped = out, rule, mapped
+        self.truth = truth
+        self._labelled = match_inputs(result_files(out, rule=rule), shards)
+        self._shards = shards
+
+    def over(self, function: Callable[[Labelled, Truth | None], Any]) -> Iterator[Any]:
+        """Yield what `function` makes of each file of the rows and the truth, in order.
+
+        `function` returns None where the photos are not those of the rows. Earlier versions committed large folders in
+        another order than that in which they are listed now: their photos are put into it, all in this process.
+        """
+        found = self._mapped(function, ((one, self.truth) for one in self._labelled))
+        done = 0
+        for result in found:
+            if result is None:
+                break
+            done += 1
+            yield result
+        else:
+            return
+        results = result_files(self._out, rule=self._rule)
+        ordered = order_as_rows(read_all(self._shards), self._out, rule=self._rule)
+        self._shards = cut_into_shards(ordered)
+        self._labelled = match_inputs(results, self._shards)
+        yield from (function(one, self.truth) for one in self._labelled[done:])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the labels of the rows of each file, (N,) int32."""
+        return self.over(labels_of_file)
 
 
 def order_as_rows(inputs: pa.Table, out: str, *, rule: LabelRule) -> pa.Table:
-    """Return `inputs` in the order of the committed rows of `out`, which are of the same photos.
-
-    Earlier versions committed large folders in another order than that in which they are listed now.
-    """
-    rows = pa.concat_tables(table.select(["path"]) for table in commit.read_rows(out, rule=rule))["path"]
-    if rows.equals(inputs["path"]):
-        return inputs
+    """Return `inputs` in the order of the committed rows of `out`, which are of the same photos."""
+    rows = pa.concat_tables(table.select(["path"]) for table in read_rows(out, rule=rule))["path"]
     return inputs.take(pc.index_in(rows, value_set=inputs["path"].combine_chunks()))
 
 
-def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: np.ndarray, scored: bool) -> None:
-    """Compare the committed rows of `out` with `true` (rows,) where `scored`, and two models with each other.
+def labels_of_file(labelled: Labelled, truth: Truth | None) -> np.ndarray | None:
+    """Return the true labels of the rows of a file, None where its photos are not those of the rows."""
+    if truth is None:
+        return np.full(labelled.result.rows, -1, np.int32)
+    _, inputs = labelled.read()
+    return None if inputs is None else truth.labels_of(inputs)
 
-    `models` are their directories, for the console and evaluation.json; `true` has -1 where no class is known.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sums:
+    """What the rows of a file add to the scores of each model, and to the comparison of two."""
+
+    scores: tuple[ScoreSums, ...]
+    pair: PairSums
+
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums of both sets of rows."""
+        scores = tuple(one + more for one, more in zip(self.scores, other.scores, strict=True))
+        return Sums(scores=scores, pair=self.pair + other.pair)
+
+
+def sums_of_file(labelled: Labelled, truth: Truth | None) -> Sums | None:
+    """Return the sums of the rows of a file, None where its photos are not those of the rows."""
+    rows, inputs = labelled.read() if truth else (labelled.result.read(), None)
+    if truth and inputs is None:
+        return None
+    rule = labelled.result.rule
+    readable = np.flatnonzero(rows["error"].is_null().to_numpy())
+    rows = rows.take(pa.array(readable))
+    true = np.full(len(readable), -1, np.int32)
+    if truth and inputs is not None:
+        true = truth.labels_of(inputs.take(pa.array(readable)))
+    known = np.flatnonzero(true >= 0)
+    probabilities = [
+        np.stack([rows[f"{prefix}p_{name}"].to_numpy() for name in rule.labels], axis=1)
+        for prefix in ("", "second_")[: rule.models]
+    ]
+    return Sums(
+        scores=tuple(score_sums(true[known], one[known], threshold=rule.threshold) for one in probabilities),
+        pair=pair_sums(probabilities[0], probabilities[1], true) if rule.models == 2 else PairSums(),
+    )
+
+
+def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: TrueLabels, scored: bool) -> None:
+    """Compare the committed rows of `out` with `true` where `scored`, and two models with each other.
+
+    `models` are their directories, for the console and evaluation.json. Raises UsageError when there is no photo to
+    evaluate or to compare.
     """
-    probabilities = _read_probabilities(out, rule=rule)
-    known = np.flatnonzero(~np.isnan(probabilities[0][:, 0]) & (true >= 0))
+    sums: Sums = functools.reduce(operator.add, true.over(sums_of_file))
     found: dict[str, Any] = {}
     if scored:
-        for path, of_model in zip(models, probabilities, strict=True):
-            score = evaluate(true[known], of_model[known], classes=rule.labels, threshold=rule.threshold)
+        for path, of_model in zip(models, sums.scores, strict=True):
+            score = evaluate_sums(of_model, classes=rule.labels)
             found.setdefault("models", []).append({"path": path, **score.to_json()})
-            _say_lines(f"{path} on {counted(len(known), 'photo')} of known class:", score)
-    if len(probabilities) == 2:
-        readable = np.flatnonzero(~np.isnan(probabilities[0][:, 0]))
-        chosen = known if len(known) else readable
-        comparison = compare_models(
-            *(of_model[chosen] for of_model in probabilities), true=true[chosen] if len(known) else None
-        )
+            _say_lines(f"{path} on {counted(score.photos, 'photo')} of known class:", score)
+    if rule.models == 2:
+        comparison = compare_sums(sums.pair)
         found["comparison"] = comparison.to_json()
         _say_lines("First model against second:", comparison)
     _write_evaluation(out, found)
@@ -88,13 +174,3 @@ def _say_lines(title: str, result: Evaluation | Comparison) -> None:
     say("")
     for line in (title, *result.lines()):
         say(line)
-
-
-def _read_probabilities(out: str, *, rule: LabelRule) -> list[np.ndarray]:
-    """Return for each model the float32 (N, labels) probabilities of all rows, NaN for errors."""
-    columns = [[f"{prefix}p_{name}" for name in rule.labels] for prefix in ("", "second_")]
-    found: list[list[np.ndarray]] = [[] for _ in range(rule.models)]
-    for table in commit.read_rows(out, rule=rule):
-        for model, arrays in enumerate(found):
-            arrays.append(np.stack([table[name].to_numpy() for name in columns[model]], axis=1))
-    return [np.concatenate(arrays) for arrays in found]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from catdog.cluster.plan import predict_plan_text
 from catdog.cluster.shared_paths import check_shared
@@ -20,21 +20,22 @@ from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import as_key
-from catdog.photos.sources.shards import read_all
 from catdog.prediction import output
-from catdog.prediction.evaluate import evaluate_labels, order_as_rows, true_labels
+from catdog.prediction.evaluate import TrueLabels, evaluate_labels
 from catdog.prediction.labelling.decoding import Decoding
 from catdog.prediction.labelling.driver import label_shards
 from catdog.prediction.labelling.worker import with_augmentation
 from catdog.prediction.output import State
 from catdog.prediction.page.report import build_predict_page
-from catdog.prediction.placement import clean_copies
 from catdog.prediction.request import Cluster, Inputs, Request, read_request, say_models
 from catdog.prediction.results import commit
 from catdog.prediction.results.joining import join_parts
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
+from catdog.prediction.results.restoring import restore_parts
 from catdog.prediction.results.rows import build_rows
-from catdog.prediction.sorting import check_sorting, is_sorted, sort_photos
+from catdog.prediction.sorting.names import check_sorting
+from catdog.prediction.sorting.placement import clean_copies
+from catdog.prediction.sorting.sort import is_sorted, sort_photos
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files
@@ -60,14 +61,14 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
         Cluster(config) as cluster,
         listed(request, inputs, cluster, lease),
     ):
-        state = prepare_output(request, inputs, lease)
+        state = prepare_output(request, inputs, cluster, lease)
         if state is State.FINISHED:
             say(f"Nothing to label: {request.where} is finished. --overwrite labels all photos again.")
             summary = files.read_json(files.join(request.out, output.SUMMARY_FILE))
         else:
             summary = label(request, inputs, cluster, lease, replaces=state is State.RETRIED, started=started)
         output.say_summary(summary, where=request.where)
-        evaluate(request, inputs)
+        evaluate(request, inputs, cluster)
         report(request, inputs, cluster, summary=summary)  # before the photos are moved away
         sort(request, inputs, cluster)
     output.refuse_bad_photos(summary, config)
@@ -99,8 +100,8 @@ def predict_one(config: PredictConfig) -> None:
 # Steps
 
 
-def check(request: Request, inputs: Inputs) -> State:
-    """Return what stands in the output folder; nothing is written.
+def check(request: Request, inputs: Inputs, cluster: Cluster | None = None) -> State:
+    """Return what stands in the output folder; nothing is written, and without `cluster` no Ray is needed.
 
     Raises UsageError where the command cannot work: another job's folder, --sort-into or --evaluate without sense.
     """
@@ -115,7 +116,8 @@ def check(request: Request, inputs: Inputs) -> State:
     if state in (State.NEW, State.OVERWRITTEN):
         _check_sorting(request, inputs)
         if config.evaluate:
-            _true_labels(request, read_all(inputs.shards), required=True)
+            mapped = cluster.mapped(inputs.shards)[0] if cluster else itertools.starmap
+            inputs.truth(classes=request.rule.labels, mapped=mapped)
     return state
 
 
@@ -142,10 +144,10 @@ def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> 
         files.delete(place)
 
 
-def prepare_output(request: Request, inputs: Inputs, lease: Lease) -> State:
+def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> State:
     """Make the output folder, which nobody else writes to by now, ready for this job; return what stood there."""
     out = request.out
-    state = check(request, inputs)  # again: another job may have finished before this one had the folder
+    state = check(request, inputs, cluster)  # again: another job may have finished before this one had the folder
     commit.clean_staging(out, owner=lease.owner)
     if state is State.FINISHED:
         files.delete(parts_directory(out))  # where a kill came between mark and tidying
@@ -157,10 +159,13 @@ def prepare_output(request: Request, inputs: Inputs, lease: Lease) -> State:
     output.write_job(out, {**identity, "exclude": inputs.exclude})
     if state is State.RETRIED:
         changed = output.changed_photos(out, inputs)
-        commit.restore_parts(
-            out, inputs.shards, photos_per_part=inputs.photos_per_part, rule=request.rule, changed=changed
-        )
-        for name in (output.EVALUATION_FILE, output.SORTED_FILE, PAGE_FILE):  # of the rows before
+        restore_parts(out, inputs.shards, photos_per_part=inputs.photos_per_part, rule=request.rule, changed=changed)
+        for name in (
+            output.EVALUATION_FILE,
+            output.SORTED_FILE,
+            output.UNSORTED_FOLDER,
+            PAGE_FILE,
+        ):  # of the rows before
             files.delete(files.join(out, name))
     elif request.config.retry_errors:
         for shard in inputs.shards:
@@ -221,34 +226,30 @@ def label(
     return summary
 
 
-def evaluate(request: Request, inputs: Inputs) -> None:
+def evaluate(request: Request, inputs: Inputs, cluster: Cluster) -> None:
     """Compare the labels with the class folders, where that is asked for, and the models with each other."""
     config = request.config
     if not config.evaluate and len(request.models) == 1:
         return
     if not inputs.listed and output.read_job(request.out).get("moved"):
         raise UsageError("--evaluate needs the photos in their class folders, but they were moved: evaluate first")
-    true = _labels_of_rows(request, inputs, required=config.evaluate)
+    true = _labels_of_rows(request, inputs, cluster)
     evaluate_labels(request.out, rule=request.rule, models=request.paths, true=true, scored=config.evaluate)
 
 
-def _labels_of_rows(request: Request, inputs: Inputs, *, required: bool) -> np.ndarray:
-    """Return the true label of each committed row, -1 for none; as _true_labels."""
-    table = order_as_rows(read_all(inputs.shards), request.out, rule=request.rule)
-    return _true_labels(request, table, required=required)
+def _labels_of_rows(request: Request, inputs: Inputs, cluster: Cluster) -> TrueLabels:
+    """Return the true labels of the committed rows; where they are not asked for, none need be known.
 
-
-def _true_labels(request: Request, table: pa.Table, *, required: bool) -> np.ndarray:
-    """Return the label that the folder, name, table or shard of each photo of `table` tells, -1 for none.
-
-    Raises UsageError, where it is `required`, when they are not classes of the model.
+    Raises UsageError, where they are asked for, when they are not classes of the model.
     """
+    mapped, shards = cluster.mapped(inputs.shards)
+    truth = None
     try:
-        return true_labels(table, classes=request.rule.labels, source=request.config.photos)
+        truth = inputs.truth(classes=request.rule.labels, mapped=mapped)
     except UsageError:
-        if required:
+        if request.config.evaluate:
             raise
-        return np.full(table.num_rows, -1, np.int32)
+    return TrueLabels(request.out, rule=request.rule, shards=shards, truth=truth, mapped=mapped)
 
 
 def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mapping[str, Any]) -> None:
@@ -267,7 +268,7 @@ def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mappi
             summary=summary,
             photos=files.absolute(config.photos),
             thumbnails=make,
-            true=_labels_of_rows(request, inputs, required=True) if config.evaluate else None,
+            true=_labels_of_rows(request, inputs, cluster) if config.evaluate else None,
         )
 
     write_page(request.out, build)

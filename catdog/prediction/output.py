@@ -27,6 +27,8 @@ JOB_FILE = "predict.json"
 SUMMARY_FILE = "summary.json"
 EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
+UNSORTED_FOLDER = "not-sorted"  # lists of the photos that could not be placed
+SORTED_FILES = (SORTED_FILE, UNSORTED_FOLDER)
 _CHUNK = 1 << 16  # of rows that are Python objects at a time
 _MANY_LABELS = 12  # of more, those without photos are not listed
 
@@ -168,7 +170,7 @@ def clear(out: str) -> None:
     """Delete the results of an earlier job, but for the folder's mark and whatever else stands there."""
     # The mark goes first: what is left after a kill must not look finished.
     names = [f"predictions/{commit.SUCCESS_FILE}", "predictions", "parts"]
-    names += [EVALUATION_FILE, SORTED_FILE, PAGE_FILE, SUMMARY_FILE, JOB_FILE]
+    names += [EVALUATION_FILE, *SORTED_FILES, PAGE_FILE, SUMMARY_FILE, JOB_FILE]
     for name in names:
         files.delete(files.join(out, name))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,6 +13,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from catdog.cluster.actors import map_in_order
 from catdog.cluster.connection import connected
 from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
@@ -37,6 +40,7 @@ from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
 from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.rows import LabelRule
+from catdog.prediction.truth import Map, Truth, find_truth
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
@@ -129,15 +133,8 @@ def say_models(request: Request) -> None:
 def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
     """Raise UsageError when two models do not fit together, or the settings do not fit the classes."""
     first, last = models[0].spec, models[-1].spec
-    if (
-        models[0].rest != models[-1].rest
-        or first.classes != last.classes
-        or (first.image_size, first.framing)
-        != (
-            last.image_size,
-            last.framing,
-        )
-    ):
+    same_images = (first.image_size, first.framing) == (last.image_size, last.framing)
+    if models[0].rest != models[-1].rest or first.classes != last.classes or not same_images:
         raise UsageError(
             f"two models are compared on the same classes and image size, found {', '.join(first.classes)} at "
             f"{first.image_size} and {', '.join(last.classes)} at {last.image_size}: give models that fit together"
@@ -163,6 +160,7 @@ class Inputs:
         self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
         self._shards: list[Shard] = []
         self._folder = ""  # that is too large for one process
+        self._truth: Truth | None = None
         self.seconds = 0.0
 
     def are_many(self) -> bool:
@@ -207,6 +205,12 @@ class Inputs:
         """How many photos a part has."""
         return photos_per_part(self.digest.files)
 
+    def truth(self, *, classes: Sequence[str], mapped: Map) -> Truth:
+        """Return how the photos tell their class among `classes`, found out once; raises UsageError as find_truth."""
+        if self._truth is None:
+            self._truth = find_truth(self.shards, classes=classes, source=self._source, mapped=mapped)
+        return self._truth
+
     @property
     def listed(self) -> bool:
         """Whether a step of this command needed them."""
@@ -226,6 +230,16 @@ class Cluster(contextlib.ExitStack):
         quiet_datasets(verbose=self._config.verbose)
         self.enter_context(report_failures())
         return resources
+
+    def mapped(self, shards: Sequence[Shard]) -> tuple[Map, Sequence[Shard]]:
+        """Return what calls functions on pieces of the photos in `shards`, and these as it takes them.
+
+        Many photos are for Ray tasks, few for this process, which needs no Ray for them.
+        """
+        if sum(shard.rows for shard in shards) <= MOST_IN_ONE_PROCESS:
+            return itertools.starmap, shards
+        mapped = functools.partial(map_in_order, num_cpus=self.plan().task_cpus)
+        return mapped, [shard.shared() for shard in shards]
 
     def gpus(self) -> int:
         """Return how many GPUs there are for the job."""

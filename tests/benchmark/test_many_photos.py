@@ -22,10 +22,14 @@ def test_each_step_of_a_free_job_counts_its_calls(
     *said, line = capsys.readouterr().out.splitlines()
     assert said[0] == "Verified: 250 rows, each of another photo; the checksums agree (1 file)."
     found = json.loads(line)
-    assert [step["step"] for step in found["steps"]] == ["start", "list", "label", "commit", "verify"]
+    assert [step["step"] for step in found["steps"]] == [
+        "start", "list", "label", "commit", "verify", "evaluate", "sort",
+    ]  # fmt: skip
     calls = {step["step"]: step["calls"] for step in found["steps"]}
-    assert calls["list"] == 4  # the root, and a task for each of its folders
+    assert calls["list"] == 3  # the root, and a task for each of its folders
     assert calls["label"] > 2
     assert calls["commit"] == 0  # one file is written by the driver
-    assert found["shards"] == 3
+    assert (calls["evaluate"], calls["sort"]) == (3, 3)  # shards and files; names claimed and settled, photos placed
+    assert len(list((tmp_path / "sorted").glob("*/*.jpg"))) == 250
+    assert found["shards"] == 2
     assert found["seconds_a_call"] > 0

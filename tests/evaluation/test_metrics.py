@@ -1,16 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from catdog.errors import UsageError
 from catdog.evaluation.metrics import (
-    confusion_matrix,
     evaluate,
+    evaluate_sums,
     expected_calibration_error,
-    log_loss,
     reliability_bins,
     wilson_interval,
 )
+from catdog.evaluation.sums import count_pairs, losses, score_sums
 
 TWO = ("cat", "dog")
 
@@ -40,7 +42,20 @@ def test_the_scores_are_scikit_learn_s(classes: int) -> None:
 
 def test_a_certain_mistake_has_the_loss_that_scikit_learn_gives_it() -> None:
     true, probabilities = np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]])
-    assert log_loss(true, probabilities) == pytest.approx(metrics.log_loss(true, probabilities))
+    assert losses(true, probabilities).mean() == pytest.approx(metrics.log_loss(true, probabilities))
+
+
+def test_sums_of_parts_give_the_scores_of_the_whole() -> None:
+    true, probabilities = made_predictions(1_000, 3)
+    whole = evaluate(true, probabilities, classes=("ant", "bee", "cat"), threshold=0.6)
+    cuts = [slice(0, 1), slice(1, 1), slice(1, 700), slice(700, 1_000)]
+    first, *others = [score_sums(true[cut], probabilities[cut], threshold=0.6) for cut in cuts]
+    found = evaluate_sums(sum(others, first), classes=("ant", "bee", "cat"))
+    assert found.sure < 1_000
+    assert dataclasses.replace(found, log_loss=0.0, calibration_error=0.0) == dataclasses.replace(
+        whole, log_loss=0.0, calibration_error=0.0
+    )
+    assert (found.log_loss, found.calibration_error) == pytest.approx((whole.log_loss, whole.calibration_error))
 
 
 def test_an_unsure_photo_is_not_correct_and_not_among_the_sure() -> None:
@@ -142,5 +157,5 @@ def test_a_calibrated_model_has_hardly_any_calibration_error() -> None:
 
 
 def test_unsure_is_the_last_column_of_the_confusion_matrix() -> None:
-    found = confusion_matrix(np.array([0, 1, 1]), np.array([1, -1, 1]), classes=2)
+    found = count_pairs(np.array([0, 1, 1]), np.array([1, 2, 1]), classes=2)
     assert found.tolist() == [[0, 1, 0], [0, 1, 1]]

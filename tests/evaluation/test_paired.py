@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from catdog.errors import UsageError
-from catdog.evaluation.paired import PairedTest, compare_models, paired_test
+from catdog.evaluation.paired import PairedTest, compare_models, compare_sums, pair_sums, paired_test
 
 
 # 2 * P(X <= fewer) of a binomial of so many photos and one half, at most 1, worked out by hand.
@@ -30,5 +30,8 @@ def test_two_models_are_compared_with_each_other_and_with_the_truth() -> None:
     assert found.lines()[1] == (
         "Accuracy 0.6667 and 0.3333: only the first is right on 1, only the second on 0 (McNemar p = 1)."
     )
+    parts = [pair_sums(first[cut], second[cut], np.array([0, 1, 1])[cut]) for cut in (slice(0, 1), slice(1, 3))]
+    assert compare_sums(parts[0] + parts[1]) == found
+    assert compare_sums(pair_sums(first, second, np.array([0, -1, -1]))).photos == 1
     with pytest.raises(UsageError, match="nothing to compare"):
         compare_models(first[:0], second[:0])

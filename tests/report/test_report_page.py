@@ -149,7 +149,7 @@ def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             summary=summary,
             photos="/photos",
             thumbnails=lambda names: dict.fromkeys(names[1:], jpeg()),
-            true=true,
+            true=[true],
         ),
     )
 

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from catdog.benchmark.scaling.many_photos import StepCost
+from catdog.cluster.actors import map_in_order
 from catdog.cluster.connection import connected
-from catdog.cluster.plan import make_predict_plan
+from catdog.cluster.plan import Plan, make_predict_plan
 from catdog.config import PredictClusterConfig
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.sources.shards import SetDigest
+from catdog.photos.sources.shards import SetDigest, Shard
 from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
+from catdog.prediction.evaluate import TrueLabels, evaluate_labels
 from catdog.prediction.labelling.decoding import Decoding
 from catdog.prediction.labelling.driver import label_shards
 from catdog.prediction.labelling.pool import ActorPool
@@ -33,7 +37,9 @@ from catdog.prediction.results.joining import join_parts
 from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.proof import verify
 from catdog.prediction.results.rows import LabelRule
-from catdog.storage.lease import hold_lease
+from catdog.prediction.sorting.sort import sort_photos
+from catdog.prediction.truth import find_truth
+from catdog.storage.lease import Lease, hold_lease
 from catdog.storage.ownership import mark_folder
 
 _RULE = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
@@ -45,15 +51,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class FreeEngine:
-    """Stands where an engines.EngineSpec does: every photo is both, at once."""
+    """Stands where an engines.EngineSpec does: every other photo is a dog, at once."""
 
     def load(self, *, batch_size: int, threads: int) -> FreeEngine:
         """Return the engine."""
         return self
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return (N, 2) equal probabilities."""
-        return np.full((len(images), 2), 0.5, np.float32)
+        """Return (N, 2) probabilities."""
+        return np.resize(np.array([[0.7, 0.3], [0.3, 0.7]], np.float32), (len(images), 2))
 
 
 def decode_nothing(content: bytes, *, size: int, framing: Framing, limits: DecodeLimits) -> np.ndarray:
@@ -126,7 +132,7 @@ class Meter:
 
 
 def main(photos: str, out: str) -> None:
-    """Run the job on the folder `photos` into the new folder `out`, and print the figures."""
+    """Run the job on the folder `photos` into the new folder `out`, and print the figures; it moves the photos."""
     meter = Meter()
     with contextlib.ExitStack() as stack:
         resources = meter.take("start", lambda: stack.enter_context(connected()))
@@ -136,41 +142,60 @@ def main(photos: str, out: str) -> None:
         mark_folder(out, kind="labels")
         tree = Tree(path=photos, shards=commit.inputs_directory(out, owner=lease.owner))
         shards = meter.take("list", lambda: list_tree(tree, num_cpus=plan.task_cpus)).shards
-        digest = SetDigest.total(shard.digest for shard in shards)
-        job = {"photos": photos, "exclude": [], "inputs": output.set_name(digest)}
-        output.write_job(out, job)
-        part = photos_per_part(digest.files)
-
-        def label() -> None:
-            label_shards(
-                shards,
-                out=out,
-                rule=_RULE,
-                engines=[FreeEngine()],
-                decoding=Decoding(image_size=_IMAGE_SIZE, limits=DecodeLimits(), decode=decode_nothing),
-                plan=plan,
-                photos_per_part=part,
-                progress=lambda done, total: None,
-            )
-
-        def join() -> None:
-            manifest = join_parts(
-                out,
-                shards,
-                owner=lease.owner,
-                rule=_RULE,
-                format="parquet",
-                photos_per_part=part,
-                num_cpus=plan.task_cpus,
-            )
-            commit.finish_commit(out, manifest, lease=lease, replaces=False)
-
-        meter.take("label", label)
-        meter.take("commit", join)
-        meter.take("verify", lambda: verify(out))
+        label(meter, shards, photos=photos, out=out, plan=plan, lease=lease)
+        use(meter, shards, photos=photos, out=out, num_cpus=plan.task_cpus)
         each = seconds_a_call()
     found = {"steps": [dataclasses.asdict(step) for step in meter.steps], "seconds_a_call": each}
     print(json.dumps({**found, "shards": len(shards)}), flush=True)
+
+
+def label(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, plan: Plan, lease: Lease) -> None:
+    """Label the photos of `shards`, below the folder `photos`, and commit the result in `out`."""
+    digest = SetDigest.total(shard.digest for shard in shards)
+    output.write_job(out, {"photos": photos, "exclude": [], "inputs": output.set_name(digest)})
+    part = photos_per_part(digest.files)
+
+    def join() -> None:
+        manifest = join_parts(
+            out,
+            shards,
+            owner=lease.owner,
+            rule=_RULE,
+            format="parquet",
+            photos_per_part=part,
+            num_cpus=plan.task_cpus,
+        )
+        commit.finish_commit(out, manifest, lease=lease, replaces=False)
+
+    meter.take(
+        "label",
+        lambda: label_shards(
+            shards,
+            out=out,
+            rule=_RULE,
+            engines=[FreeEngine()],
+            decoding=Decoding(image_size=_IMAGE_SIZE, limits=DecodeLimits(), decode=decode_nothing),
+            plan=plan,
+            photos_per_part=part,
+            progress=lambda done, total: None,
+        ),
+    )
+    meter.take("commit", join)
+
+
+def use(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, num_cpus: float) -> None:
+    """Do with the result in `out` what people do: prove it, compare it with the class folders, sort the photos."""
+    mapped = functools.partial(map_in_order, num_cpus=num_cpus)
+
+    def evaluate() -> None:
+        truth = find_truth(shards, classes=_RULE.labels, source=photos, mapped=mapped)
+        true = TrueLabels(out, rule=_RULE, shards=shards, truth=truth, mapped=mapped)
+        evaluate_labels(out, rule=_RULE, models=["free"], true=true, scored=True)
+
+    meter.take("verify", lambda: verify(out))
+    meter.take("evaluate", evaluate)
+    folder = f"{Path(photos).parent}/sorted"  # on the same disk: a move is two names there, and no file
+    meter.take("sort", lambda: sort_photos(out, rule=_RULE, directory=folder, mode="move", num_cpus=num_cpus))
 
 
 def seconds_a_call() -> float:

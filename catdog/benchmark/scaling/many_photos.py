@@ -35,7 +35,7 @@ class StepCost:
 
 
 def measure_scale(bench: Bench) -> dict[str, Any]:
-    """Run listing, labelling, commit and proof on `scale_to` photos, in a process of its own; print what each cost."""
+    """Run a predict job on `scale_to` photos, in a process of its own; print what each of its steps cost."""
     photos = bench.config.scale_to
     with _many_links(photos, folder=bench.folder) as folder:
         program = [sys.executable, "-m", "catdog.benchmark.scaling.free_job", folder, f"{bench.folder}/free"]
@@ -71,13 +71,14 @@ def _many_links(photos: int, *, folder: str) -> Iterator[str]:
 
 
 def make_links(place: Path, photos: int) -> None:
-    """Fill `place`/photos with so many links."""
+    """Fill `place`/photos with so many links, in folders of cats and dogs by turns."""
     source = place / "source"
     for number in range(photos):
         if number % _MOST_LINKS == 0:
             source = place / f"source-{number // _MOST_LINKS}"
             source.write_bytes(b"\xff\xd8 photo \xff\xd9")
         if number % _FOLDER_PHOTOS == 0:
-            target = place / "photos" / f"{number // _FOLDER_PHOTOS:05d}"
+            folder = number // _FOLDER_PHOTOS
+            target = place / "photos" / ("cat", "dog")[folder % 2] / f"{folder:05d}"
             target.mkdir(parents=True)
         os.link(source, f"{target}/{number:08d}.jpg")

@@ -16,7 +16,7 @@ LAYOUTS = (
 
 
 def assign_classes(
-    relatives: Sequence[str], *, source: str, splits: str = "", known: Sequence[str] = ()
+    relatives: Sequence[str], *, source: str, splits: str = "", known: Sequence[str] = (), photos: int = 0
 ) -> tuple[Layout, list[tuple[str | None, str] | None]]:
     """Decide the layout of a whole listing and return it with `class_of` each file.
 
@@ -28,15 +28,17 @@ def assign_classes(
     When all files hint the same split (somebody gave `data/train`), the hint says nothing and is dropped.
     `splits` such as `train=a,test=b` names the split folders, `none` says that there are none. Where `known` classes
     are given, one of them is enough, and a folder of such a name anywhere around a file is its class.
+    Of `photos` files `relatives` may be one of each kind.
     Raises UsageError, naming `source`, for fewer than two classes, and where folders may be splits or classes.
     """
     layout = detect_layout(relatives, splits=splits)
     if known and not {*layout.classes} & {*known}:
-        return _assign_known(relatives, source=source, known=known)
+        return _assign_known(relatives, source=source, known=known, photos=photos)
     if len(layout.classes) < (1 if known else 2):
         found = f"only the class {layout.classes[0]}" if layout.classes else "none"
+        among = counted(photos or len(relatives), "file")
         raise UsageError(
-            f"expected photos of two classes or more in {source}, found {found} in {counted(len(relatives), 'file')}, "
+            f"expected photos of two classes or more in {source}, found {found} in {among}, "
             f"such as {min(relatives)}; lay them out as {LAYOUTS}"
         )
     assigned = [layout.class_of(relative) for relative in relatives]
@@ -46,7 +48,7 @@ def assign_classes(
 
 
 def _assign_known(
-    relatives: Sequence[str], *, source: str, known: Sequence[str]
+    relatives: Sequence[str], *, source: str, known: Sequence[str], photos: int
 ) -> tuple[Layout, list[tuple[str | None, str] | None]]:
     names = frozenset(known)
     around = folded(source.split("!")[-1].rstrip("/"))[-1:]  # somebody gave PetImages/Cat
@@ -59,6 +61,6 @@ def _assign_known(
     if not classes:
         raise UsageError(
             f"expected folders of the classes {', '.join(known)} in {source}, found none in "
-            f"{counted(len(relatives), 'file')}, such as {min(relatives)}"
+            f"{counted(photos or len(relatives), 'file')}, such as {min(relatives)}"
         )
     return Layout(classes=classes), assigned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -48,18 +49,18 @@ class Shown:
 
 
 def choose_rows(
-    tables: Iterable[pa.Table], *, classes: Sequence[str], unsure: bool, true: np.ndarray | None = None
+    tables: Iterable[pa.Table], *, classes: Sequence[str], unsure: bool, true: Iterable[np.ndarray] | None = None
 ) -> Shown:
     """Choose from `tables` of prediction rows, which are read once, one after the other, and not kept.
 
-    `unsure` tells whether UNSURE is one of the labels; `true` (rows,) has the label that each row's folder tells, -1
-    for none. The same rows give the same choice.
+    `unsure` tells whether UNSURE is one of the labels; `true` has for each table the label that each row's folder
+    tells, (rows,), -1 for none. The same rows give the same choice.
     """
     labels = [*classes, *([UNSURE] if unsure else [])]
     groups = min(_PER_GROUP, max(1, MAX_PHOTOS // (2 * len(labels) + 2)))
-    sampler = _RowSampler(labels, classes=classes, most=groups, true=true)
-    for table in tables:
-        sampler.add(table)
+    sampler = _RowSampler(labels, classes=classes, most=groups)
+    for table, known in zip(tables, itertools.repeat(None) if true is None else true, strict=False):
+        sampler.add(table, np.full(table.num_rows, -1) if known is None else known)
     return sampler.shown()
 
 
@@ -80,8 +81,8 @@ class _SmallestK:
 
 
 class _RowSampler:
-    def __init__(self, labels: Sequence[str], *, classes: Sequence[str], most: int, true: np.ndarray | None) -> None:
-        self._labels, self._classes, self._true = list(labels), list(classes), true
+    def __init__(self, labels: Sequence[str], *, classes: Sequence[str], most: int) -> None:
+        self._labels, self._classes = list(labels), list(classes)
         self._kept = {(kind, label): _SmallestK(most) for kind in (LEAST_CONFIDENT, AT_RANDOM) for label in labels}
         self._kept |= {(kind, ""): _SmallestK(most) for kind in (WRONG, DIFFERENT)}
         self._first = _SmallestK(MAX_PHOTOS)  # the first that have a label: where there are no more, all are shown
@@ -94,8 +95,8 @@ class _RowSampler:
         self._error_counts: Counter[str] = Counter()
         self._start = 0
 
-    def add(self, table: pa.Table) -> None:
-        """Take note of the rows of `table`, which follow those of the last one."""
+    def add(self, table: pa.Table, true: np.ndarray) -> None:
+        """Take note of the rows of `table`, which follow those of the last one; `true` are their labels, or -1."""
         places = np.arange(self._start, self._start + table.num_rows)
         label_ids = pc.index_in(table["label"], value_set=pa.array(self._labels, pa.string()))
         found = label_ids.fill_null(-1).to_numpy().astype(np.int64)
@@ -111,26 +112,25 @@ class _RowSampler:
         these = np.flatnonzero(found >= 0)
         self._first.add(places[these].astype(np.float64), places[these])
         sure = (found >= 0) & (found < len(self._classes))
-        if self._true is not None:
-            true = self._true[self._start : self._start + table.num_rows]
-            these = np.flatnonzero(sure & (true >= 0) & (true != found))
-            self._kept[WRONG, ""].add(-probability[these], places[these])
+        these = np.flatnonzero(sure & (true >= 0) & (true != found))
+        self._kept[WRONG, ""].add(-probability[these], places[these])
         if "second_label" in table.column_names:
             differ = pc.not_equal(table["label"], table["second_label"]).fill_null(False).to_numpy()
             both = np.minimum(probability, table["second_probability"].fill_null(0.0).to_numpy())
             these = np.flatnonzero(differ)
             self._kept[DIFFERENT, ""].add(-both[these], places[these])
-        self._keep_rows(table)
+        self._keep_rows(table, true)
         self._note_errors(table, found)
         self._note_names(table, found)
         self._start += table.num_rows
 
-    def _keep_rows(self, table: pa.Table) -> None:
+    def _keep_rows(self, table: pa.Table, true: np.ndarray) -> None:
         kept = {int(place) for smallest in (self._first, *self._kept.values()) for place in smallest.places}
         self._rows = {place: row for place, row in self._rows.items() if place in kept}
         wanted = sorted(place for place in kept if place >= self._start)
-        rows = table.take(pa.array([place - self._start for place in wanted], pa.int64())).to_pylist()
-        self._rows.update(zip(wanted, rows, strict=True))
+        chosen = np.array(wanted, np.int64) - self._start
+        for place, row, label in zip(wanted, table.take(pa.array(chosen)).to_pylist(), true[chosen], strict=True):
+            self._rows[place] = {**row, "true": None if label < 0 else self._classes[int(label)]}
 
     def _note_errors(self, table: pa.Table, found: np.ndarray) -> None:
         errors = table.take(pa.array(np.flatnonzero(found < 0))).filter(pc.field("error").is_valid())
@@ -159,7 +159,7 @@ class _RowSampler:
         if sum(self._counts.values()) <= MAX_PHOTOS:
             for place in self._first.places.tolist():
                 kinds.setdefault(place, [])
-        photos = [{**self._rows[place], "kinds": kinds[place], "true": self._truth(place)} for place in sorted(kinds)]
+        photos = [{**self._rows[place], "kinds": kinds[place]} for place in sorted(kinds)]
         return Shown(
             rows=self._start,
             photos=photos,
@@ -169,11 +169,6 @@ class _RowSampler:
             error_counts=dict(self._error_counts.most_common()),
             names=self._names,
         )
-
-    def _truth(self, place: int) -> str | None:
-        if self._true is None or self._true[place] < 0:
-            return None
-        return self._classes[int(self._true[place])]
 
 
 def common_prefix(paths: Sequence[str]) -> str:

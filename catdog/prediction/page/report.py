@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,11 @@ def build_predict_page(
     summary: Mapping[str, Any],
     photos: str,
     thumbnails: Thumbnails,
-    true: np.ndarray | None = None,
+    true: Iterable[np.ndarray] | None = None,
 ) -> str:
     """Return the page of the committed predictions below `out`; its size is bounded whatever their number.
 
-    `summary` is summary.json's content, `photos` what was labelled; `true` (rows,) as choose_rows takes it.
+    `summary` is summary.json's content, `photos` what was labelled; `true` as choose_rows takes it.
     """
     rows = read_rows(out, rule=rule)
     shown = choose_rows(rows, classes=rule.labels, unsure=rule.threshold > 0, true=true)

@@ -6,23 +6,18 @@ checksum of each, and `_SUCCESS` last. What has no `_SUCCESS` beside it is not f
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.errors import FailureError
-from catdog.photos.sources.shards import SetDigest, Shard
-from catdog.prediction.results.parts import (
-    finished_parts,
-    has_passing_errors,
-    parts_directory,
-    plan_parts,
-    write_prediction_part,
-)
+from catdog.errors import FailureError, one_line
+from catdog.photos.sources.shards import SetDigest
+from catdog.prediction.results.parts import parts_directory
 from catdog.prediction.results.rows import LabelRule, decode
 from catdog.storage import files
 from catdog.storage.lease import Lease
@@ -117,33 +112,52 @@ def read_result_manifest(out: str) -> dict[str, Any]:
     return files.read_json(files.join(out, "predictions", MANIFEST_FILE))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """A file of committed rows, as a task takes it; `first` is the number of its first row among all."""
+
+    directory: str
+    name: str
+    sha256: str
+    format: str
+    rule: LabelRule
+    first: int
+    rows: int
+
+    def read(self) -> pa.Table:
+        """Return its rows. Raises FailureError where it cannot be read here, or holds other rows."""
+        try:
+            content = files.read_bytes(files.join(self.directory, self.name))
+        except OSError as error:
+            raise FailureError(
+                f"{files.join(self.directory, self.name)} cannot be read ({one_line(error)}): --out must be a folder "
+                "that all machines share, or a URI"
+            ) from error
+        return decode(content, format=self.format, schema=self.rule.schema, where=self.name)
+
+
+def result_files(out: str, *, rule: LabelRule) -> list[ResultFile]:
+    """Return the files of the committed rows of `out`, in their order."""
+    manifest = read_result_manifest(out)
+    found: list[ResultFile] = []
+    for entry in manifest["files"]:
+        found.append(
+            ResultFile(
+                directory=files.join(out, "predictions"),
+                name=entry["name"],
+                sha256=entry["sha256"],
+                format=manifest["format"],
+                rule=rule,
+                first=found[-1].first + found[-1].rows if found else 0,
+                rows=entry["rows"],
+            )
+        )
+    return found
+
+
 def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
     """Yield the committed rows of `out`, a table for each file, in the order of the inputs."""
-    manifest = read_result_manifest(out)
-    for entry in manifest["files"]:
-        content = files.read_bytes(files.join(out, "predictions", entry["name"]))
-        yield decode(content, format=manifest["format"], schema=rule.schema, where=entry["name"])
-
-
-def restore_parts(
-    out: str, shards: Sequence[Shard], *, photos_per_part: int, rule: LabelRule, changed: Collection[str]
-) -> None:
-    """Write the committed rows of `out` as parts of `shards` again, but for those that are to be labelled again.
-
-    These have an error that may be gone by now, or one of the `changed` paths.
-    """
-    outdated, tables = set(changed), read_rows(out, rule=rule)
-    rows = rule.schema.empty_table()
-    for shard in shards:
-        inputs, standing = shard.read(), finished_parts(out, shard.name)
-        for part in plan_parts(inputs, shard=shard.name, photos_per_part=photos_per_part):
-            while rows.num_rows < part.rows and (table := next(tables, None)) is not None:
-                rows = pa.concat_tables([rows, table])
-            found, rows = rows.slice(0, part.rows), rows.slice(part.rows)
-            wanted = inputs["path"].slice(part.start, part.rows)
-            kept = found["path"].equals(wanted) and outdated.isdisjoint(wanted.to_pylist())
-            if kept and part.name not in standing and not has_passing_errors(found):
-                write_prediction_part(out, part.name, found, retried=0)
+    return (result.read() for result in result_files(out, rule=rule))
 
 
 # Proof

@@ -1,4 +1,4 @@
-"""Photos laid out in a folder for each label: what is refused, and which place each photo gets."""
+"""Photos laid out in a folder for each label: what is refused, and the names that a photo may get there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
-from catdog.console import ProgressLine, counted, say
 from catdog.errors import UsageError
 from catdog.photos.sources.archives import TAR_SUFFIXES, ZIP_SUFFIXES
-from catdog.prediction.output import SORTED_FILE
-from catdog.prediction.placement import place_photos
-from catdog.prediction.results.commit import read_rows
-from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
@@ -22,6 +17,7 @@ UNREADABLE = "unreadable"  # the folder of photos that have an error in place of
 # What ends the name of an archive in the key of its member.
 _ARCHIVE = re.compile("|".join(re.escape(f"{suffix}!") for suffix in (*ZIP_SUFFIXES, *TAR_SUFFIXES)), re.IGNORECASE)
 _MAX_NAME_BYTES = 255  # of a name on the file systems in use
+_DIGITS = 8  # more for each further name
 
 
 def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_paths: Iterable[str]) -> None:
@@ -44,64 +40,22 @@ def check_sorting(directory: str, *, mode: str, classes: Sequence[str], sample_p
         )
 
 
-def is_sorted(out: str, *, directory: str, mode: str) -> bool:
-    """Tell whether the photos of the job in `out` were laid out below the absolute `directory` already."""
-    mark = files.join(out, SORTED_FILE)
-    return files.exists(mark) and {"directory": directory, "mode": mode}.items() <= files.read_json(mark).items()
+def name_of(path: str, level: int = 0) -> str:
+    """Return the name that the photo at `path` wants: its own first, at level 0.
 
-
-def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpus: float) -> None:
-    """Lay the photos of the committed rows in `out` out below the absolute `directory`, and say how many."""
-    paths: list[str] = []
-    folders: list[str] = []
-    for table in read_rows(out, rule=rule):
-        paths += table["path"].to_pylist()
-        folders += [label or UNREADABLE for label in table["label"].to_pylist()]
-    result = place_photos(
-        paths,
-        plan_sorting(paths, folders),
-        directory=directory,
-        mode=mode,
-        num_cpus=num_cpus,
-        progress=ProgressLine("Sorting", "photos"),
-    )
-    verb = {"copy": "copied", "link": "linked", "move": "moved"}[mode]
-    say(f"{counted(result.placed, 'photo')} {verb} into {directory}, {result.already} already there.")
-    for line in result.failed[:10]:
-        say(f"  not {verb}: {line}")
-    if len(result.failed) > 10:
-        say(f"  and {len(result.failed) - 10} more")
-    files.write_json(
-        files.join(out, SORTED_FILE),
-        {
-            "directory": directory,
-            "mode": mode,
-            "placed": result.placed + result.already,
-            "failed": list(result.failed),
-        },
-    )
-
-
-def plan_sorting(paths: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return the place of each photo, `folder/name`, decided from the arguments alone.
-
-    Of names that are the same within a folder, compared without case and in Unicode's NFC as some file systems do,
-    the first keeps its name; the others get `-` and the first hex digits of their path's sha256 before the suffix.
+    Where others have that, it gets `-` and the first hex digits of its path's sha256 before the suffix: 8 at level 1,
+    8 more at each level after that.
     """
-    taken: set[tuple[str, str]] = set()
-    places = []
-    for path, folder in zip(paths, folders, strict=True):
-        name = _name(path)
-        digest, digits = hashlib.sha256(path.encode()).hexdigest(), 8
-        place = _shortened(name, "")
-        while (folder, _folded(place)) in taken:
-            place, digits = _shortened(name, f"-{digest[:digits]}"), digits + 8
-        taken.add((folder, _folded(place)))
-        places.append(f"{folder}/{place}")
-    return places
+    addition = f"-{hashlib.sha256(path.encode()).hexdigest()[: _DIGITS * level]}" if level else ""
+    return _shortened(_own_name(path), addition)
 
 
-def _name(path: str) -> str:
+def as_compared(name: str) -> str:
+    """Return `name` as some file systems compare names: without case, and in Unicode's NFC."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _own_name(path: str) -> str:
     base, _ = files.split_query(path)
     member = _member(base)
     # In an archive any mark may part folders.
@@ -112,6 +66,8 @@ def _name(path: str) -> str:
 
 def _member(path: str) -> str | None:
     """Return the part of a key that names a member of an archive, None for a file by itself."""
+    if "!" not in path:
+        return None
     return next((path[mark.end() :] for mark in _ARCHIVE.finditer(path)), None)
 
 
@@ -122,7 +78,3 @@ def _shortened(name: str, addition: str) -> str:
         stem, dot, suffix = name, "", ""
     room = _MAX_NAME_BYTES - len(f"{addition}{dot}{suffix}".encode())
     return stem.encode()[:room].decode("utf-8", "ignore") + f"{addition}{dot}{suffix}"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

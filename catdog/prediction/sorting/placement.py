@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import filecmp
-import itertools
 import os
 import re
 import shutil
@@ -14,60 +13,83 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from catdog.cluster.actors import map_in_order
 from catdog.console import Progress
 from catdog.errors import FailureError, ImageError, one_line
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import local_path
+from catdog.prediction.results.commit import ResultFile
+from catdog.prediction.sorting.claims import Levels, read_places, settle_names
+from catdog.prediction.sorting.names import UNREADABLE, name_of
 from catdog.storage import files
 
-_CHUNK = 256
-_TASKS_AT_ONCE = 1000  # more wait in the driver, not in Ray
+SHOWN = 10  # failures that the console shows
+_LEAST_IN_A_CALL, _MOST_IN_A_CALL = 256, 4096
+_CALLS = 256  # of few photos: every core of a large machine gets some
 # The name of a copy that is not whole yet, as _beside gives it.
 _HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placed:
-    """How many photos were placed now and before, and which could not be: "path: reason"."""
+    """How many photos were placed now and before, how many could not be, and the first of these: "path: reason"."""
 
     placed: int
     already: int
-    failed: tuple[str, ...]
+    failed: int
+    first_failed: tuple[str, ...]
 
 
 def place_photos(
-    paths: Sequence[str], places: Sequence[str], *, directory: str, mode: str, num_cpus: float, progress: Progress
+    results: Sequence[ResultFile], *, directory: str, mode: str, failures: str, num_cpus: float, progress: Progress
 ) -> Placed:
-    """Bring each of `paths` to its place below `directory`, by Ray tasks; a second call finds nothing left to do.
+    """Bring the photos of all rows of `results` into the folders of their labels below `directory`, by Ray tasks.
 
-    A photo that cannot be placed, such as one whose place another file has, is named in the result and stops nothing.
+    A second call finds nothing left to do. A photo that cannot be placed, such as one whose place another file has,
+    stops nothing: lines of all of them are in files in the folder `failures`, which is deleted first.
     Raises FailureError when the disk is full.
     """
-    import ray
-
-    task = ray.remote(num_cpus=num_cpus)(place_some)
-    directory = files.absolute(directory)
-    starts = iter(range(0, len(paths), _CHUNK))
-    running: list[Any] = []
+    files.delete(failures)
+    directory, total = files.absolute(directory), sum(result.rows for result in results)
+    length = min(_MOST_IN_A_CALL, max(_LEAST_IN_A_CALL, total // _CALLS))
+    levels = settle_names(results, num_cpus=num_cpus)
+    calls = (
+        (result, start, min(start + length, result.rows), level, directory, mode, failures)
+        for result, level in zip(results, levels, strict=True)
+        for start in range(0, result.rows, length)
+    )
     states: Counter[str] = Counter()
-    failed: list[str] = []
-    while True:
-        for start in itertools.islice(starts, _TASKS_AT_ONCE - len(running)):
-            stop = start + _CHUNK
-            running.append(task.remote(list(paths[start:stop]), list(places[start:stop]), directory, mode))
-        if not running:
-            break
-        (ended, *_), running = ray.wait(running)
-        try:
-            counts, problems = ray.get(ended)
-        except ray.exceptions.RayTaskError as error:
-            raise FailureError(str(error.cause)) from error
+    first: list[str] = []
+    for counts, problems in map_in_order(place_rows, calls, num_cpus=num_cpus):
         states.update(counts)
-        failed += problems
-        progress(states.total() + len(failed), len(paths))
-    return Placed(placed=states["placed"], already=states["already"], failed=tuple(sorted(failed)))
+        first = sorted([*first, *problems])[:SHOWN]
+        progress(states.total(), total)
+    return Placed(
+        placed=states["placed"], already=states["already"], failed=states["failed"], first_failed=tuple(first)
+    )
+
+
+def place_rows(
+    result: ResultFile, start: int, stop: int, levels: Levels, directory: str, mode: str, failures: str
+) -> tuple[dict[str, int], list[str]]:
+    """Bring the photos of the rows [start, stop) of `result` to their places, named as `levels` has it.
+
+    Returns how many were placed, stood there already or failed, and the first of these.
+    """
+    rows = read_places(result).slice(start, stop - start)
+    paths, labels = rows["path"].to_pylist(), rows["label"].to_pylist()
+    wanted = [0] * len(paths) if levels is None else levels[start:stop].tolist()
+    places = [
+        f"{label or UNREADABLE}/{name_of(path, level)}"
+        for path, label, level in zip(paths, labels, wanted, strict=True)
+    ]
+    states, failed = place_some(paths, places, directory, mode)
+    if failed:
+        name = f"{result.name.partition('.')[0]}-{start:07d}.txt"
+        files.write_bytes(files.join(failures, name), "".join(f"{line}\n" for line in failed).encode())
+        states["failed"] = len(failed)
+    return states, sorted(failed)[:SHOWN]
 
 
 def place_some(

@@ -18,6 +18,7 @@ from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction.results import commit
 from catdog.prediction.results.joining import Run, plan_files, write_file
 from catdog.prediction.results.parts import finished_parts, write_prediction_part
+from catdog.prediction.results.restoring import restore_parts
 from catdog.prediction.results.rows import LabelRule, build_rows
 from catdog.storage.lease import Lease, hold_lease
 
@@ -192,7 +193,7 @@ def test_no_success_is_written_where_a_file_is_missing(tmp_path: Path) -> None:
 
 
 def restore(out: Path, runs: list[Run], *, changed: list[str]) -> list[str]:
-    commit.restore_parts(str(out), [run.shard for run in runs], photos_per_part=2, rule=TWO, changed=changed)
+    restore_parts(str(out), [run.shard for run in runs], photos_per_part=2, rule=TWO, changed=changed)
     return standing_parts(out, runs)
 
 

@@ -5,12 +5,16 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_results import commit_rows
 
 from catdog.errors import FailureError
-from catdog.prediction import placement
-from catdog.prediction.placement import clean_copies, place_photos, place_some
-from catdog.prediction.sorting import plan_sorting
+from catdog.prediction.results.commit import ResultFile, result_files
+from catdog.prediction.results.rows import LabelRule, build_rows
+from catdog.prediction.sorting import placement
+from catdog.prediction.sorting.names import name_of
+from catdog.prediction.sorting.placement import Placed, clean_copies, place_photos, place_some
 
 
 def write(folder: Path, names: list[str]) -> list[str]:
@@ -21,6 +25,14 @@ def write(folder: Path, names: list[str]) -> list[str]:
     return [str(folder / name) for name in names]
 
 
+def sorted_into(out: Path, paths: list[str], labels: list[str], *, rows_per_file: int) -> list[ResultFile]:
+    """A result whose rows have these paths and labels, cat or dog."""
+    probabilities = np.eye(2, dtype=np.float32)[[("cat", "dog").index(label) for label in labels]]
+    rule = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
+    commit_rows(str(out), build_rows(paths, [""] * len(paths), [probabilities], rule), rows_per_file=rows_per_file)
+    return result_files(str(out), rule=rule)
+
+
 def tree(folder: Path) -> dict[str, str]:
     """The files below `folder`, links followed, and their content."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if not path.is_dir()}
@@ -29,14 +41,33 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.mark.usefixtures("ray_session")
 def test_a_cluster_places_every_photo_and_a_second_call_finds_them_placed(tmp_path: Path) -> None:
     paths = write(tmp_path / "p", [f"{index}.jpg" for index in range(600)])
-    places, seen = plan_sorting(paths, ["cat", "dog"] * 300), list[int]()
-    options = {"directory": str(tmp_path / "d"), "mode": "copy", "num_cpus": 0.5}
-    result = place_photos(paths, places, **options, progress=lambda done, total: seen.append(done))
-    assert (result.placed, result.already, result.failed, seen[-1]) == (600, 0, (), 600)
+    results, seen = sorted_into(tmp_path / "out", paths, ["cat", "dog"] * 300, rows_per_file=320), list[int]()
+    options = {
+        "directory": str(tmp_path / "d"), "mode": "copy", "failures": str(tmp_path / "failures"), "num_cpus": 0.5,
+    }  # fmt: skip
+    result = place_photos(results, **options, progress=lambda done, total: seen.append(done))
+    assert result == Placed(placed=600, already=0, failed=0, first_failed=())
+    assert seen == [256, 320, 576, 600]
     assert len(list((tmp_path / "d/cat").iterdir())) == 300
     assert tree(tmp_path / "d")["dog/1.jpg"] == "1.jpg"
-    again = place_photos(paths, places, **options, progress=lambda done, total: None)
+    again = place_photos(results, **options, progress=lambda done, total: None)
     assert (again.placed, again.already) == (0, 600)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_of_many_photos_that_cannot_be_placed_all_are_in_files_and_the_first_are_shown(tmp_path: Path) -> None:
+    paths = [f"{tmp_path}/{index:02d}.jpg" for index in range(20)]
+    write(tmp_path, ["07.jpg"])
+    results = sorted_into(tmp_path / "out", paths, ["cat"] * 20, rows_per_file=16)
+    write(tmp_path / "failures", ["of-the-last-time.txt"])
+    options = {"directory": str(tmp_path / "d"), "mode": "copy", "failures": str(tmp_path / "failures")}
+    result = place_photos(results, **options, num_cpus=0.5, progress=lambda done, total: None)
+    lines = [f"{path}: missing: no such file" for path in paths if "07" not in path]
+    assert result == Placed(placed=1, already=0, failed=19, first_failed=tuple(lines[:10]))
+    assert tree(tmp_path / "failures") == {
+        "predictions-00000-0000000.txt": "".join(f"{line}\n" for line in lines[:15]),
+        "predictions-00001-0000000.txt": "".join(f"{line}\n" for line in lines[15:]),
+    }
 
 
 def test_a_copy_keeps_the_photo_and_its_time(tmp_path: Path) -> None:
@@ -155,7 +186,7 @@ def test_a_name_that_is_no_utf_8_keeps_its_bytes(tmp_path: Path, mode: str) -> N
     name = os.fsdecode(b"caf\xe9.jpg")
     (tmp_path / name).write_bytes(b"photo")
     key = f"{tmp_path}/caf\\x{{e9}}.jpg"
-    places = plan_sorting([key], ["cat"])
+    places = [f"cat/{name_of(key)}"]
     assert place_some([key], places, str(tmp_path / "sorted"), mode) == ({"placed": 1}, [])
     assert (tmp_path / "sorted/cat" / name).read_bytes() == b"photo"
     assert place_some([key], places, str(tmp_path / "sorted"), mode) == ({"already": 1}, [])

@@ -1,0 +1,1 @@
+"""Photos laid out by label: the names they want (`names`), who gets each (`claims`), and placing them (`placement`)."""

@@ -1,0 +1,143 @@
+"""The class that a photo's folder, name, table or shard tells: decided once for all photos, told by tasks of their own.
+
+shards --what decides it: one photo of each kind--> a Truth --> labels of any photos among them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catdog.errors import UsageError
+from catdog.photos.annotations.class_layout import assign_classes
+from catdog.photos.annotations.labelling import recorded_labels
+from catdog.photos.annotations.layout import Layout, carried_class
+from catdog.photos.decoding.formats import is_photo_name
+from catdog.photos.sources.shards import Shard
+
+_MOST_NAMES = 1000  # of classes that are not the model's: more of them tell no more
+
+# Calls a function with the arguments of each call, and yields what it returns in their order: itertools.starmap or
+# actors.map_in_order.
+Map = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
+_Kind = tuple[str, str, bool]  # folder, class that the name carries or "", whether it is the name of a photo
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Truth:
+    """How the label of a photo is found: -1 for none.
+
+    By what its table or the `.cls` beside it says where `recorded`, by its name where there is a `layout`, else by its
+    folder.
+    """
+
+    classes: tuple[str, ...]
+    recorded: bool = False
+    layout: Layout | None = None
+    class_of_folder: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def labels_of(self, inputs: pa.Table) -> np.ndarray:
+        """Return the label of each of `inputs` (sources.INPUTS), (N,) int32, -1 for none."""
+        if self.recorded:
+            names = recorded_labels(inputs) or [""] * inputs.num_rows
+        else:
+            names = [self._class_of(relative) for relative in inputs["relative"].to_pylist()]
+        found = pc.index_in(pa.array(names, pa.string()), value_set=pa.array(self.classes, pa.string()))
+        labels: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        return labels
+
+    def _class_of(self, relative: str) -> str:
+        if self.layout is None:
+            return self.class_of_folder.get(relative.rpartition("/")[0], "")
+        found = self.layout.class_of(relative)
+        return found[1] if found else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What of the photos of a shard decides the Truth: one photo of each kind, and the labels that are recorded.
+
+    `labelled` and `unlabelled` are each a table, with labels and without, or "".
+    """
+
+    photos: int
+    examples: dict[_Kind, str]
+    is_recorded: bool
+    names: frozenset[str]
+    labelled: str
+    unlabelled: str
+
+
+def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
+    """Look over the photos of `shard` for a model of `classes`."""
+    inputs = shard.read()
+    names = recorded_labels(inputs)
+    table = next(iter(pc.unique(inputs["table"].drop_null()).to_pylist()), "")
+    return Seen(
+        photos=inputs.num_rows,
+        examples=_examples(inputs["relative"].to_pylist(), classes),
+        is_recorded=bool(names),
+        names=_few({*names} - {""}, classes),
+        labelled=table if names else "",
+        unlabelled=table if not names else "",
+    )
+
+
+def _examples(relatives: Iterable[str], classes: Sequence[str]) -> dict[_Kind, str]:
+    """Return the first photo of each kind that layouts tell apart: a folder has one at least."""
+    known, others = {*classes}, set[str]()
+    found: dict[_Kind, str] = {}
+    for relative in relatives:
+        folder, _, name = relative.rpartition("/")
+        carried = carried_class(name) or ""
+        if carried not in known and carried not in others:
+            if len(others) < _MOST_NAMES:
+                others.add(carried)
+            else:
+                carried = ""
+        kind = (folder, carried, is_photo_name(relative))
+        if relative < found.get(kind, f"{relative}\0"):
+            found[kind] = relative
+    return found
+
+
+def _few(names: set[str], classes: Sequence[str]) -> frozenset[str]:
+    return frozenset(names & {*classes}) | frozenset(sorted(names - {*classes})[:_MOST_NAMES])
+
+
+def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, mapped: Map) -> Truth:
+    """Decide how the photos of `shards`, which `mapped` looks over, tell their class among `classes`.
+
+    Raises UsageError, naming `source`, when the folders, or what is recorded, are not classes of the model.
+    """
+    examples: dict[_Kind, str] = {}
+    names, photos, is_recorded, labelled, unlabelled = frozenset[str](), 0, False, "", ""
+    for seen in mapped(see_shard, ((shard, classes) for shard in shards)):
+        for kind, relative in seen.examples.items():
+            examples[kind] = min(relative, examples.get(kind, relative))
+        photos += seen.photos
+        names = _few({*names, *seen.names}, classes)
+        is_recorded |= seen.is_recorded
+        labelled, unlabelled = labelled or seen.labelled, unlabelled or seen.unlabelled
+    if labelled and unlabelled:
+        raise UsageError(f"expected a column of labels in each table, found none in {unlabelled}: take it away")
+    truth = Truth(classes=tuple(classes), recorded=True)
+    if not is_recorded:
+        chosen = sorted(examples.values())
+        layout, assigned = assign_classes(chosen, source=source, known=classes, photos=photos)
+        class_of = {relative: found[1] for relative, found in zip(chosen, assigned, strict=True) if found}
+        names = frozenset(class_of.values())
+        folders = {relative.rpartition("/")[0]: name for relative, name in class_of.items()}
+        by_name = layout if layout.from_names else None
+        truth = Truth(classes=tuple(classes), layout=by_name, class_of_folder={} if by_name else folders)
+    if names - {*classes}:
+        raise UsageError(
+            f"--evaluate: {source} has the classes {', '.join(sorted(names))}, the model "
+            f"knows {', '.join(classes)}: give photos in folders of these names, or leave it out"
+        )
+    return truth
