@@ -14,11 +14,16 @@ from catdog.prediction.results.parts import plan_parts, write_prediction_part
 from catdog.storage.lease import hold_lease
 
 
-def write_rows(out: str, rows: pa.Table, *, photos_per_part: int = 256, retried: int = 0) -> list[Run]:
-    """Leave `rows` in `out` as the parts of a job, each with `retried` photos; return what they are to be joined as."""
+def write_rows(
+    out: str, rows: pa.Table, *, photos_per_part: int = 256, retried: int = 0, inputs: pa.Table | None = None
+) -> list[Run]:
+    """Leave `rows` in `out` as the parts of a job, each with `retried` photos; return what they are to be joined as.
+
+    `inputs` are their photos, by default such as have no version.
+    """
     runs: list[Run] = []
     done = 0
-    for shard in cut_into_shards(find_inputs(rows["path"].to_pylist())):
+    for shard in cut_into_shards(find_inputs(rows["path"].to_pylist()) if inputs is None else inputs):
         for part in plan_parts(shard.read(), shard=shard.name, photos_per_part=photos_per_part):
             write_prediction_part(out, part.name, rows.slice(done + part.start, part.rows), retried=retried)
         done += shard.rows
@@ -26,10 +31,12 @@ def write_rows(out: str, rows: pa.Table, *, photos_per_part: int = 256, retried:
     return runs
 
 
-def commit_rows(out: str, rows: pa.Table, *, format: str = "parquet", rows_per_file: int = 0) -> None:
+def commit_rows(
+    out: str, rows: pa.Table, *, format: str = "parquet", rows_per_file: int = 0, inputs: pa.Table | None = None
+) -> None:
     """Leave `rows` in `out` as a committed result: one file, or files of so many rows."""
     length = rows_per_file or 256
-    runs = write_rows(out, rows, photos_per_part=length)
+    runs = write_rows(out, rows, photos_per_part=length, inputs=inputs)
     planned = [runs]
     if rows_per_file:
         starts = [(run, start) for run in runs for start in range(0, run.stop, length)]

@@ -28,6 +28,10 @@ MAX_TRIES = 10
 MAX_RESTARTS = 20  # of one actor
 TASKS_AT_ONCE = 1000
 
+# Calls a function with the arguments of each call, and yields what it returns, in order: itertools.starmap does so in
+# this process, map_in_order in tasks.
+Map = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restarts:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catdog.cluster.actors import Map
 from catdog.console import counted, say
 from catdog.evaluation.metrics import Evaluation, evaluate_sums
 from catdog.evaluation.paired import Comparison, PairSums, compare_sums, pair_sums
@@ -23,40 +24,24 @@ from catdog.evaluation.sums import ScoreSums, score_sums
 from catdog.photos.sources.shards import Shard, cut_into_shards, read_all
 from catdog.prediction.output import EVALUATION_FILE
 from catdog.prediction.results.commit import ResultFile, read_rows, result_files
+from catdog.prediction.results.matching import Photos, match
 from catdog.prediction.results.rows import LabelRule
-from catdog.prediction.truth import Map, Truth
+from catdog.prediction.truth import Truth
 from catdog.report.page import PAGE_FILE
 from catdog.storage import files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The rows of a file of the result, and where the photos are that they label: ranges of shards, in order."""
+    """The rows of a file of the result, and the photos that they are of."""
 
     result: ResultFile
-    inputs: tuple[tuple[Shard, int, int], ...]
+    photos: Photos
 
     def read(self) -> tuple[pa.Table, pa.Table | None]:
         """Return the rows and their photos (sources.INPUTS); None for these where they are not those of the rows."""
-        rows = self.result.read()
-        inputs = pa.concat_tables([shard.read().slice(start, stop - start) for shard, start, stop in self.inputs])
-        return rows, inputs if rows["path"].equals(inputs["path"]) else None
-
-
-def match_inputs(results: Sequence[ResultFile], shards: Sequence[Shard]) -> list[Labelled]:
-    """Return for each of `results` where in `shards` its photos are if both are in the same order."""
-    found, place, first = list[Labelled](), 0, 0  # the shard that holds the first photo of the file, and its first row
-    for result in results:
-        start, stop, ranges = result.first, result.first + result.rows, []
-        while start < stop:
-            shard = shards[place]
-            end = min(stop, first + shard.rows)
-            ranges.append((shard, start - first, end - first))
-            if end == first + shard.rows:
-                place, first = place + 1, end
-            start = end
-        found.append(Labelled(result=result, inputs=tuple(ranges)))
-    return found
+        rows, photos = self.result.read(), self.photos.read()
+        return rows, photos if rows["path"].equals(photos["path"]) else None
 
 
 class TrueLabels:
@@ -65,8 +50,13 @@ class TrueLabels:
     def __init__(self, out: str, *, rule: LabelRule, shards: Sequence[Shard], truth: Truth | None, mapped: Map) -> None:
         self._out, self._rule, self._mapped = out, rule, mapped
         self.truth = truth
-        self._labelled = match_inputs(result_files(out, rule=rule), shards)
         self._shards = shards
+        self._labelled = self._matched()
+
+    def _matched(self) -> list[Labelled]:
+        results = result_files(self._out, rule=self._rule)
+        photos = match([result.rows for result in results], self._shards)
+        return [Labelled(result=result, photos=some) for result, some in zip(results, photos, strict=True)]
 
     def over(self, function: Callable[[Labelled, Truth | None], Any]) -> Iterator[Any]:
         """Yield what `function` makes of each file of the rows and the truth, in order.
@@ -83,10 +73,9 @@ class TrueLabels:
             yield result
         else:
             return
-        results = result_files(self._out, rule=self._rule)
         ordered = order_as_rows(read_all(self._shards), self._out, rule=self._rule)
         self._shards = cut_into_shards(ordered)
-        self._labelled = match_inputs(results, self._shards)
+        self._labelled = self._matched()
         yield from (function(one, self.truth) for one in self._labelled[done:])
 
     def __iter__(self) -> Iterator[np.ndarray]:

@@ -106,17 +106,19 @@ def check(request: Request, inputs: Inputs, cluster: Cluster | None = None) -> S
     Raises UsageError where the command cannot work: another job's folder, --sort-into or --evaluate without sense.
     """
     config = request.config
+    # Photos that were moved away are not listed.
+    mapped = cluster.mapped(inputs.digest.files) if cluster and not were_moved(request) else itertools.starmap
     state = output.check_output(
         request.out,
         request.identity,
         inputs=inputs,
         overwrite=config.overwrite,
         retry_errors=config.retry_errors,
+        mapped=mapped,
     )
     if state in (State.NEW, State.OVERWRITTEN):
         _check_sorting(request, inputs)
         if config.evaluate:
-            mapped = cluster.mapped(inputs.shards)[0] if cluster else itertools.starmap
             inputs.truth(classes=request.rule.labels, mapped=mapped)
     return state
 
@@ -158,8 +160,9 @@ def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Le
     identity = {**request.identity, "inputs": output.set_name(inputs.digest)}
     output.write_job(out, {**identity, "exclude": inputs.exclude})
     if state is State.RETRIED:
-        changed = output.changed_photos(out, inputs)
-        restore_parts(out, inputs.shards, photos_per_part=inputs.photos_per_part, rule=request.rule, changed=changed)
+        mapped = cluster.mapped(inputs.digest.files)
+        shards = cluster.shared(inputs.shards, mapped)
+        restore_parts(out, shards, photos_per_part=inputs.photos_per_part, rule=request.rule, mapped=mapped)
         for name in (
             output.EVALUATION_FILE,
             output.SORTED_FILE,
@@ -242,7 +245,8 @@ def _labels_of_rows(request: Request, inputs: Inputs, cluster: Cluster) -> TrueL
 
     Raises UsageError, where they are asked for, when they are not classes of the model.
     """
-    mapped, shards = cluster.mapped(inputs.shards)
+    mapped = cluster.mapped(inputs.digest.files)
+    shards = cluster.shared(inputs.shards, mapped)
     truth = None
     try:
         truth = inputs.truth(classes=request.rule.labels, mapped=mapped)

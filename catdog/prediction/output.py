@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catdog.cluster.actors import Map
 from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
 from catdog.errors import BadPhotosError, UsageError
-from catdog.photos.sources.shards import SetDigest, Shard, read_all
+from catdog.photos.sources.shards import SetDigest, Shard
 from catdog.prediction.results import commit
+from catdog.prediction.results.matching import Changes, find_changes
 from catdog.report.page import PAGE_FILE
 from catdog.storage import artifacts, files
 from catdog.storage.ownership import check_folder
@@ -106,23 +109,25 @@ def write_job(out: str, job: Mapping[str, Any]) -> None:
     files.write_json(files.join(out, JOB_FILE), job)
 
 
-def changed_photos(out: str, inputs: Listing) -> list[str]:
-    """Return the paths of `inputs` whose version is another one than when the committed rows were made, sorted.
+def changed_photos(out: str, inputs: Listing, mapped: Map = itertools.starmap) -> Changes:
+    """Return which of `inputs` have another version than when the committed rows were made; `mapped` looks.
 
     A folder of an earlier version of catdog has no versions, and so no changes that could be known.
     """
     before = commit.committed_digest(out)
     if before is None or before.versions == inputs.digest.versions:
-        return []
-    # Only now are all rows needed in one place.
-    known = pa.concat_tables(commit.read_inputs(out)).rename_columns(["path", "before"])
-    both = read_all(inputs.shards).select(["path", "version"]).join(known, "path", join_type="inner")
-    found: list[str] = both.filter(pc.not_equal(both["version"], both["before"]))["path"].sort().to_pylist()
-    return found
+        return Changes()
+    return find_changes(out, inputs.shards, mapped)
 
 
 def check_output(
-    out: str, identity: Mapping[str, Any], *, inputs: Listing, overwrite: bool, retry_errors: bool
+    out: str,
+    identity: Mapping[str, Any],
+    *,
+    inputs: Listing,
+    overwrite: bool,
+    retry_errors: bool,
+    mapped: Map = itertools.starmap,
 ) -> State:
     """Compare what is asked for with what an earlier command left in `out`; nothing is written.
 
@@ -153,11 +158,11 @@ def check_output(
         raise UsageError("--retry-errors: the photos were moved after they were labelled: leave it out")
     if retry_errors:
         return State.RETRIED
-    changed = [] if moved else changed_photos(out, inputs)
-    if changed:
+    changed = Changes() if moved else changed_photos(out, inputs, mapped)
+    if changed.count:
         raise UsageError(
-            f"{counted(len(changed), 'photo')} changed after labelling, such as {changed[0]}: --retry-errors labels "
-            "changed and failed photos again, --overwrite all of them"
+            f"{counted(changed.count, 'photo')} changed after labelling, such as {changed.first}: --retry-errors "
+            "labels changed and failed photos again, --overwrite all of them"
         )
     return State.FINISHED
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from catdog.cluster.actors import map_in_order
+from catdog.cluster.actors import Map, map_in_order
 from catdog.cluster.connection import connected
 from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
@@ -40,7 +39,7 @@ from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
 from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.rows import LabelRule
-from catdog.prediction.truth import Map, Truth, find_truth
+from catdog.prediction.truth import Truth, find_truth
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 
@@ -85,8 +84,7 @@ class Request:
     def identity(self) -> dict[str, Any]:
         """What decides the rows, but for the photos found."""
         settings = flatten_config(self.config, identity_only=True)
-        photos = files.absolute(self.config.photos)
-        models = [model.fingerprint for model in self.models]
+        photos, models = files.absolute(self.config.photos), [model.fingerprint for model in self.models]
         return {**settings, "threshold": self.rule.threshold, "photos": photos, "model": models}
 
 
@@ -106,8 +104,7 @@ def read_request(config: PredictConfig) -> Request:
     paths = config.model or (imagenet_model(),)
     models = tuple(read_model(directory, precision=config.precision) for directory in paths)
     _check_models(models, config)
-    first = models[0]
-    threshold = config.threshold or first.threshold
+    first, threshold = models[0], config.threshold or models[0].threshold
     rule = LabelRule(
         classes=first.spec.classes,
         threshold=threshold,
@@ -231,15 +228,18 @@ class Cluster(contextlib.ExitStack):
         self.enter_context(report_failures())
         return resources
 
-    def mapped(self, shards: Sequence[Shard]) -> tuple[Map, Sequence[Shard]]:
-        """Return what calls functions on pieces of the photos in `shards`, and these as it takes them.
+    def mapped(self, photos: int) -> Map:
+        """Return what calls a function on pieces of so many photos: many are for Ray tasks, few for this process."""
+        if photos <= MOST_IN_ONE_PROCESS:
+            return itertools.starmap
+        return lambda function, calls: map_in_order(function, calls, num_cpus=self.plan().task_cpus)
 
-        Many photos are for Ray tasks, few for this process, which needs no Ray for them.
-        """
-        if sum(shard.rows for shard in shards) <= MOST_IN_ONE_PROCESS:
-            return itertools.starmap, shards
-        mapped = functools.partial(map_in_order, num_cpus=self.plan().task_cpus)
-        return mapped, [shard.shared() for shard in shards]
+    def shared(self, shards: Sequence[Shard], mapped: Map) -> Sequence[Shard]:
+        """Return `shards` as `mapped` takes them again and again."""
+        if mapped is not itertools.starmap:
+            self.plan()  # joins Ray, which is to hold them
+            shards = [shard.shared() for shard in shards]
+        return shards
 
     def gpus(self) -> int:
         """Return how many GPUs there are for the job."""

@@ -6,13 +6,13 @@ shards --what decides it: one photo of each kind--> a Truth --> labels of any ph
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catdog.cluster.actors import Map
 from catdog.errors import UsageError
 from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.labelling import recorded_labels
@@ -22,9 +22,6 @@ from catdog.photos.sources.shards import Shard
 
 _MOST_NAMES = 1000  # of classes that are not the model's: more of them tell no more
 
-# Calls a function with the arguments of each call, and yields what it returns in their order: itertools.starmap or
-# actors.map_in_order.
-Map = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
 _Kind = tuple[str, str, bool]  # folder, class that the name carries or "", whether it is the name of a photo
 
 
@@ -66,7 +63,7 @@ class Seen:
     """
 
     photos: int
-    examples: dict[_Kind, str]
+    examples: list[str]
     is_recorded: bool
     names: frozenset[str]
     labelled: str
@@ -76,11 +73,12 @@ class Seen:
 def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
     """Look over the photos of `shard` for a model of `classes`."""
     inputs = shard.read()
-    names = recorded_labels(inputs)
+    names, examples = recorded_labels(inputs), Examples(classes)
+    examples.add(inputs["relative"].to_pylist())
     table = next(iter(pc.unique(inputs["table"].drop_null()).to_pylist()), "")
     return Seen(
         photos=inputs.num_rows,
-        examples=_examples(inputs["relative"].to_pylist(), classes),
+        examples=[*examples.found.values()],
         is_recorded=bool(names),
         names=_few({*names} - {""}, classes),
         labelled=table if names else "",
@@ -88,22 +86,24 @@ def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
     )
 
 
-def _examples(relatives: Iterable[str], classes: Sequence[str]) -> dict[_Kind, str]:
-    """Return the first photo of each kind that layouts tell apart: a folder has one at least."""
-    known, others = {*classes}, set[str]()
-    found: dict[_Kind, str] = {}
-    for relative in relatives:
-        folder, _, name = relative.rpartition("/")
-        carried = carried_class(name) or ""
-        if carried not in known and carried not in others:
-            if len(others) < _MOST_NAMES:
-                others.add(carried)
-            else:
-                carried = ""
-        kind = (folder, carried, is_photo_name(relative))
-        if relative < found.get(kind, f"{relative}\0"):
-            found[kind] = relative
-    return found
+class Examples:
+    """The first photo of each kind that layouts tell apart; there is one of each folder at least."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._known, self._unknown = {*classes, ""}, 0
+        self.found: dict[_Kind, str] = {}
+
+    def add(self, relatives: Iterable[str]) -> None:
+        """Look at more photos, by their places below the source."""
+        for relative in relatives:
+            folder, _, name = relative.rpartition("/")
+            kind = (folder, carried_class(name) or "", is_photo_name(relative))
+            if kind[1] not in self._known and kind not in self.found:
+                self._unknown += 1
+                if self._unknown > _MOST_NAMES:
+                    kind = (folder, "", kind[2])
+            if relative < self.found.get(kind, f"{relative}\0"):
+                self.found[kind] = relative
 
 
 def _few(names: set[str], classes: Sequence[str]) -> frozenset[str]:
@@ -115,11 +115,10 @@ def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, 
 
     Raises UsageError, naming `source`, when the folders, or what is recorded, are not classes of the model.
     """
-    examples: dict[_Kind, str] = {}
+    examples = Examples(classes)
     names, photos, is_recorded, labelled, unlabelled = frozenset[str](), 0, False, "", ""
     for seen in mapped(see_shard, ((shard, classes) for shard in shards)):
-        for kind, relative in seen.examples.items():
-            examples[kind] = min(relative, examples.get(kind, relative))
+        examples.add(seen.examples)
         photos += seen.photos
         names = _few({*names, *seen.names}, classes)
         is_recorded |= seen.is_recorded
@@ -128,7 +127,7 @@ def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, 
         raise UsageError(f"expected a column of labels in each table, found none in {unlabelled}: take it away")
     truth = Truth(classes=tuple(classes), recorded=True)
     if not is_recorded:
-        chosen = sorted(examples.values())
+        chosen = sorted(examples.found.values())
         layout, assigned = assign_classes(chosen, source=source, known=classes, photos=photos)
         class_of = {relative: found[1] for relative, found in zip(chosen, assigned, strict=True) if found}
         names = frozenset(class_of.values())

@@ -1,14 +1,21 @@
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from heard import heard
+from made_results import commit_rows
 
+from catdog.photos.sources.inputs import INPUTS, find_inputs
 from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction import output
-from catdog.prediction.results import commit
+from catdog.prediction.results.matching import Changes
+from catdog.prediction.results.rows import LabelRule, build_rows
+
+RULE = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
 
 
 def table(**versions: str | None) -> pa.Table:
@@ -92,14 +99,17 @@ def test_of_few_labels_each_is_listed() -> None:
     assert said[3:6] == ["cat          1  100.0%", "dog          0    0.0%", "errors       0    0.0%"]
 
 
-def test_photos_whose_version_is_another_one_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = listed(d="5", c="3", b="3", a="1", new="1")
-    before = [table(a="1", b="2"), table(c=None, d="4")]
-    manifest: dict[str, Any] = {"files": [{}]}
-    monkeypatch.setattr(commit, "read_result_manifest", lambda out: manifest)
-    monkeypatch.setattr(commit, "read_inputs", lambda out: iter(before))
-    assert output.changed_photos("out", now) == ["b", "d"]
-    manifest["files"] = [{"digest": now.digest.to_json()}]
-    assert output.changed_photos("out", now) == []  # without a look at the rows
-    manifest["files"], before = [{}], []
-    assert output.changed_photos("out", now) == []  # no versions are known
+def test_photos_whose_version_is_another_one_have_changed(tmp_path: Path) -> None:
+    rows = build_rows(list("abcd"), [""] * 4, [np.full((4, 2), 0.5, np.float32)], RULE)
+    before = pa.table({**find_inputs(list("abcd")).to_pydict(), "version": ["1", "2", None, "4"]}, schema=INPUTS)
+    commit_rows(str(tmp_path), rows, rows_per_file=3, inputs=before)
+    # In the order of the rows, in another, with a new one.
+    for now in (listed(a="1", b="3", c="3", d="5"), listed(d="5", c="3", b="3", a="1"), listed(d="5", b="3", new="1")):
+        assert output.changed_photos(str(tmp_path), now) == Changes(count=2, first="b")
+    assert output.changed_photos(str(tmp_path), listed(a="1", b="2", c=None, d="4")) == Changes()
+    written = tmp_path / "predictions/_MANIFEST.json"
+    manifest = json.loads(written.read_text())
+    for entry in manifest["files"]:
+        del entry["inputs"], entry["digest"]
+    written.write_text(json.dumps(manifest))
+    assert output.changed_photos(str(tmp_path), listed(a="2")) == Changes()  # no versions are known

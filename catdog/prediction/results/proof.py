@@ -118,7 +118,8 @@ def _compare_with_source(
 ) -> None:
     """Raise FailureError unless the photos are those that the rows are of, whose digest is `rows`, as they were."""
     found = _Source(out, job, cluster)
-    differences = [("photo", "changed", pa.chunked_array([output.changed_photos(out, found)], pa.string()))]
+    changed = output.changed_photos(out, found)
+    differences = [("photo", "changed", changed.count, changed.first)]
     if output.set_name(found.digest) != output.set_name(rows):
         listed = read_all(found.shards)["path"]
         known = pa.chunked_array(
@@ -126,12 +127,9 @@ def _compare_with_source(
         )
         new = listed.filter(pc.invert(pc.is_in(listed, known.combine_chunks())))
         gone = known.filter(pc.invert(pc.is_in(known, listed.combine_chunks())))
-        differences = [("file", "without a row", new), ("row", "without a file", gone), *differences]
-    said = [
-        f"{counted(len(paths), noun)} {what}, such as {pc.min(paths)}"
-        for noun, what, paths in differences
-        if len(paths)
-    ]
+        found_new, found_gone = ((len(paths), str(pc.min(paths))) for paths in (new, gone))
+        differences = [("file", "without a row", *found_new), ("row", "without a file", *found_gone), *differences]
+    said = [f"{counted(count, noun)} {what}, such as {first}" for noun, what, count, first in differences if count]
     if said:
         raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels all photos again")
     say(f"{job['photos']} holds the same photos today ({counted(found.digest.files, 'file')}).")

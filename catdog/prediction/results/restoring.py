@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from catdog.cluster.actors import Map
 from catdog.photos.sources.shards import Shard
-from catdog.prediction.results.commit import read_rows
+from catdog.prediction.results.commit import ResultFile, result_files
+from catdog.prediction.results.matching import RecordedPhotos, recorded_photos, spans
 from catdog.prediction.results.parts import finished_parts, has_passing_errors, plan_parts, write_prediction_part
 from catdog.prediction.results.rows import LabelRule
 
+_Spans = Sequence[tuple[ResultFile | RecordedPhotos, int, int]]
 
-def restore_parts(
-    out: str, shards: Sequence[Shard], *, photos_per_part: int, rule: LabelRule, changed: Collection[str]
-) -> None:
+
+def restore_parts(out: str, shards: Sequence[Shard], *, photos_per_part: int, rule: LabelRule, mapped: Map) -> None:
     """Write the committed rows of `out` as parts of `shards` again, but for those that are to be labelled again.
 
-    These have an error that may be gone by now, or one of the `changed` paths.
+    These have an error that may be gone by now, or a photo that is another or has changed since.
     """
-    outdated, tables = set(changed), read_rows(out, rule=rule)
-    rows = rule.schema.empty_table()
-    for shard in shards:
-        inputs, standing = shard.read(), finished_parts(out, shard.name)
-        for part in plan_parts(inputs, shard=shard.name, photos_per_part=photos_per_part):
-            while rows.num_rows < part.rows and (table := next(tables, None)) is not None:
-                rows = pa.concat_tables([rows, table])
-            found, rows = rows.slice(0, part.rows), rows.slice(part.rows)
-            wanted = inputs["path"].slice(part.start, part.rows)
-            kept = found["path"].equals(wanted) and outdated.isdisjoint(wanted.to_pylist())
-            if kept and part.name not in standing and not has_passing_errors(found):
-                write_prediction_part(out, part.name, found, retried=0)
+    lengths = [shard.rows for shard in shards]
+    rows, recorded = spans(lengths, result_files(out, rule=rule)), spans(lengths, recorded_photos(out))
+    calls = ((out, *one, photos_per_part) for one in zip(shards, rows, recorded, strict=True))
+    for _ in mapped(restore_shard, calls):
+        pass
+
+
+def restore_shard(out: str, shard: Shard, rows: _Spans, recorded: _Spans, photos_per_part: int) -> None:
+    """Write the parts of `shard`, whose rows were committed in `rows` and its photos recorded in `recorded`."""
+    inputs, standing = shard.read(), finished_parts(out, shard.name)
+    committed, before = _read(rows), _read(recorded) if recorded else None
+    for part in plan_parts(inputs, shard=shard.name, photos_per_part=photos_per_part):
+        found, now = committed.slice(part.start, part.rows), inputs.slice(part.start, part.rows)
+        if part.name in standing or not found["path"].equals(now["path"]) or has_passing_errors(found):
+            continue
+        if before is None or not _has_changed(before.slice(part.start, part.rows), now):
+            write_prediction_part(out, part.name, found, retried=0)
+
+
+def _read(pieces: _Spans) -> pa.Table:
+    return pa.concat_tables([piece.read().slice(start, stop - start) for piece, start, stop in pieces])
+
+
+def _has_changed(before: pa.Table, now: pa.Table) -> bool:
+    """Tell whether a photo has another version; photos whose versions before are not known count as changed."""
+    return not before["path"].equals(now["path"]) or bool(
+        pc.any(pc.not_equal(before["version"], now["version"])).as_py()
+    )

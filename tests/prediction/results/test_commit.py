@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -9,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_results import write_rows
+from made_results import commit_rows, write_rows
 from object_store import ObjectStore
 
 from catdog.errors import FailureError
-from catdog.photos.sources.inputs import find_inputs
+from catdog.photos.sources.inputs import INPUTS, find_inputs
 from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction.results import commit
 from catdog.prediction.results.joining import Run, plan_files, write_file
+from catdog.prediction.results.matching import Changes, find_changes
 from catdog.prediction.results.parts import finished_parts, write_prediction_part
 from catdog.prediction.results.restoring import restore_parts
 from catdog.prediction.results.rows import LabelRule, build_rows
@@ -192,33 +194,43 @@ def test_no_success_is_written_where_a_file_is_missing(tmp_path: Path) -> None:
     assert not commit.is_committed(str(tmp_path))
 
 
-def restore(out: Path, runs: list[Run], *, changed: list[str]) -> list[str]:
-    restore_parts(str(out), [run.shard for run in runs], photos_per_part=2, rule=TWO, changed=changed)
-    return standing_parts(out, runs)
+def restore(out: Path, shards: list[Shard]) -> list[str]:
+    restore_parts(str(out), shards, photos_per_part=2, rule=TWO, mapped=itertools.starmap)
+    return sorted(name.partition("-")[2][6] for shard in shards for name in finished_parts(str(out), shard.name))
 
 
 def test_a_result_that_is_replaced_stands_until_the_new_one_does(tmp_path: Path) -> None:
     runs = write_parts(tmp_path, 5)
     commit_parts(tmp_path, runs)
-    assert restore(tmp_path, runs, changed=[]) == ["0", "1", "2"]
+    assert restore(tmp_path, [run.shard for run in runs]) == ["0", "1", "2"]
     commit_parts(tmp_path, runs, replaces=True)
     assert len(list((tmp_path / "predictions").iterdir())) == 4
     assert pq.read_table(next((tmp_path / "predictions").glob("*.parquet")))["path"].to_pylist() == paths_of(5)
 
 
-def test_parts_of_photos_that_failed_or_changed_are_not_restored(tmp_path: Path) -> None:
-    probabilities = [np.full((5, 2), 0.5, np.float32)]
-    rows = build_rows(paths_of(6), ["io: broken", *[""] * 5], probabilities, TWO)
-    runs = write_rows(str(tmp_path), rows, photos_per_part=2)
-    commit_parts(tmp_path, runs)
-    assert restore(tmp_path, runs, changed=["/p/5.jpg"]) == ["1"]
+def listed(versions: dict[str, str | None]) -> pa.Table:
+    """Photos as they are listed, each with its version."""
+    paths = list(versions)
+    return pa.table({**find_inputs(paths).to_pydict(), "version": [*versions.values()]}, schema=INPUTS)
+
+
+@pytest.mark.parametrize("rows_per_file", [0, 2, 4])
+def test_parts_of_photos_that_failed_or_changed_are_not_restored(tmp_path: Path, rows_per_file: int) -> None:
+    probabilities = [np.full((7, 2), 0.5, np.float32)]
+    rows = build_rows(paths_of(8), ["io: broken", *[""] * 7], probabilities, TWO)
+    versions: dict[str, str | None] = dict.fromkeys(paths_of(8), "1")
+    commit_rows(str(tmp_path), rows, inputs=listed(versions), rows_per_file=rows_per_file)
+    versions |= {"/p/5.jpg": "2", "/p/7.jpg": None}  # of what has no version now nobody knows that it changed
+    inputs = listed(versions)
+    shards = [*cut_into_shards(inputs.slice(0, 6)), *cut_into_shards(inputs.slice(6))]
+    assert find_changes(str(tmp_path), shards, itertools.starmap) == Changes(count=1, first="/p/5.jpg")
+    assert find_changes(str(tmp_path), shards[::-1], itertools.starmap) == Changes(count=1, first="/p/5.jpg")
+    assert restore(tmp_path, shards) == ["0", "1"]  # the second of the first shard, the first of the second
 
 
 def test_rows_of_other_photos_are_not_restored(tmp_path: Path) -> None:
     commit_parts(tmp_path, write_parts(tmp_path, 4))
-    shards = cut_into_shards(find_inputs(["/p/0.jpg", "/p/1.jpg", "/p/3.jpg", "/p/4.jpg"]))
-    runs = [Run(shard=shard, start=0, stop=4) for shard in shards]
-    assert restore(tmp_path, runs, changed=[]) == ["0"]
+    assert restore(tmp_path, cut_into_shards(find_inputs([*paths_of(2), "/p/3.jpg", "/p/4.jpg"]))) == ["0"]
 
 
 def test_a_result_knows_the_photos_that_it_was_made_of(tmp_path: Path) -> None:

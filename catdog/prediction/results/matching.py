@@ -1,0 +1,146 @@
+"""Rows that were committed and the photos that they are of, as they are listed now: side by side, piece by piece.
+
+Both are in the same order, but where an earlier version committed large folders in another one than they have now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from catdog.cluster.actors import Map
+from catdog.photos.sources.shards import Shard, read_all
+from catdog.prediction.results.commit import read_inputs, read_result_manifest
+from catdog.storage import files
+
+Piece = TypeVar("Piece", bound="HasRows")
+
+
+class HasRows(Protocol):
+    """A piece of a sequence of rows."""
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+
+
+def spans(lengths: Sequence[int], pieces: Sequence[Piece]) -> list[tuple[tuple[Piece, int, int], ...]]:
+    """Cut the rows of `pieces`, one after the other, into `lengths`: for each of these, ranges [start, stop) of pieces.
+
+    Where the pieces end before, so do the ranges.
+    """
+    found, place, first, begin = list[tuple[tuple[Piece, int, int], ...]](), 0, 0, 0
+    for length in lengths:
+        start, stop, ranges = begin, begin + length, list[tuple[Piece, int, int]]()
+        while start < stop and place < len(pieces):
+            last = first + pieces[place].rows  # `first` is the number of the first row of the piece at `place`
+            end = min(stop, last)
+            if start < end:
+                ranges.append((pieces[place], start - first, end - first))
+            if end == last:
+                place, first = place + 1, last
+            start = end
+        found.append(tuple(ranges))
+        begin = stop
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Photos:
+    """Photos one after the other: ranges [start, stop) of shards."""
+
+    ranges: tuple[tuple[Shard, int, int], ...]
+
+    def read(self) -> pa.Table:
+        """Return them, of the schema sources.INPUTS."""
+        return pa.concat_tables([shard.read().slice(start, stop - start) for shard, start, stop in self.ranges])
+
+
+def match(lengths: Sequence[int], shards: Sequence[Shard]) -> list[Photos]:
+    """Return the photos of pieces of the rows, which have these `lengths`, in the order of `shards`."""
+    return [Photos(ranges=ranges) for ranges in spans(lengths, shards)]
+
+
+# Photos that changed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordedPhotos:
+    """The file that tells which photos some of the rows are of, and the versions that these had."""
+
+    path: str
+    rows: int
+
+    def read(self) -> pa.Table:
+        """Return path and version of each."""
+        return pq.read_table(pa.BufferReader(files.read_bytes(self.path)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes:
+    """How many photos are no longer what they were when they were labelled, and the first of them by path."""
+
+    count: int = 0
+    first: str = ""
+
+    def __add__(self, other: Changes) -> Changes:
+        """Return those of both sets of photos."""
+        firsts = [one.first for one in (self, other) if one.count]
+        return Changes(count=self.count + other.count, first=min(firsts, default=""))
+
+
+def recorded_photos(out: str) -> list[RecordedPhotos]:
+    """Return the files that tell which photos the committed rows of `out` are of; none where that is unknown."""
+    manifest = read_result_manifest(out)
+    entries = [entry for entry in (*manifest["files"], manifest) if "inputs" in entry]
+    total = sum(entry["rows"] for entry in manifest["files"])
+    return [
+        RecordedPhotos(
+            path=files.join(out, "predictions", entry["inputs"]["name"]),
+            rows=total if entry is manifest else entry["rows"],
+        )
+        for entry in entries
+    ]
+
+
+def find_changes(out: str, shards: Sequence[Shard], mapped: Map) -> Changes:
+    """Return which photos of `shards` have another version than they had when they were labelled.
+
+    A folder of an earlier version of catdog has no versions, and so no changes that could be known.
+    """
+    recorded, total = recorded_photos(out), Changes()
+    if not recorded:
+        return total
+    if sum(one.rows for one in recorded) != sum(shard.rows for shard in shards):
+        return _changes_in_any_order(out, shards)
+    pieces = zip(recorded, match([one.rows for one in recorded], shards), strict=True)
+    for found in mapped(changes_of, pieces):
+        if found is None:
+            return _changes_in_any_order(out, shards)
+        total += found
+    return total
+
+
+def changes_of(recorded: RecordedPhotos, photos: Photos) -> Changes | None:
+    """Return the changes among `photos`; None where they are not in the order of `recorded`."""
+    before, now = recorded.read(), photos.read()
+    if not before["path"].equals(now["path"]):
+        return None
+    return _changes(now["path"], before["version"], now["version"])
+
+
+def _changes(paths: pa.ChunkedArray, before: pa.ChunkedArray, now: pa.ChunkedArray) -> Changes:
+    changed = paths.filter(pc.not_equal(before, now))
+    return Changes(count=len(changed), first=pc.min(changed).as_py() or "")
+
+
+def _changes_in_any_order(out: str, shards: Sequence[Shard]) -> Changes:
+    """Return the changes as `find_changes` does, with all photos in this process."""
+    known = pa.concat_tables(read_inputs(out)).rename_columns(["path", "before"])
+    both = read_all(shards).select(["path", "version"]).join(known, "path", join_type="inner")
+    return _changes(both["path"], both["before"], both["version"])
