@@ -45,7 +45,7 @@ def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 600
             while not Path(folder, "ray_current_cluster").exists():  # the last that Ray writes when it starts
                 assert head.poll() is None
                 assert time.monotonic() < deadline, "Ray did not start"

@@ -8,7 +8,7 @@ from catdog.__main__ import JOBS
 
 
 def start(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize("name", JOBS)

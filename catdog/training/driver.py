@@ -31,8 +31,18 @@ class Training:
     """
 
     def __init__(self, job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, single_node: bool = False) -> None:
-        self._job, self._cluster, self._single_node = job, cluster, single_node
-        self._shared = share(pretrained)
+        from catdog.training.trainer import make_trainer  # imports Ray Train
+
+        self._job = job
+        shared = share(pretrained)
+        # Here and not in the thread: no other one imports TensorFlow now.
+        self._trainer = make_trainer(
+            lambda: run_stages(job, shared),
+            run_dir=job.run_dir,
+            plan=job.plan,
+            cluster=cluster,
+            single_node=single_node,
+        )
         self._outcome: list[BaseException | None] = []
         for topic in (progress_topic(job.run_dir), rows_topic(job.run_dir)):
             messages.forget(topic)  # of an earlier training by the same Ray job
@@ -73,16 +83,7 @@ class Training:
 
     def _fit(self) -> None:
         try:
-            from catdog.training.trainer import make_trainer  # imports TensorFlow, while the driver does other things
-
-            job, shared = self._job, self._shared
-            make_trainer(
-                lambda: run_stages(job, shared),
-                run_dir=job.run_dir,
-                plan=job.plan,
-                cluster=self._cluster,
-                single_node=self._single_node,
-            ).fit()
+            self._trainer.fit()
             outcome = None
         except BaseException as error:
             outcome = error

@@ -6,9 +6,13 @@ must not wait for TensorFlow.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import socket
+import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +25,9 @@ from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import Plan
 from catdog.config import ClusterConfig
 
+_TENSORFLOW = "tensorflow"
+_RAYS_PACKAGES = ("ray.train.tensorflow", "ray.train.v2.tensorflow")
+
 
 def make_trainer(
     loop: Callable[[], None], *, run_dir: str, plan: Plan, cluster: ClusterConfig, single_node: bool
@@ -30,12 +37,10 @@ def make_trainer(
     The trainer of the same `run_dir` in a later process goes on from the last checkpoint. `single_node` tells that no
     node can be preempted while the driver lives.
     """
-    from ray.train.tensorflow import TensorflowTrainer  # imports TensorFlow, which the controller does not need
-
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
     # It watches for nodes that a cloud preempts, in a process of its own.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(not single_node))
-    return TensorflowTrainer(
+    return trainer_class()(
         loop,
         tensorflow_config=TensorflowWorkers(),
         scaling_config=ScalingConfig(
@@ -63,6 +68,60 @@ def make_trainer(
             callbacks=[LossNotice()],
         ),
     )
+
+
+def trainer_class() -> Any:
+    """Return ray.train.tensorflow.TensorflowTrainer, in a process that computes nothing with TensorFlow itself.
+
+    Its package imports TensorFlow to see that it is there and to name its types in annotations. That takes two to six
+    seconds of a core, which a driver would take from its trunk pass. So it is imported where Ray's modules use it after
+    all, and where this process has it already. No other thread may import TensorFlow at the same time: it would get the
+    stand-in. Raises ModuleNotFoundError where it is missing.
+    """
+    if any(name in sys.modules for name in (_TENSORFLOW, *_RAYS_PACKAGES)) or not importlib.util.find_spec(_TENSORFLOW):
+        return _import_trainer()
+    deferred = Deferred(_TENSORFLOW)
+    sys.modules[_TENSORFLOW] = deferred
+    try:
+        return _import_trainer()
+    except Exception:  # a version of Ray that computes with TensorFlow when it is imported
+        for name in [name for name in sys.modules if name.startswith(_RAYS_PACKAGES)]:
+            del sys.modules[name]
+    finally:
+        if sys.modules[_TENSORFLOW] is deferred:
+            del sys.modules[_TENSORFLOW]
+        deferred.let_go()
+    return _import_trainer()
+
+
+def _import_trainer() -> Any:
+    from ray.train.tensorflow import TensorflowTrainer
+
+    return TensorflowTrainer
+
+
+class Deferred(types.ModuleType):
+    """TensorFlow, or a name in it, that is not looked up before `let_go`; then it is, whenever it is used."""
+
+    def __init__(self, name: str, *, root: Deferred | None = None) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []  # a package, so that `from tensorflow import keras` finds a name
+        self.__root = root or self
+        self.__gone = False
+
+    def let_go(self) -> None:
+        """Stand for the real thing from now on."""
+        self.__gone = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if not self.__root.__gone:
+            return Deferred(f"{self.__name__}.{name}", root=self.__root)
+        found: Any = importlib.import_module(_TENSORFLOW)
+        for part in self.__name__.split(".")[1:]:
+            found = getattr(found, part)
+        return getattr(found, name)
 
 
 class TensorflowWorkers(BackendConfig):  # type: ignore[misc]

@@ -72,7 +72,7 @@ def test_a_job_plans_for_the_nodes_that_come_and_ends_on_them(
     ended = subprocess.run(
         [sys.executable, "jobs/predict.py", f"--photos={photo_folder}", f"--model={model_dir}",
          f"--out={tmp_path}/labels", "--no-report"],
-        env=shell, capture_output=True, text=True, timeout=180, check=False,
+        env=shell, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
     assert "Plan: 2 model actors on openvino (1 thread each), 0 GPUs; " in ended.stdout

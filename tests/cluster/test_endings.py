@@ -49,7 +49,7 @@ def start_job(address: str) -> subprocess.Popen[str]:
 
 def end(job: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
-        output, errors = job.communicate(timeout=90)
+        output, errors = job.communicate(timeout=600)
     finally:
         job.kill()  # a job that did not end must not stay
     return job.returncode, output, errors

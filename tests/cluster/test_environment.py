@@ -71,5 +71,5 @@ def test_ctrl_c_ends_a_sweep_as_it_ends_any_job(own_environment: None, own_level
 def test_a_call_after_the_end_of_the_connection_starts_no_ray(own_environment: None, own_levels: None) -> None:
     prepare_environment(verbose=False)
     program = "import ray\ntry:\n    ray.put(1)\nexcept Exception as error:\n    print(type(error).__name__)"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=600)
     assert (ended.stdout, ended.returncode) == ("RaySystemError\n", 0)

@@ -84,7 +84,7 @@ class Job:
         job = psutil.Process(self._process.pid).children()  # dies with its parent
         self._process.kill()
         self._process.wait()
-        psutil.wait_procs(job, 30)
+        psutil.wait_procs(job, 600)
         self._start()
 
     @property
@@ -94,7 +94,7 @@ class Job:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert not self.ended(), self.output
@@ -102,7 +102,7 @@ class Job:
             time.sleep(0.05)
 
     def finish(self) -> str:
-        assert self._process.wait(240) == 0, self.output
+        assert self._process.wait(600) == 0, self.output
         return self.output
 
     def epochs(self, stage: str) -> int:

@@ -46,7 +46,7 @@ def command(photos: Path, model: Path, out: Path) -> list[str]:
 
 
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
 
 
 def parts_of(out: Path) -> dict[str, bytes]:

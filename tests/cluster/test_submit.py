@@ -37,7 +37,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], port: int) -> None:
     """Wait until a job can be submitted: the agent that runs jobs comes up later than the dashboard."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while socket.socket().connect_ex(("127.0.0.1", port)):
         assert head.poll() is None
         assert time.monotonic() < deadline, "the dashboard did not come up"
@@ -50,7 +50,7 @@ def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], po
 def submit(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [RAY, "job", "submit", "--working-dir", ".", "--", "python", *command],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
+        env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 

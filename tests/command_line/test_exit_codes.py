@@ -52,7 +52,7 @@ def test_a_successful_job_is_0_and_says_nothing_of_its_own(capfd: pytest.Capture
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", command.replace("catdog", f"{sys.executable} -m catdog")],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=600,
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), **environment},
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ def start(body: str, *, quiet: bool = True) -> tuple[subprocess.Popen[str], int]
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; return the exit code and what stands on stderr."""
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     return process.returncode, errors
 
 
@@ -98,8 +98,8 @@ def test_a_parent_that_is_killed_takes_the_job_along() -> None:
     process, job = start("time.sleep(60)")
     child = psutil.Process(job)
     process.kill()
-    process.communicate(timeout=60)
-    psutil.wait_procs([child], timeout=30)
+    process.communicate(timeout=600)
+    psutil.wait_procs([child], timeout=600)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

@@ -86,6 +86,6 @@ def test_mistakes_are_refused(model_dir: Path, tmp_path: Path) -> None:
 
 def test_the_command_refuses_an_unknown_format_in_one_line(model_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "jobs/export.py", "--model", model_dir, "--to", "coreml", "--out", tmp_path / "model"]
-    job = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    job = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert job.returncode == 2
     assert job.stderr == "catdog: --to: expected one of savedmodel, tflite, onnx, openvino, int8, found 'coreml'\n"

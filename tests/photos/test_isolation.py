@@ -44,5 +44,5 @@ def test_a_process_whose_decoder_never_ends_ends_itself() -> None:
         "from catdog.photos.isolation import decode_each\n"
         "list(decode_each([b'a'], lambda content: time.sleep(600), seconds=0.2, tries=0))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (1, "")

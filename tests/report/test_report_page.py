@@ -81,7 +81,7 @@ def open_again(browser: Any) -> None:
     wait_for(lambda: browser.execute_script("return !window.isOld && document.readyState === 'complete'"))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

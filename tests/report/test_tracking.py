@@ -120,7 +120,7 @@ def test_a_missing_package_ends_the_command_before_any_work(photo_folder: Path, 
     places = [str(tmp_path), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
     job = subprocess.run(
         [sys.executable, "jobs/train.py", "--photos", photo_folder, "--run-dir", tmp_path / "run", "--track", "mlflow"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
     )  # fmt: skip
     assert job.returncode == 2, job.stderr

@@ -128,7 +128,7 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
 def test_the_command_ends_with_2_and_one_line_for_a_file_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "jobs/ingest.py", "--photos", photo_folder, "--run-dir", tmp_path / "run",
                "--corrections", tmp_path / "none.csv"]  # fmt: skip
-    job = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    job = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert (job.returncode, job.stderr.count("\n")) == (2, 1)
     assert "none.csv: cannot be read" in job.stderr
     assert not (tmp_path / "run").exists()
