@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,19 @@ import pytest
 import ray
 
 from catdog.cluster import actors
-from catdog.cluster.actors import MAX_TRIES, accepted, avoid_fusion, count_tries, map_in_actors, map_in_tasks, share
+from catdog.cluster.actors import (
+    MAX_TRIES,
+    accepted,
+    avoid_fusion,
+    count_tries,
+    map_in_actors,
+    map_in_order,
+    map_in_tasks,
+    share,
+)
 from catdog.cluster.failures import report_failures, root_cause
 from catdog.console import only_our_lines
-from catdog.errors import FailureError
+from catdog.errors import FailureError, UsageError
 
 
 class Dying:
@@ -101,3 +111,30 @@ def test_a_process_that_dies_of_its_imports_is_not_started_without_limit(
     with only_our_lines(), pytest.raises(Exception, match="model actor") as caught:
         pool.materialize()
     assert root_cause(caught.value) == "a model actor died 2 times"
+
+
+def halved(number: int) -> int:
+    if number % 2:
+        raise UsageError(f"{number} is odd")
+    return 100 // number
+
+
+def test_tasks_answer_in_order_and_no_more_are_on_their_way_than_may_be(ray_session: None) -> None:
+    drawn: list[int] = []
+
+    def calls() -> Iterator[tuple[int]]:
+        for number in (2, 4, 10, 20, 50):
+            drawn.append(number)
+            yield (number,)
+
+    found = map_in_order(halved, calls(), num_cpus=0.5, at_once=2)
+    assert next(found) == 50
+    assert drawn == [2, 4]
+    assert list(found) == [25, 10, 5, 2]
+
+
+def test_an_error_of_ours_comes_from_a_task_as_it_was_raised(ray_session: None) -> None:
+    with pytest.raises(UsageError, match=r"^3 is odd$"):
+        list(map_in_order(halved, [(2,), (3,)], num_cpus=0.5))
+    with pytest.raises(FailureError, match=r"^ZeroDivisionError: "):
+        list(map_in_order(halved, [(0,)], num_cpus=0.5))

@@ -11,7 +11,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from catdog.cluster.actors import map_in_order
@@ -140,9 +140,7 @@ def _link(path: str, target: str) -> bool:
     if os.path.lexists(target):
         _refuse_other(Path(target).is_symlink() and Path(target).readlink() == Path(path))
         return False
-    with _beside(target) as part:
-        part.symlink_to(path)
-        _appear(part, target)
+    _make(target, lambda: Path(target).symlink_to(path))
     return True
 
 
@@ -155,28 +153,37 @@ def _move(path: str, target: str) -> bool:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if path == target:
         return False
+    source = Path(path)
     if os.path.lexists(target):  # of a move whose source was not removed before the kill
         _refuse_other(_is_same(path, target))
-        Path(path).unlink()
-        return True
-    with _beside(target) as part:
-        if Path(path).is_symlink():
-            part.symlink_to(Path(path).parent / Path(path).readlink())
-        else:
-            try:
-                # Made a second name first: a rename would replace what has come to stand at the target.
-                os.link(path, target)
-                Path(path).unlink()
-                return True
-            except OSError as error:  # another file system, or one without hard links
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                    raise
-            shutil.copy2(path, part)
-            with part.open("rb+") as stream:
-                os.fsync(stream.fileno())  # the only copy from now on
-        _appear(part, target)
-    Path(path).unlink()
+    elif source.is_symlink():
+        _make(target, lambda: Path(target).symlink_to(source.parent / source.readlink()))
+    else:
+        try:
+            # Made a second name first: a rename would replace what has come to stand at the target.
+            _make(target, lambda: os.link(path, target))
+        except OSError as error:  # another file system, or one without hard links
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            with _beside(target) as part:
+                shutil.copy2(path, part)
+                with part.open("rb+") as stream:
+                    os.fsync(stream.fileno())  # the only copy from now on
+                _appear(part, target)
+    source.unlink()
     return True
+
+
+def _make(target: str, action: Callable[[], None]) -> None:
+    """Make the file `target` by `action`, and the folders around it where they are missing."""
+    try:
+        try:
+            action()
+        except FileNotFoundError:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            action()
+    except FileExistsError:
+        _refuse_other(False)
 
 
 def _is_same(path: str, target: str) -> bool:
