@@ -8,6 +8,7 @@ from catdog.config import AugmentationConfig
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.model.backbone_specs import Scaling
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sharded.photo_rows import PhotoRows
 
 EXTRACTION = Extraction(
     backbone="efficientnet-lite0",
@@ -31,4 +32,4 @@ def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
             "digest": [f"{row:064x}" for row in range(count)],
         }
     )
-    return PhotoSet(table=table, views=views)
+    return PhotoSet(photos=PhotoRows.of(table), views=views)

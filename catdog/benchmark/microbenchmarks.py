@@ -34,6 +34,7 @@ from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import build_manifest
+from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.photos.sources.files import list_photos, read_photo
 
 _LIMITS = DecodeLimits(max_pixels=10**8)
@@ -90,8 +91,7 @@ def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
         quiet_datasets(verbose=False)
         plan = make_plan(resources, ClusterConfig())
         manifest = build_manifest(photos, per_class={"train": limit, "validation": 1, "test": 0}, limits=_LIMITS)
-        table = manifest.select("train").select(["path", "label", "digest"]).sort_by("digest")
-        rows = PhotoSet(table=table, views=_VIEWS)
+        rows = PhotoSet(photos=manifest.photos("train"), views=_VIEWS)
         seen: list[tuple[float, int]] = []
         start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=folder) as root:
@@ -173,17 +173,18 @@ def measure_epoch(folder: str) -> tuple[float, float]:
             "digest": [f"{row:064x}" for row in range(count)],
         }
     )
-    photos = PhotoSet(table=table, views=(1,))
+    photos = PhotoSet(photos=PhotoRows.of(table), views=(1,))
     extraction = _extraction(None, cut="block7a_project_conv")
     cache = locate_cache(extraction, photos, root=folder)
     random = np.random.default_rng(0)
-    for name, (part, views) in photos.parts().items():
-        rows = {"path": np.array(part["path"].to_pylist(), object), "label": part["label"].to_numpy()}
-        rows["view"] = np.full(part.num_rows, views[0], np.int32)
+    for part in photos.parts():
+        chosen = part.read()
+        rows = {"path": np.array(chosen["path"].to_pylist(), object), "label": chosen["label"].to_numpy()}
+        rows["view"] = np.full(part.rows, 1, np.int32)
         write_part(
-            f"{cache.directory}/{name}",
+            f"{cache.directory}/{part.name}",
             rows,
-            random.random((part.num_rows, *shape), np.float32).astype("f2"),
+            random.random((part.rows, *shape), np.float32).astype("f2"),
             unreadable=[],
         )
     cache.finish(blocks=photos.blocks, cut=extraction.cut)

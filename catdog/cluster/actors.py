@@ -26,6 +26,7 @@ from catdog.errors import CatdogError, FailureError
 # Tries of one block whose process dies, before the job gives up; a node that is lost counts as one.
 MAX_TRIES = 10
 MAX_RESTARTS = 20  # of one actor
+_LEAST_TASKS = 8  # of run_in_tasks, on their way at once
 TASKS_AT_ONCE = 1000
 
 # Calls a function with the arguments of each call, and yields what it returns, in order: itertools.starmap does so in
@@ -129,6 +130,47 @@ def _unpack(packed: bytes, limit: int) -> Any:
 
     count_tries("its imports", limit=limit)
     return ray.cloudpickle.loads(packed)
+
+
+def run_in_tasks(
+    function: Callable[[Any, int], Any], pieces: Iterable[Any], *, num_cpus: float
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each of `pieces` with what a Ray task made of it by `function`, as they are done; lost tasks run again.
+
+    `function` takes a piece and how often its task was tried before. Two tasks for each of the cluster's CPUs are
+    handed to Ray at once, however many pieces there are. Raises errors of ours as the function raised them,
+    FailureError for a piece whose process dies MAX_TRIES times, and exceptions of Ray's.
+    """
+    import ray
+
+    packed, limit = ray.cloudpickle.dumps(function), MAX_TRIES
+
+    def work(piece: Any) -> Any:
+        return _unpack(packed, limit)(piece, count_tries("its piece", limit=limit))
+
+    task = ray.remote(num_cpus=num_cpus, max_retries=-1)(work)
+    waiting, running = iter(pieces), dict[Any, Any]()
+    try:
+        while True:
+            most = max(_LEAST_TASKS, int(2 * ray.cluster_resources().get("CPU", 1.0) / num_cpus))
+            for piece in itertools.islice(waiting, most - len(running)):
+                running[task.remote(piece)] = piece
+            if not running:
+                return
+            ray.wait(list(running))
+            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+            for reference in done:
+                piece = running.pop(reference)
+                try:
+                    found = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, CatdogError):
+                        raise error.cause from error
+                    raise
+                yield piece, found
+    finally:
+        for reference in running:
+            ray.cancel(reference)
 
 
 class CountedActor:

@@ -23,6 +23,8 @@ from catdog.errors import FailureError
 from catdog.features.spec import VIEWS_PER_PART, Extraction, PhotoSet, part_name
 from catdog.storage import artifacts, files
 
+_FOOTERS_AT_ONCE = 1024
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheContent:
@@ -113,20 +115,26 @@ class FeatureCache:
         """Mark the cache complete, whose `blocks` blocks all exist; return the unreadable photos with their reasons."""
         system, inside = files.open_filesystem(self.directory)
 
-        def describe(block: int) -> tuple[int, dict[bytes, bytes]]:
+        def describe(block: int) -> tuple[int, list[str], dict[bytes, bytes]]:
             with system.open_input_file(f"{inside}/{part_name(block, 0)}") as file:
                 footer = pq.read_metadata(file)
-            return (footer.row_group(0).num_rows if footer.num_row_groups else 0), footer.metadata
+            lost = [text for text in footer.metadata[b"lost"].decode().split("\n") if text]
+            # What is the same in all of them is kept of one: there are many.
+            return (footer.row_group(0).num_rows if footer.num_row_groups else 0), lost, footer.metadata
 
+        row_counts, unreadable = list[int](), list[str]()
+        metadata: dict[bytes, bytes] = {}
         with ThreadPoolExecutor(8) as pool:
-            described = list(pool.map(describe, range(blocks)))
-        unreadable = [text for _, metadata in described for text in metadata[b"lost"].decode().split("\n") if text]
-        metadata = described[0][1]
+            for start in range(0, blocks, _FOOTERS_AT_ONCE):
+                for count, lost, described in pool.map(describe, range(start, min(start + _FOOTERS_AT_ONCE, blocks))):
+                    row_counts.append(count)
+                    unreadable += lost
+                    metadata = metadata or described
         artifacts.mark_complete(
             self.directory,
             inputs={"photos": self.photos},
             summary={
-                "row_counts": [count for count, _ in described],
+                "row_counts": row_counts,
                 "shape": [int(side) for side in metadata[b"shape"].decode().split(",")],
                 "dtype": metadata[b"dtype"].decode(),
                 "cut": cut,

@@ -7,20 +7,20 @@ never cross the object store.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.plan import Plan
 from catdog.console import counted, duration, say
 from catdog.errors import CatdogError, FailureError
-from catdog.features.cache import locate_cache, write_part
-from catdog.features.spec import Extraction, PhotoSet
+from catdog.features.cache import FeatureCache, locate_cache, write_part
+from catdog.features.spec import Extraction, Part, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.features.views import load_views, photo_block
 from catdog.model.backbone_specs import backbone_spec
@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 
 # Of one core, with reading, decoding and writing: measured for Lite0 at 224 and Lite2 at 260 pixels on a Xeon.
 _MULTIPLICATIONS_PER_SECOND = 22e9
+# Of a pipeline of Ray Data, which takes seconds to start: many minutes of work on one machine, and on many.
+_PARTS_A_ROUND, _PARTS_AN_ACTOR = 4096, 64
 
 
 def extract_features(
@@ -49,12 +51,13 @@ def extract_features(
     Raises FailureError when the pass breaks for another reason.
     """
     missing = [pair for pair in wanted if not locate_cache(*pair, root=root).is_finished()]
-    parts = missing_parts(missing, root=root)
-    if parts:
+    parts = MissingParts(missing, root=root)
+    rows = sum(part.rows for part in parts)
+    if rows:
         if not plan.actor_gpus:
-            say(_expected_text(parts, missing[0][0], plan))
+            say(_expected_text(rows, missing[0][0], plan))
         try:
-            _run(parts, missing[0][0], pretrained=pretrained, plan=plan, progress=progress)
+            _run(parts, missing[0][0], rows=rows, pretrained=pretrained, plan=plan, progress=progress)
         except CatdogError:
             raise
         except Exception as error:  # Ray wraps what a task raised in classes of its own
@@ -66,9 +69,9 @@ def extract_features(
     return sorted(unreadable)
 
 
-def _expected_text(parts: Sequence[PartJob], extraction: Extraction, plan: Plan) -> str:
+def _expected_text(rows: int, extraction: Extraction, plan: Plan) -> str:
     """Return in a line what the pass computes and about how long it takes."""
-    rows, cores = sum(part.rows for part in parts), plan.actors * plan.threads
+    cores = plan.actors * plan.threads
     cost = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
     seconds = rows * cost / (_MULTIPLICATIONS_PER_SECOND * cores)
     return f"Trunk pass: {counted(rows, 'image')} on {counted(cores, 'core')}, about {duration(max(1.0, seconds))}."
@@ -76,63 +79,93 @@ def _expected_text(parts: Sequence[PartJob], extraction: Extraction, plan: Plan)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartJob:
-    """One part of one PhotoSet: its photos, its views, and the file that each cut's features go to."""
+    """One part of one PhotoSet, and the file that each cut's features go to."""
 
-    photos: pa.Table
-    views: tuple[int, ...]
+    part: Part
     targets: tuple[tuple[str, str, str], ...]  # (cut, dtype, path)
 
     @property
     def rows(self) -> int:
         """Photos times views."""
-        return int(self.photos.num_rows) * len(self.views)
+        return self.part.rows
 
 
-def missing_parts(wanted: Sequence[tuple[Extraction, PhotoSet]], *, root: str) -> list[PartJob]:
-    """Return the parts that are missing below `root`; an earlier, killed pass may have written some."""
-    targets: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
-    parts = {}
-    for extraction, photos in wanted:
-        cache = locate_cache(extraction, photos, root=root)
-        present = cache.present_parts()
-        for name, part in photos.parts().items():
-            if name not in present:
-                key = (cache.photos, name)
-                parts[key] = part
-                targets.setdefault(key, []).append((extraction.cut, extraction.dtype, join(cache.directory, name)))
-    return [PartJob(photos=photos, views=views, targets=tuple(targets[key])) for key, (photos, views) in parts.items()]
+class MissingParts:
+    """The parts of `wanted` that are missing below `root`; an earlier, killed pass may have written some.
+
+    They are made as they are asked for: all at once, those of millions of photos would fill the driver's memory.
+    """
+
+    def __init__(self, wanted: Sequence[tuple[Extraction, PhotoSet]], *, root: str) -> None:
+        self._sets: dict[str, tuple[PhotoSet, list[tuple[Extraction, FeatureCache, set[str]]]]] = {}
+        for extraction, photos in wanted:
+            cache = locate_cache(extraction, photos, root=root)
+            caches = self._sets.setdefault(cache.photos, (photos, []))[1]
+            caches.append((extraction, cache, cache.present_parts()))
+
+    def __iter__(self) -> Iterator[PartJob]:
+        for photos, caches in self._sets.values():
+            for part in photos.parts():
+                targets = tuple(
+                    (extraction.cut, extraction.dtype, join(cache.directory, part.name))
+                    for extraction, cache, present in caches
+                    if part.name not in present
+                )
+                if targets:
+                    yield PartJob(part=part, targets=targets)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The cuts of all of them."""
+        return tuple(sorted({extraction.cut for _, caches in self._sets.values() for extraction, _, _ in caches}))
 
 
 def _run(
-    parts: list[PartJob], extraction: Extraction, *, pretrained: Pretrained | None, plan: Plan, progress: Progress
+    parts: MissingParts,
+    extraction: Extraction,
+    *,
+    rows: int,
+    pretrained: Pretrained | None,
+    plan: Plan,
+    progress: Progress,
 ) -> None:
+    shared, waiting = share(pretrained), iter(parts)
+    done = 0
+    progress(done, rows)
+    # A pipeline of Ray Data holds some 20 kB of each of its blocks in this process.
+    a_round = max(_PARTS_A_ROUND, _PARTS_AN_ACTOR * plan.actors)
+    while jobs := list(itertools.islice(waiting, a_round)):
+        for count in _compute(jobs, extraction, cuts=parts.cuts, pretrained=shared, plan=plan):
+            done += count
+            progress(done, rows)
+
+
+def _compute(
+    jobs: Sequence[PartJob], extraction: Extraction, *, cuts: Sequence[str], pretrained: Any, plan: Plan
+) -> Iterator[int]:
+    """Compute and write `jobs`; yield the rows of each as it is done."""
     import ray
 
-    cuts = tuple(sorted({cut for part in parts for cut, _, _ in part.targets}))
-    blocks = [photo_block(part.photos, part.views, block=index) for index, part in enumerate(parts)]
+    blocks = [photo_block(job.part.read(), job.part.views, block=index) for index, job in enumerate(jobs)]
     images = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
-    shared = share(pretrained)
     written = map_in_actors(
         images,
         TrunkWriter,
         {
             "extraction": extraction,
             "cuts": cuts,
-            "pretrained": shared,
+            "pretrained": pretrained,
             "threads": plan.threads,
             "gpu": plan.actor_gpus > 0,
-            "targets": [part.targets for part in parts],
+            "targets": [job.targets for job in jobs],
         },
         name="trunk actor",
-        actors=min(plan.actors, len(parts)),
+        actors=min(plan.actors, len(jobs)),
         num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
         num_gpus=plan.actor_gpus,
     )
-    done, total = 0, sum(part.rows for part in parts)
-    progress(done, total)
     for batch in written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        done += int(batch["rows"].sum())
-        progress(done, total)
+        yield int(batch["rows"].sum())
 
 
 class TrunkWriter:

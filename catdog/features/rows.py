@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from catdog.cluster.plan import Plan
 from catdog.features.cache import FeatureCache
 from catdog.features.spec import PHOTOS_PER_PART, Extraction
 from catdog.features.stream import stream_features
+from catdog.photos.sharded.photo_rows import PhotoRows
 
 _CHUNK_BYTES = 512 * 2**20
-_BLOCKS_PER_PIPELINE = 1024
+_BLOCKS_PER_PIPELINE, _BLOCKS_PER_ACTOR = 1024, 64
+_WINDOW = _BLOCKS_PER_PIPELINE * PHOTOS_PER_PART  # photos of a long epoch that are shuffled among each other
 MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
 
 
@@ -130,9 +132,9 @@ def _block_slices(row_counts: Sequence[int], first: int, last: int) -> list[tupl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamSource:
-    """Photos (path, label, digest) whose features do not fit the cache, and the views of the epochs in turn."""
+    """Photos whose features do not fit the cache, and the views of the epochs in turn."""
 
-    photos: pa.Table
+    photos: PhotoRows
     views: tuple[int, ...]
     extraction: Extraction
 
@@ -140,19 +142,21 @@ class StreamSource:
 class StreamedRows:
     """One worker's share of photos whose features are computed again each epoch, in the next view.
 
-    A pipeline of Ray Data covers several short epochs, because starting one takes seconds, and never more than one long
-    epoch, because its list of blocks is made in advance.
+    A pipeline of Ray Data covers several short epochs, because starting one takes seconds, or a part of a long one,
+    because its list of blocks is made in advance. A long epoch is shuffled within windows of a thousand blocks: these
+    are random samples, since photos lie in the order of their digests.
     """
 
     def __init__(
         self, source: StreamSource, *, rank: int, workers: int, seed: int, epochs: int, pretrained: Any, plan: Plan
     ) -> None:
-        self.rows = source.photos.num_rows // workers
+        self.rows = source.photos.count // workers
         self._first = rank * self.rows
-        self._photos = source.photos.slice(self._first, self.rows)
         self._source, self._seed = source, seed
         self._epochs = max(epochs, len(source.views))
         self._pretrained, self._plan, self._workers = pretrained, plan, workers
+        # Windows of a long epoch in a pipeline: enough work for all its actors.
+        self._together = max(1, _BLOCKS_PER_ACTOR * plan.actors // workers // _BLOCKS_PER_PIPELINE)
         self._stream: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._ready = range(0)  # epochs that the stream still holds
 
@@ -166,18 +170,27 @@ class StreamedRows:
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         rows = 0
         for number in range(len(self._source.views)):
-            order, place = self._order(number), 0
-            for features, labels in self.epoch(number):
+            for (features, labels), photos in zip(self.epoch(number), self._blocks(number), strict=True):
                 if rows < limit:
-                    found.append((features, labels, self._first + order[place : place + len(labels)]))
-                place, rows = place + len(labels), rows + len(labels)
+                    found.append((features, labels, photos))
+                rows += len(labels)
             if rows >= limit:
                 break
         features, labels, photos = (np.concatenate([part[column] for part in found]) for column in range(3))
         return features, labels, photos
 
+    def _blocks(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the photos of each block of epoch `number`, by their places among those of all workers."""
+        for order in self._orders(number):
+            yield from (order[start : start + PHOTOS_PER_PART] for start in range(0, len(order), PHOTOS_PER_PART))
+
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield blocks of epoch `number`, to be read to its end before another one is asked for."""
+        if self.rows > _WINDOW:
+            orders = self._orders(number)
+            while some := list(itertools.islice(orders, self._together)):
+                yield from self._open([(self._view(number), order) for order in some])
+            return
         if not self._ready or self._ready[0] != number:
             self._start(number)
         left = self.rows
@@ -196,14 +209,28 @@ class StreamedRows:
         blocks = math.ceil(self.rows / PHOTOS_PER_PART)
         count = max(1, _BLOCKS_PER_PIPELINE // max(1, blocks))
         self._ready = range(number, max(number + 1, min(number + count, self._epochs)))
-        self._stream = stream_features(
-            self._photos,
-            [(self._source.views[epoch % len(self._source.views)], self._order(epoch)) for epoch in self._ready],
+        self._stream = self._open([(self._view(epoch), next(self._orders(epoch))) for epoch in self._ready])
+
+    def _open(self, passes: list[tuple[int, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return stream_features(
+            self._source.photos,
+            passes,
             extraction=self._source.extraction,
             pretrained=self._pretrained,
             plan=self._plan,
             workers=self._workers,
         )
 
-    def _order(self, number: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, number]).permutation(self.rows)
+    def _view(self, number: int) -> int:
+        return self._source.views[number % len(self._source.views)]
+
+    def _orders(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the photos of the share as epoch `number` has them: those of each window, in a random order."""
+        random = np.random.default_rng([self._seed, number])
+        if self.rows <= _WINDOW:
+            yield self._first + random.permutation(self.rows)
+            return
+        for window in random.permutation(math.ceil(self.rows / _WINDOW)).tolist():
+            start = window * _WINDOW
+            inside = np.random.default_rng([self._seed, number, window])
+            yield self._first + start + inside.permutation(min(_WINDOW, self.rows - start))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from catdog.config import AugmentationConfig
 from catdog.model.backbone_specs import Scaling
 from catdog.photos.decoding.framing import SQUASH, Framing
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.storage import artifacts
 
 PLAIN_VIEW = 0
@@ -58,39 +61,59 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoSet:
-    """The photos of one split and the views they are taken in.
+    """The photos of one split and the views they are taken in."""
 
-    `table` has the columns path, label, digest; its order is the order of the rows.
-    """
-
-    table: pa.Table
+    photos: PhotoRows
     views: tuple[int, ...]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A name for digests, labels and views, not for where the files are; computed once: it reads them all."""
-        digests, labels = (self.table[name].to_pylist() for name in ("digest", "label"))
-        rows = "\n".join(f"{digest} {label}" for digest, label in zip(digests, labels, strict=True))
-        return artifacts.fingerprint({"rows": rows, "views": list(self.views)})
+        """A name for digests, labels and views, not for where the files are: that of artifacts.fingerprint for them.
+
+        It reads all of them, shard by shard.
+        """
+        state = self.photos.hashed()
+        state.update(f'","views":{json.dumps(list(self.views), separators=(",", ":"))}}}'.encode())
+        return str(state.hexdigest()[:16])
 
     @property
     def rows(self) -> int:
         """Photos times views."""
-        return int(self.table.num_rows) * len(self.views)
+        return self.photos.count * len(self.views)
 
     @property
     def blocks(self) -> int:
         """Blocks of PHOTOS_PER_PART photos, the last one included."""
-        return math.ceil(int(self.table.num_rows) / PHOTOS_PER_PART)
+        return math.ceil(self.photos.count / PHOTOS_PER_PART)
 
-    def parts(self) -> dict[str, tuple[pa.Table, tuple[int, ...]]]:
-        """Return the work of the trunk pass by part name: (photos, views)."""
-        found = {}
+    def parts(self) -> Iterator[Part]:
+        """Yield the work of the trunk pass, a part at a time."""
         for block in range(self.blocks):
-            photos = self.table.slice(block * PHOTOS_PER_PART, PHOTOS_PER_PART)
+            start = block * PHOTOS_PER_PART
+            stop = min(start + PHOTOS_PER_PART, self.photos.count)
             for first in range(0, len(self.views), VIEWS_PER_PART):
-                found[part_name(block, first)] = (photos, self.views[first : first + VIEWS_PER_PART])
-        return found
+                views = self.views[first : first + VIEWS_PER_PART]
+                yield Part(name=part_name(block, first), photos=self.photos, start=start, stop=stop, views=views)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some photos of a set, rows [start, stop), in some views; its photos are not read yet."""
+
+    name: str
+    photos: PhotoRows
+    start: int
+    stop: int
+    views: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Photos times views."""
+        return (self.stop - self.start) * len(self.views)
+
+    def read(self) -> pa.Table:
+        """Return path, label and digest of its photos."""
+        return self.photos.read(self.start, self.stop)
 
 
 def part_name(block: int, first_view: int) -> str:

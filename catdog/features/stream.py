@@ -20,20 +20,22 @@ from catdog.features.spec import PHOTOS_PER_PART, Extraction
 from catdog.features.trunk import Trunk
 from catdog.features.views import load_views, photo_block
 from catdog.model.backbone_specs import INPUT_CUT
+from catdog.photos.sharded.photo_rows import PhotoRows
 
 
 def stream_features(
-    photos: pa.Table,
-    epochs: Sequence[tuple[int, np.ndarray]],
+    photos: PhotoRows,
+    passes: Sequence[tuple[int, np.ndarray]],
     *,
     extraction: Extraction,
     pretrained: Any,
     plan: Plan,
     workers: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (features, labels) blocks of up to 64 photos, epoch after epoch, each photo once an epoch.
+    """Yield (features, labels) blocks of up to 64 photos, pass after pass.
 
-    `epochs` has for each epoch its view and the order of the photos. `pretrained` is what Trunk takes.
+    `passes` has for each its view and the rows of `photos` in their order, which lie together there. `pretrained` is
+    what Trunk takes.
     The stream runs ahead of its reader as far as Ray Data's memory limits let it.
     `workers` such streams share the plan's actors. An unreadable photo is replaced by another of its block.
     Raises FailureError where no photo of a block can be read.
@@ -41,9 +43,11 @@ def stream_features(
     import ray
 
     blocks: list[pa.Table] = []
-    for view, order in epochs:
+    for view, order in passes:
+        low = int(order.min())
+        rows = photos.read(low, int(order.max()) + 1)
         for start in range(0, len(order), PHOTOS_PER_PART):
-            chosen = photos.take(pa.array(order[start : start + PHOTOS_PER_PART]))
+            chosen = rows.take(pa.array(order[start : start + PHOTOS_PER_PART] - low))
             blocks.append(photo_block(chosen, (view,), block=len(blocks)))
     dataset = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
     if extraction.cut != INPUT_CUT:

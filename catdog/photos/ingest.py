@@ -1,14 +1,17 @@
 """From photos to a manifest: classes, checked and deduplicated photos, splits.
 
 source --list_inputs--> paths --label--> classes and split hints
-                          └--inspect_photos (Ray Data)--> digest, size, perceptual hash or reason
+                          └--inspect_photos (Ray tasks)--> digest, size, perceptual hash or reason
 both --reject_copies, split_photos--> Manifest
+
+A folder of more photos than one process should hold goes through `sharded`, with the same result in shards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,10 +20,14 @@ from catdog.console import ProgressLine, say
 from catdog.errors import UsageError
 from catdog.photos.annotations.labelling import Annotations, LabelledPhotos, label_photos, read_annotations
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
-from catdog.photos.inspection import Progress, inspect_photos, reject_copies, require_every_class
-from catdog.photos.manifest import Manifest, read_manifest, write_manifest
+from catdog.photos.inspection import Inspector, Progress, inspect_photos, reject_copies, require_every_class
+from catdog.photos.manifest import AnyManifest, Manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
+from catdog.photos.sharded.driver import ingest_folder
+from catdog.photos.sharded.manifest import write_sharded
+from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS
 from catdog.photos.splits import ALL, split_photos
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
@@ -32,23 +39,29 @@ _INPUTS = (
     "label_column",
 )  # fmt: skip
 
+_LEFTOVERS = ("inspected", "inputs", "merged", "ranges")  # what a finished manifest does not need
+
 
 def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
     """Return the photos of `config.photos` with their classes, for `ingest`; None where it does not need them.
 
-    No cluster is needed, so what is wrong with the photos is told before one is started, which takes ten seconds. A run
-    whose manifest is finished goes on without its photos, as far as their features are cached. Raises UsageError as
-    list_inputs and label_photos do, and for numbers of photos that leave no training.
+    Nor does it where they are so many that Ray tasks list them. No cluster is needed, so what is wrong with the photos
+    is told before one is started, which takes ten seconds. A run whose manifest is finished goes on without its photos,
+    as far as their features are cached. Raises UsageError as list_inputs and label_photos do, and for numbers of photos
+    that leave no training.
     """
     for split in ("train", "validation"):
         if not getattr(config, f"{split}_per_class"):
             raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: a training needs both splits")
     if not config.photos or files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE)):
         return None
-    return label_source(files.absolute(config.photos), read_annotations(config))
+    try:
+        return label_source(files.absolute(config.photos), read_annotations(config))
+    except MoreFilesError:
+        return None
 
 
-def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None = None) -> Manifest:
+def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None = None) -> AnyManifest:
     """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
 
     `found` is what `find_photos` found, if it was called before. Without photos the sample is drawn first. Raises what
@@ -62,20 +75,36 @@ def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None =
     if done:
         manifest = read_manifest(directory)
     else:
-        manifest = build_manifest(
-            source,
-            found=found,
-            per_class={split: int(getattr(config, f"{split}_per_class")) for split in SPLITS},
-            seed=config.seed,
-            limits=DecodeLimits(max_pixels=config.max_pixels),
-            annotations=annotations,
-            progress=ProgressLine("Checking photos", "photos"),
-        )
-        write_manifest(manifest, directory=directory)
+        manifest = _make_manifest(config, source, annotations, directory=directory, found=found)
         artifacts.mark_complete(directory, inputs=inputs, summary={"counts": manifest.counts()})
+        for name in _LEFTOVERS:
+            files.delete(files.join(directory, name))
     record_config(config, run_dir=run_dir, fingerprints=annotations.fingerprints())
     for line in manifest.summary_lines()[: 1 if done else None]:
         say(line)
+    return manifest
+
+
+def _make_manifest(
+    config: IngestConfig, source: str, annotations: Annotations, *, directory: str, found: LabelledPhotos | None
+) -> AnyManifest:
+    """Make and write the manifest of `source`: in one table, or of a large folder in shards."""
+    settings: dict[str, Any] = {
+        "per_class": {split: int(getattr(config, f"{split}_per_class")) for split in SPLITS},
+        "seed": config.seed,
+        "annotations": annotations,
+        "progress": ProgressLine("Checking photos", "photos"),
+    }
+    limits, keep = DecodeLimits(max_pixels=config.max_pixels), files.join(directory, "inspected")
+    try:
+        found = found or label_source(source, annotations)
+    except MoreFilesError as error:
+        inspector = Inspector(limits=limits, keep=keep)
+        sharded = ingest_folder(str(error), directory=directory, inspector=inspector, **settings)
+        write_sharded(sharded)
+        return sharded
+    manifest = build_manifest(source, found=found, limits=limits, keep=keep, **settings)
+    write_manifest(manifest, directory=directory)
     return manifest
 
 
@@ -89,9 +118,15 @@ def _sample(run_dir: str, *, seed: int) -> str:
     return str(directory)
 
 
-def label_source(source: str, annotations: Annotations) -> LabelledPhotos:
-    """List the photos of `source` and give each its class; raises UsageError as list_inputs and label_photos do."""
-    return label_photos(list_inputs(source, columns=annotations.columns), source=source, annotations=annotations)
+def label_source(source: str, annotations: Annotations, *, all_here: bool = False) -> LabelledPhotos:
+    """List the photos of `source` and give each its class.
+
+    Raises UsageError as list_inputs and label_photos do; and MoreFilesError for a folder of more photos than this
+    process should hold, unless `all_here` or a table of labels or groups, which it holds anyway, asks for it.
+    """
+    at_most = None if all_here or annotations.labels or annotations.groups else MOST_IN_ONE_PROCESS
+    inputs = list_inputs(source, columns=annotations.columns, at_most=at_most)
+    return label_photos(inputs, source=source, annotations=annotations)
 
 
 def build_manifest(
@@ -103,19 +138,21 @@ def build_manifest(
     limits: DecodeLimits = DEFAULT_LIMITS,
     annotations: Annotations | None = None,
     progress: Progress | None = None,
+    keep: str = "",
 ) -> Manifest:
     """Find, check, deduplicate and split the photos of `source`, as list_inputs takes it.
 
     Every file found ends in one of the two tables. `found` saves the listing, `per_class` is as in split_photos, by
-    default all, `progress` is called with (photos done, photos in all).
+    default all, `progress` is called with (photos done, photos in all). What is found in photos is kept in the folder
+    `keep` for another try, "" for nowhere.
     Raises UsageError when there are no photos, fewer than two classes, too few photos for the splits, or annotations
     that do not fit them.
     """
     annotations = annotations or Annotations()
-    labelled = found or label_source(source, annotations)
+    labelled = found or label_source(source, annotations, all_here=True)
     table, classes = labelled.table, labelled.classes
     paths, labels = table["path"].to_pylist(), table["label"].to_numpy()
-    inspected = inspect_photos(paths, limits=limits, progress=progress)
+    inspected = inspect_photos(table, Inspector(limits=limits, keep=keep), progress=progress)
     copies = reject_copies(paths, labels=labels, digests=inspected["digest"], classes=classes)
     reasons = [copies.get(row, reason) for row, reason in enumerate(inspected["reason"].to_pylist())]
     require_every_class(classes, labels=labels, reasons=reasons, source=source)

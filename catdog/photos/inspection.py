@@ -1,44 +1,45 @@
 """Read and decode every photo over the cluster: its digest, its size, its perceptual hash, or why it cannot be used.
 
-Photo bytes never leave the task that read them: the driver sees one small row a photo.
+Photo bytes never leave the task that read them: the driver sees one small row a photo, or none. What a task has found
+it keeps beside the manifest, so that an ingest that was killed resumes with the photos that are not inspected yet.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
+import pyarrow.parquet as pq
 
-from catdog.cluster.actors import count_tries, map_in_tasks
+from catdog.cluster.actors import run_in_tasks
 from catdog.cluster.failures import root_cause
 from catdog.errors import CatdogError, FailureError, ImageError, UsageError
 from catdog.evaluation.near_duplicates import hash_pictures
 from catdog.photos.decoding.decode import Inspection, inspect_image
+from catdog.photos.decoding.isolation import Journal, decode_each
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.isolation import decode_each
 from catdog.photos.sources.inputs import find_inputs
 from catdog.photos.sources.reading import read_each
+from catdog.storage import files
 
 Progress = Callable[[int, int], None]
 Inspect = Callable[..., Inspection]  # of content and limits
 
-PHOTOS_PER_BLOCK = 256  # about a second of reading and decoding on one core, so that progress is live
-MAX_BLOCKS = 4096  # more would cost the driver more than they bring
+# A task: a quarter of a second of reading and decoding at least, so that it outweighs its start, and eight at most.
+_LEAST_PHOTOS, _MOST_PHOTOS, _TASKS = 64, 2048, 1024
 PROGRESS_SECONDS = 0.5
+_FORMAT = 1  # of what is kept
 
-_INSPECTED = pa.schema(
+INSPECTED = pa.schema(
     [
-        pa.field("position", pa.int64()),  # in the list of paths
         pa.field("digest", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -48,62 +49,109 @@ _INSPECTED = pa.schema(
 )
 
 
-def inspect_photos(
-    paths: Sequence[str], *, limits: DecodeLimits, progress: Progress | None = None, inspect: Inspect = inspect_image
-) -> pa.Table:
-    """Read and `inspect` every photo over the cluster; return one row each, in the order of `paths`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspector:
+    """How photos are inspected, and the folder that keeps what was found; "" for nowhere."""
 
-    Columns: position, digest (sha256, hex), width and height in pixels, perceptual_hash, reason (null for a
-    usable photo). Raises FailureError where Ray gives up.
+    limits: DecodeLimits
+    keep: str = ""
+    inspect: Inspect = inspect_image
+
+    def __call__(self, photos: pa.Table, tries: int) -> pa.Table:
+        """Return what is found in each of `photos` (path, version), or what was found and kept before, in their order.
+
+        `tries` is how often the process of this task was lost.
+        """
+        path = self.kept_at(photos)
+        if path and files.exists(path):
+            return pq.read_table(pa.BufferReader(files.read_bytes(path)), schema=INSPECTED)
+        found = self.look(photos["path"].to_pylist(), tries)
+        if path:
+            sink = pa.BufferOutputStream()
+            pq.write_table(found, sink, compression="zstd")
+            files.write_bytes(path, sink.getvalue())
+        return found
+
+    def kept_at(self, photos: pa.Table) -> str:
+        """Return the file of what is found in `photos`; "" where a change of a photo could not be told."""
+        if not self.keep or photos["version"].null_count or not photos.num_rows:
+            return ""
+        state = hashlib.sha256(f"{_FORMAT} {self.limits}".encode())
+        for pair in zip(photos["path"].to_pylist(), photos["version"].to_pylist(), strict=True):
+            state.update("\0".join(("", *pair)).encode())
+        return files.join(self.keep, f"{state.hexdigest()[:32]}.parquet")
+
+    def look(self, paths: Sequence[str], tries: int) -> pa.Table:
+        """Read and inspect the photos at `paths`; as `__call__`, which keeps what this finds."""
+        digests: list[str] = []
+        journal = Journal("\0".join(paths))
+        try:
+            decode, seconds = functools.partial(self.inspect, limits=self.limits), self.limits.max_seconds
+            found = decode_each(_contents(paths, digests), decode, seconds=seconds, tries=tries, journal=journal)
+            # The digest of a photo is the last one when what was found in it comes.
+            rows = [_row(one, digests[-1]) for one in found]
+        finally:
+            journal.close()
+        journal.delete()
+        # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
+        usable = [row for row in rows if "gray" in row]
+        for row, hashed in zip(usable, hash_pictures([row.pop("gray") for row in usable]).to_pylist(), strict=True):
+            row["perceptual_hash"] = hashed
+        return pa.Table.from_pylist(rows, INSPECTED)
+
+
+def photos_per_task(photos: int) -> int:
+    """Return photos a task: it depends on nothing else, so that what was kept is found again."""
+    return min(max(photos // _TASKS, _LEAST_PHOTOS), _MOST_PHOTOS)
+
+
+def inspect_photos(photos: pa.Table, inspector: Inspector, *, progress: Progress | None = None) -> pa.Table:
+    """Inspect every one of `photos` (path, version) over the cluster; return one row each, in their order.
+
+    Columns: digest (sha256, hex), width and height in pixels, perceptual_hash, reason (null for a usable photo).
+    Raises FailureError where Ray gives up.
     """
-    found, done, reported = [_INSPECTED.empty_table()], 0, time.monotonic()
+    size, count = photos_per_task(photos.num_rows), photos.num_rows
+    photos = photos.select(["path", "version"])
+    # Taken, not sliced: a slice travels with all that it is cut from.
+    pieces = ((start, photos.take(np.arange(start, min(start + size, count)))) for start in range(0, count, size))
+    found: dict[int, pa.Table] = {}
+    for (start, piece), rows in follow(
+        lambda piece, tries: inspector(piece[1], tries), pieces, count=count, size=lambda piece: piece[1].num_rows,
+        progress=progress,
+    ):  # fmt: skip
+        if rows.num_rows != piece.num_rows:
+            raise FailureError(f"expected a row for each of {piece.num_rows} photos, got {rows.num_rows}")
+        found[start] = rows
+    return pa.concat_tables([INSPECTED.empty_table(), *(found[start] for start in sorted(found))])
+
+
+def follow(
+    function: Callable[[Any, int], Any],
+    pieces: Iterator[Any],
+    *,
+    count: int,
+    size: Callable[[Any], int],
+    progress: Progress | None,
+) -> Iterator[tuple[Any, Any]]:
+    """Yield what run_in_tasks does for `pieces` of `size` photos each, `count` in all, and tell `progress`.
+
+    Raises FailureError where Ray gives up.
+    """
+    done, reported = 0, time.monotonic()
     if progress:
-        progress(0, len(paths))
+        progress(0, count)
     try:
-        for batch in _inspections(paths, inspect=functools.partial(inspect, limits=limits), seconds=limits.max_seconds):
-            found.append(batch)
-            done += batch.num_rows
-            if progress and (done == len(paths) or time.monotonic() - reported >= PROGRESS_SECONDS):
-                progress(done, len(paths))
+        for piece, found in run_in_tasks(function, pieces, num_cpus=1):
+            done += size(piece)
+            if progress and (done == count or time.monotonic() - reported >= PROGRESS_SECONDS):
+                progress(done, count)
                 reported = time.monotonic()
+            yield piece, found
     except CatdogError:
         raise
-    except Exception as error:  # Ray wraps what a task raised in classes of its own
-        raise FailureError(f"checking photos failed, {done} of {len(paths)} done: {root_cause(error)}") from error
-    result = pa.concat_tables(found).sort_by("position")
-    if not np.array_equal(result["position"].to_numpy(), np.arange(len(paths))):
-        raise FailureError(f"expected a row for each of {len(paths)} photos, got {done}: run the step again")
-    return result
-
-
-def _inspections(paths: Sequence[str], *, inspect: Callable[[bytes], Inspection], seconds: float) -> Iterator[pa.Table]:
-    """Yield the inspected rows of each block as it is done, in any order."""
-    table = pa.table({"position": np.arange(len(paths)), "path": pa.array(paths, pa.string())})
-    rows = _rows_per_block(len(paths), cpus=ray.cluster_resources().get("CPU", 1.0))
-    blocks = ray.data.from_arrow([table.slice(start, rows) for start in range(0, len(paths), rows)])
-    inspect_block = functools.partial(_inspect_block, inspect=inspect, seconds=seconds)
-    inspected = map_in_tasks(blocks, inspect_block, batch_format="pyarrow", num_cpus=1)
-    yield from inspected.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-def _rows_per_block(photos: int, *, cpus: float) -> int:
-    """Return photos a task: enough to outweigh its start, few enough that every CPU has one."""
-    share = math.ceil(photos / max(cpus, 1.0))
-    return max(min(share, PHOTOS_PER_BLOCK), 16, math.ceil(photos / MAX_BLOCKS))
-
-
-def _inspect_block(block: pa.Table, *, inspect: Callable[[bytes], Inspection], seconds: float) -> pa.Table:
-    tries = count_tries(f"photos from {block['position'][0]}")
-    digests: list[str] = []
-    contents = _contents(block["path"].to_pylist(), digests)
-    # The digest of a photo is the last one when what was found in it comes.
-    rows = [_row(found, digests[-1]) for found in decode_each(contents, inspect, seconds=seconds, tries=tries)]
-    # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
-    usable = [row for row in rows if "gray" in row]
-    for row, found in zip(usable, hash_pictures([row.pop("gray") for row in usable]).to_pylist(), strict=True):
-        row["perceptual_hash"] = found
-    positions = block["position"].to_pylist()
-    return pa.Table.from_pylist([{"position": at} | row for at, row in zip(positions, rows, strict=True)], _INSPECTED)
+    except Exception as error:  # what Ray itself raises, in classes of its own
+        raise FailureError(f"checking photos failed, {done} of {count} done: {root_cause(error)}") from error
 
 
 def _contents(paths: Sequence[str], digests: list[str]) -> Iterator[bytes | ImageError]:
@@ -152,10 +200,15 @@ def require_every_class(
     missing = set(range(len(classes))) - set(labels[[reason is None for reason in reasons]].tolist())
     for label in sorted(missing):
         found = [str(reasons[row]) for row in np.flatnonzero(labels == label).tolist()]
-        codes = Counter(reason.partition(":")[0] for reason in found)
-        counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-        why = f"{counted}; the first one is {found[0]}" if found else "the corrections leave all of them out"
-        raise UsageError(
-            f"expected usable photos of every class in {source}, found none of {classes[label]} ({why}): "
-            "add photos of it or take its folder away"
-        )
+        codes = dict(Counter(reason.partition(":")[0] for reason in found).most_common())
+        raise UsageError(missing_class_text(classes[label], codes, first=found[0] if found else "", source=source))
+
+
+def missing_class_text(name: str, codes: Mapping[str, int], *, first: str, source: str) -> str:
+    """Return what is wrong where class `name` has no usable photo; `codes` counts why, `first` is the first reason."""
+    counted = ", ".join(f"{count} {code}" for code, count in codes.items())
+    why = f"{counted}; the first one is {first}" if codes else "the corrections leave all of them out"
+    return (
+        f"expected usable photos of every class in {source}, found none of {name} ({why}): "
+        "add photos of it or take its folder away"
+    )

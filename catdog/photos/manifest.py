@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.errors import FailureError
+from catdog.photos.sharded.manifest import INDEX_FILE, ShardedManifest, read_sharded
+from catdog.photos.sharded.photo_rows import PhotoRows
+from catdog.photos.sharded.summary import Rejected, empty_counts, summary_lines
+from catdog.storage import files
 from catdog.storage.files import join, read_bytes, write_bytes
-from catdog.storage.schemas import MANIFEST, REJECTED, SPLITS, UNUSED, check_schema
-
-UNEVEN_RATIO = 1.5  # between the photos of the largest and the smallest class
-_SHOWN_CLASSES = 20
+from catdog.storage.schemas import MANIFEST, REJECTED, check_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,22 @@ class Manifest:
         """Return the rows of `split`, by path."""
         return self.table.filter(pc.equal(self.table["split"], split))
 
+    def photos(self, split: str) -> PhotoRows:
+        """Return the photos of `split` by digest."""
+        return PhotoRows.of(self.select(split).sort_by("digest"))
+
+    @property
+    def rejected_count(self) -> int:
+        """How many files were rejected."""
+        return int(self.rejected.num_rows)
+
+    def sample(self, photos: int) -> pa.Table:
+        """Return rows (schemas.MANIFEST) of all splits: all of them here, of a ShardedManifest so many or some more."""
+        return self.table
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return photos by split (UNUSED too) and class name."""
-        counts = {split: dict.fromkeys(self.classes, 0) for split in (*SPLITS, UNUSED)}
+        counts = empty_counts(self.classes)
         grouped = self.table.group_by(["split", "class"]).aggregate([([], "count_all")])
         for row in grouped.to_pylist():
             counts[row["split"]][row["class"]] = row["count_all"]
@@ -44,49 +57,21 @@ class Manifest:
 
     def summary_lines(self) -> list[str]:
         """Return the console lines: photos by class and split, imbalance, and reasons, most frequent first."""
-        counts = self.counts()
-        used = {name: sum(counts[split][name] for split in SPLITS) for name in self.classes}
-        total, unused = self.table.num_rows, sum(counts[UNUSED].values())
-        lines = [
-            f"Found {total} images belonging to {len(self.classes)} classes.",
-            f"Classes: {_by_class({name: used[name] + counts[UNUSED][name] for name in self.classes})}.",
-            f"Splits: {', '.join(f'{split} {sum(counts[split].values())}{_each(counts[split])}' for split in SPLITS)}.",
-            f"{total + self.rejected.num_rows} files: {total - unused} used, {unused} unused, "
-            f"{self.rejected.num_rows} rejected.",
-        ]
-        few, many = (pick(used, key=lambda name: used[name]) for pick in (min, max))
-        if used[many] > UNEVEN_RATIO * used[few]:
-            lines.append(
-                f"Imbalanced classes: {used[many]} of {many}, {used[few]} of {few}; training uses class weights "
-                "(--class-weights none turns them off)."
-            )
-        return lines + self._reason_lines()
+        return summary_lines(self.counts(), self._reasons())
 
-    def _reason_lines(self) -> list[str]:
-        examples: dict[str, tuple[str, str]] = {}
-        reasons: Counter[str] = Counter()
+    def _reasons(self) -> list[Rejected]:
+        first: dict[str, tuple[str, str]] = {}
+        counts: Counter[str] = Counter()
         for path, reason in zip(*(self.rejected[name].to_pylist() for name in ("path", "reason")), strict=True):
-            code, _, message = reason.partition(": ")
-            reasons[code] += 1
-            examples.setdefault(code, (path, message))
+            code = reason.partition(": ")[0]
+            counts[code] += 1
+            first.setdefault(code, (path, reason))
         return [
-            f"  {count} {code}, such as {examples[code][0]}: {examples[code][1]}"
-            for code, count in reasons.most_common()
+            Rejected(count=count, path=first[code][0], reason=first[code][1]) for code, count in counts.most_common()
         ]
 
 
-def _by_class(counts: Mapping[str, int]) -> str:
-    shown = [f"{name} {count}" for name, count in counts.items()]
-    hidden = len(shown) - _SHOWN_CLASSES
-    return ", ".join(shown if hidden <= 0 else [*shown[:_SHOWN_CLASSES], f"and {hidden} more"])
-
-
-def _each(counts: Mapping[str, int]) -> str:
-    """Return how the photos of one split are shared out among the classes, in brackets; nothing for no photos."""
-    low, high = min(counts.values()), max(counts.values())
-    if not high:
-        return ""
-    return f" ({low if low == high else f'{low} to {high}'} per class)"
+AnyManifest = Manifest | ShardedManifest
 
 
 def write_manifest(manifest: Manifest, *, directory: str) -> None:
@@ -102,11 +87,13 @@ def write_manifest(manifest: Manifest, *, directory: str) -> None:
         write_bytes(join(directory, f"{name}.parquet"), content.getvalue())
 
 
-def read_manifest(directory: str) -> Manifest:
-    """Read what `write_manifest` wrote.
+def read_manifest(directory: str) -> AnyManifest:
+    """Read what `write_manifest` or `write_sharded` wrote.
 
     Raises FailureError when a file is missing, damaged or of another version.
     """
+    if files.exists(join(directory, INDEX_FILE)):
+        return read_sharded(directory)
     table, rejected = (
         _read_parquet(join(directory, f"{name}.parquet"), schema)
         for name, schema in (("manifest", MANIFEST), ("rejected", REJECTED))

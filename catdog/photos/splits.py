@@ -7,7 +7,7 @@ photo keeps its split whatever other photos are added or taken away.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -37,36 +37,44 @@ def split_photos(
     nearest one. Raises UsageError where a class has fewer photos (or groups) than there are splits to draw.
     """
     names = digests if groups is None else [group or digest for group, digest in zip(groups, digests, strict=True)]
-    places = _draw_places(names, seed=seed)
+    places = draw_places(names, seed=seed)
     pools = np.array([hint or "train" for hint in hints], dtype=object)
     splits = np.full(len(labels), UNUSED, dtype=object)
     hinted = set(pools.tolist()) | {"train"}
-    for pool in sorted(hinted, key=SPLITS.index):
-        served = [split for split in SPLITS if split == pool or (pool == "train" and split not in hinted)]
-        asked = {split: per_class[split] for split in served if per_class[split]}
+    for pool, asked in asked_splits(hinted, per_class).items():
         members = np.flatnonzero(pools == pool)
-        if asked:
-            counted = ALL not in asked.values() and groups is None
-            cut = _cut_by_rank if counted else _cut_by_place
-            chosen = cut(places[members], labels[members], asked, classes)
-            splits[members] = np.array(list(asked), dtype=object)[chosen]
-            _apply_caps(splits, members, places, labels, asked)
+        counted = ALL not in asked.values() and groups is None
+        cut = _cut_by_rank if counted else cut_by_place
+        chosen = cut(places[members], labels[members], asked, classes)
+        splits[members] = np.array(list(asked), dtype=object)[chosen]
+        apply_caps(splits, members, places, labels, asked)
     return splits
 
 
-def _draw_places(names: Sequence[str], *, seed: int) -> np.ndarray:
+def asked_splits(hinted: Iterable[str], per_class: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return for each pool of photos the splits that it serves, each with its number of `per_class`.
+
+    `hinted` are the splits that photos are hinted to; the pool of all other photos is called train.
+    """
+    found = {}
+    hinted = {*hinted, "train"}
+    for pool in sorted(hinted, key=SPLITS.index):
+        served = [split for split in SPLITS if split == pool or (pool == "train" and split not in hinted)]
+        found[pool] = {split: per_class[split] for split in served if per_class[split]}
+    return {pool: asked for pool, asked in found.items() if asked}
+
+
+def draw_places(names: Iterable[str], *, seed: int) -> np.ndarray:
     """Return the place of each name on the line, (n,) floats in [0, 1)."""
     drawn = b"".join(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in names)
-    return (np.frombuffer(drawn, dtype=">u8") >> 11) * 2.0**-53
+    return (np.frombuffer(drawn, dtype=">u8") >> 11) * 2.0**-53 if drawn else np.zeros(0)
 
 
-def _cut_by_place(
+def cut_by_place(
     places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int], classes: Sequence[str]
 ) -> np.ndarray:
     """Return the number of each photo's split: the line is cut at SHARES."""
-    shares = np.array([SHARES[split] for split in asked])
-    ends = np.cumsum(shares) / shares.sum()
-    starts = ends - shares / shares.sum()
+    starts, ends = split_bounds(asked)
     chosen = np.minimum(np.searchsorted(ends, places, side="right"), len(asked) - 1)
     # A class that is moved to fill one split may empty another one, of another class in the same group.
     for _ in range(len(asked)):
@@ -81,8 +89,15 @@ def _cut_by_place(
             chosen[places == nearest] = empty
     if not (_sizes(labels, chosen, shape=(len(classes), len(asked)))).all():
         distinct = [len(np.unique(places[labels == label])) for label in range(len(classes))]
-        raise _too_few(distinct, asked, classes)
+        raise too_few(distinct, asked, classes)
     return chosen
+
+
+def split_bounds(asked: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each split of `asked` starts and ends on the line."""
+    shares = np.array([SHARES[split] for split in asked])
+    ends = np.cumsum(shares) / shares.sum()
+    return ends - shares / shares.sum(), ends
 
 
 def _cut_by_rank(
@@ -91,21 +106,26 @@ def _cut_by_rank(
     """Return the number of each photo's split: the numbers of `asked`, or of a smaller class their proportion."""
     sizes = np.bincount(labels, minlength=len(classes))
     if sizes.min() < len(asked):
-        raise _too_few(sizes.tolist(), asked, classes)
-    wanted = np.array(list(asked.values()), np.int64)
+        raise too_few(sizes.tolist(), asked, classes)
     chosen = np.zeros(len(labels), np.int64)
     for label, size in enumerate(sizes.tolist()):
         members = np.flatnonzero(labels == label)
         members = members[np.argsort(places[members], kind="stable")]
-        counts = np.maximum(1, wanted * min(size, wanted.sum()) // wanted.sum())
-        while counts.sum() > size:  # the 1 at least of a small split comes out of the largest
-            counts[counts.argmax()] -= 1
-        counts[-1] += size - counts.sum()  # beyond the cap of the last split: unused
-        chosen[members] = np.repeat(np.arange(len(asked)), counts)
+        chosen[members] = np.repeat(np.arange(len(asked)), share_out(size, asked))
     return chosen
 
 
-def _apply_caps(
+def share_out(size: int, asked: Mapping[str, int]) -> np.ndarray:
+    """Return how many of the `size` photos of a class each split takes, its numbers or their proportion."""
+    wanted = np.array(list(asked.values()), np.int64)
+    counts: np.ndarray = np.maximum(1, wanted * min(size, wanted.sum()) // wanted.sum())
+    while counts.sum() > size:  # the 1 at least of a small split comes out of the largest
+        counts[counts.argmax()] -= 1
+    counts[-1] += size - counts.sum()  # beyond the cap of the last split: unused
+    return counts
+
+
+def apply_caps(
     splits: np.ndarray, members: np.ndarray, places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int]
 ) -> None:
     """Make UNUSED what a class has in a split beyond its number, the last places first."""
@@ -123,7 +143,8 @@ def _sizes(labels: np.ndarray, chosen: np.ndarray, *, shape: tuple[int, int]) ->
     return np.bincount(labels * shape[1] + chosen, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _too_few(sizes: Sequence[int], asked: Mapping[str, int], classes: Sequence[str]) -> UsageError:
+def too_few(sizes: Sequence[int], asked: Mapping[str, int], classes: Sequence[str]) -> UsageError:
+    """Return the error for classes with fewer photos than there are splits to draw; `sizes` are by class."""
     found = ", ".join(f"{size} of {name}" for name, size in zip(classes, sizes, strict=True) if size < len(asked))
     remedy = "add photos, or draw no test photos by --test-per-class 0" if "test" in asked else "add photos"
     photos = "one usable photo" if len(asked) == 1 else f"{len(asked)} usable photos"

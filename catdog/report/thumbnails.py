@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from catdog.cluster.actors import count_tries, map_in_tasks
 from catdog.errors import FailureError, ImageError, one_line
+from catdog.photos.decoding.isolation import decode_each
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.thumbnails import make_thumbnail
-from catdog.photos.isolation import decode_each
 from catdog.photos.sources.inputs import find_inputs, read_inputs
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema

@@ -24,7 +24,7 @@ from catdog.evaluation.near_duplicates import find_near_duplicates
 from catdog.evaluation.paired import compare_models
 from catdog.features.cache import FeatureCache
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.manifest import Manifest
+from catdog.photos.manifest import AnyManifest
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, SPLITS
@@ -32,6 +32,7 @@ from catdog.storage.schemas import PICTURES, SPLITS
 DIAGNOSIS_FILE, PICTURES_FILE = "diagnosis.json", "thumbnails.parquet"
 SHOWN = 24  # photos or pairs of each list
 _MOST_TRAIN_PHOTOS = 20_000  # of which likely label errors are sought: 50 MB of features
+_MOST_COMPARED_PHOTOS = 500_000  # among which near-duplicates are sought, where a manifest is in shards
 _HELD_OUT = ("validation", "test")
 
 
@@ -45,7 +46,7 @@ def choose_run_temperature(stage_dir: str, *, classes: Sequence[str]) -> Tempera
 
 def diagnose(
     run_dir: str,
-    manifest: Manifest,
+    manifest: AnyManifest,
     *,
     stages: Sequence[str],
     best: str,
@@ -167,8 +168,9 @@ def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[di
     ]
 
 
-def _near_duplicates(manifest: Manifest) -> dict[str, Any]:
-    table = manifest.table.filter(pc.is_in(manifest.table["split"], pa.array(SPLITS)))
+def _near_duplicates(manifest: AnyManifest) -> dict[str, Any]:
+    table = manifest.sample(_MOST_COMPARED_PHOTOS)
+    table = table.filter(pc.is_in(table["split"], pa.array(SPLITS)))
     table = table.filter(pc.is_valid(table["perceptual_hash"]))
     paths, splits = table["path"].to_pylist(), table["split"].to_pylist()
     found = find_near_duplicates(table["perceptual_hash"].to_numpy(), np.array(splits, object).astype(str), limit=SHOWN)

@@ -29,7 +29,7 @@ from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import find_photos, ingest
-from catdog.photos.manifest import Manifest
+from catdog.photos.manifest import AnyManifest
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.plots import draw_curves, stage_table
 from catdog.report.tracking import TrackedRun, require_tracker, run_curves, track_runs
@@ -111,7 +111,7 @@ def _read_report(run_dir: str) -> dict[str, Any]:
 
 def _train_stages(
     config: TrainConfig,
-    manifest: Manifest,
+    manifest: AnyManifest,
     pretrained: Pretrained | None,
     watch: Stopwatch,
     plan: Plan,
@@ -147,7 +147,7 @@ def _train_stages(
 
 
 def _finish(
-    config: TrainConfig, manifest: Manifest, job: TrainJob, watch: Stopwatch, *, run_dir: str
+    config: TrainConfig, manifest: AnyManifest, job: TrainJob, watch: Stopwatch, *, run_dir: str
 ) -> dict[str, Any]:
     """Choose the model and calibrate it, diagnose the run, draw the plots, write report.json last."""
     start = time.monotonic()
@@ -169,13 +169,13 @@ def _finish(
     return report
 
 
-def _make_report(manifest: Manifest, marks: Mapping[str, Mapping[str, Any]], watch: Stopwatch) -> dict[str, Any]:
+def _make_report(manifest: AnyManifest, marks: Mapping[str, Mapping[str, Any]], watch: Stopwatch) -> dict[str, Any]:
     """Return what report.json holds of the stages that left `marks`."""
     rows = watch.counts.get("trunk_rows", 0)
     rate = round(rows / watch.seconds["trunk"], 1) if rows else None
     return {
         "classes": list(manifest.classes),
-        "counts": {**manifest.counts(), "rejected": manifest.rejected.num_rows},
+        "counts": {**manifest.counts(), "rejected": manifest.rejected_count},
         "stages": {
             name: {
                 "epochs": mark["epochs"],
@@ -193,7 +193,7 @@ def _make_report(manifest: Manifest, marks: Mapping[str, Mapping[str, Any]], wat
     }
 
 
-def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str) -> Temperature:
+def _temperature(config: TrainConfig, manifest: AnyManifest, stage_dir: str) -> Temperature:
     """Return the temperature for the run's model, 1.0 where its predictions cannot tell."""
     if config.augment_validation:
         return Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
@@ -205,7 +205,7 @@ def _temperature(config: TrainConfig, manifest: Manifest, stage_dir: str) -> Tem
 
 
 def _diagnose(
-    config: TrainConfig, manifest: Manifest, job: TrainJob, *, run_dir: str, best: str, temperature: Temperature
+    config: TrainConfig, manifest: AnyManifest, job: TrainJob, *, run_dir: str, best: str, temperature: Temperature
 ) -> None:
     """Write diagnosis.json and its pictures, and say what a person should look at; a failure costs a line, no more."""
     cached = [stage.train for stage in job.stages if stage.cut == HEAD_CUT and isinstance(stage.train, FeatureCache)]

@@ -6,8 +6,6 @@ import datetime
 import functools
 from typing import Any
 
-import pyarrow as pa
-
 from catdog.cluster.plan import Plan
 from catdog.command_line.settings import flatten_config
 from catdog.config import FrozenStageConfig, StageConfig, TrainConfig
@@ -22,7 +20,8 @@ from catdog.model.saved_model import SMALLEST_IMAGE, ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.manifest import UNEVEN_RATIO, Manifest
+from catdog.photos.manifest import AnyManifest
+from catdog.photos.sharded.summary import UNEVEN_RATIO
 from catdog.storage.artifacts import versions
 from catdog.training.fit.stage_job import StageJob, TrainJob
 
@@ -35,7 +34,7 @@ class StageLayout:
     def __init__(
         self,
         config: TrainConfig,
-        manifest: Manifest,
+        manifest: AnyManifest,
         pretrained: Pretrained | None,
         *,
         root: str,
@@ -52,7 +51,7 @@ class StageLayout:
             scaling=_input_scaling(config, pretrained),
             framing=Framing(resize=config.resize, resampling=config.resampling),
         )
-        self._splits = {split: _photo_rows(manifest, split) for split in ("train", "validation", "test")}
+        self._splits = {split: manifest.photos(split) for split in ("train", "validation", "test")}
         self._photo_sets: dict[tuple[str, tuple[int, ...]], PhotoSet] = {}  # each computes its fingerprint once
         self._stages: list[tuple[str, StageConfig, str]] = [("frozen", config.frozen, HEAD_CUT)]
         if config.unfrozen.epochs:
@@ -80,7 +79,7 @@ class StageLayout:
         for _, settings, cut in self._stages:
             for split in ("train", "validation", "test"):
                 photos = self._photos(split, settings)
-                if photos.table.num_rows and not (split == "train" and self._is_streamed(settings, cut)):
+                if photos.photos.count and not (split == "train" and self._is_streamed(settings, cut)):
                     wanted.append((self._extraction(cut), photos))
         if plain and self._is_augmented():
             wanted.append((self._extraction(HEAD_CUT), self._plain_photos()))
@@ -132,7 +131,7 @@ class StageLayout:
                 cut=cut,
                 train=self._train_rows(settings, cut),
                 validation=self._cache("validation", settings, cut),
-                test=self._cache("test", settings, cut) if self._splits["test"].num_rows else None,
+                test=self._cache("test", settings, cut) if self._splits["test"].count else None,
             )
             for name, settings, cut in self._stages
         )
@@ -141,7 +140,7 @@ class StageLayout:
         if not self._is_streamed(settings, cut):
             return self._cache("train", settings, cut)
         photos = self._photos("train", settings)
-        return StreamSource(photos=photos.table, views=photos.views, extraction=self._extraction(cut))
+        return StreamSource(photos=photos.photos, views=photos.views, extraction=self._extraction(cut))
 
     def _cache(self, split: str, settings: StageConfig, cut: str) -> FeatureCache:
         return locate_cache(self._extraction(cut), self._photos(split, settings), root=self._root)
@@ -156,7 +155,7 @@ class StageLayout:
 
     def _photo_set(self, split: str, views: tuple[int, ...]) -> PhotoSet:
         if (split, views) not in self._photo_sets:
-            self._photo_sets[split, views] = PhotoSet(table=self._splits[split], views=views)
+            self._photo_sets[split, views] = PhotoSet(photos=self._splits[split], views=views)
         return self._photo_sets[split, views]
 
     def _view_count(self, settings: StageConfig) -> int:
@@ -192,18 +191,13 @@ class StageLayout:
         )
 
 
-def class_weights(config: TrainConfig, manifest: Manifest) -> tuple[float, ...]:
+def class_weights(config: TrainConfig, manifest: AnyManifest) -> tuple[float, ...]:
     """Return the weight of each class in the training loss, N / (K * photos of it); empty where all count the same."""
     counts = [manifest.counts()["train"][name] for name in manifest.classes]
     balanced = config.class_weights == "balanced"
     if config.class_weights == "auto":
         balanced = max(counts) > UNEVEN_RATIO * min(counts)
     return tuple(sum(counts) / (len(counts) * count) for count in counts) if balanced else ()
-
-
-def _photo_rows(manifest: Manifest, split: str) -> pa.Table:
-    """Return path, label and digest of a split, ordered by digest: a random order, and the same everywhere."""
-    return manifest.select(split).select(["path", "label", "digest"]).sort_by("digest")
 
 
 def _input_scaling(config: TrainConfig, pretrained: Pretrained | None) -> Scaling:
@@ -253,7 +247,7 @@ def stage_batches(config: TrainConfig) -> dict[str, int]:
     return {name: stage.global_batch_size for name, stage in stages.items() if stage.epochs}
 
 
-def model_card(config: TrainConfig, manifest: Manifest, pretrained: Pretrained | None) -> dict[str, Any]:
+def model_card(config: TrainConfig, manifest: AnyManifest, pretrained: Pretrained | None) -> dict[str, Any]:
     """Return what a model card says, apart from how to build the model."""
     return {
         "config": flatten_config(config, identity_only=True),

@@ -26,7 +26,7 @@ from catdog.errors import UsageError
 from catdog.model.engines import choose_trunk_precision
 from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.ingest import find_photos, ingest
-from catdog.photos.manifest import Manifest
+from catdog.photos.manifest import AnyManifest
 from catdog.report.tracking import require_tracker
 from catdog.storage import files
 from catdog.storage.run_directory import hold_run, open_run
@@ -162,7 +162,7 @@ def read_duration(text: str) -> float:
     return seconds
 
 
-def choose_folds(config: TuneConfig, manifest: Manifest) -> int:
+def choose_folds(config: TuneConfig, manifest: AnyManifest) -> int:
     """Return over how many folds trials are rated, 0 for the validation photos alone."""
     if config.folds >= 0:
         return config.folds

@@ -18,7 +18,7 @@ from catdog.features.cache import FeatureCache, locate_cache
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import ClassifierSpec
 from catdog.model.weights.pretrained import Pretrained, load_weights
-from catdog.photos.manifest import Manifest
+from catdog.photos.manifest import AnyManifest
 from catdog.training.fit.stage_job import StageJob
 from catdog.training.stages import StageLayout, check_cut, class_weights, model_card
 from catdog.tuning.space import Space
@@ -155,7 +155,7 @@ class LayoutBuilder:
     def __init__(
         self,
         base: TrainConfig,
-        manifest: Manifest,
+        manifest: AnyManifest,
         wanted: Mapping[tuple[Any, ...], Values],
         *,
         root: str,
@@ -228,7 +228,7 @@ class LayoutBuilder:
         )
 
 
-def class_weight_table(base: TrainConfig, manifest: Manifest) -> dict[str, tuple[float, ...]]:
+def class_weight_table(base: TrainConfig, manifest: AnyManifest) -> dict[str, tuple[float, ...]]:
     """Return the weights of the classes for each value of the setting --class-weights."""
     names = ("auto", "balanced", "none")
     return {name: class_weights(dataclasses.replace(base, class_weights=name), manifest) for name in names}

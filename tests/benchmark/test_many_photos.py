@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.benchmark.scaling import free_job, many_photos
+from catdog.benchmark.scaling import free_ingest, free_job, many_photos
 
 
 def test_each_step_of_a_free_job_counts_its_calls(
@@ -33,3 +33,15 @@ def test_each_step_of_a_free_job_counts_its_calls(
     assert len(list((tmp_path / "sorted").glob("*/*.jpg"))) == 250
     assert found["shards"] == 2
     assert found["seconds_a_call"] > 0
+
+
+def test_each_step_of_a_free_ingest_is_told(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many_photos, "_FOLDER_PHOTOS", 100)
+    many_photos.make_links(tmp_path, 250)
+    free_ingest.main(str(tmp_path / "photos"), str(tmp_path / "run"))
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [step["step"] for step in found["steps"]] == ["start", "ingest", "trunk pass, planned"]
+    assert found["shards"] == 1
+    assert 1500 < found["rows"] < 2000  # 70 of 100 photos in ten views

@@ -18,6 +18,7 @@ from catdog.cluster.actors import (
     map_in_actors,
     map_in_order,
     map_in_tasks,
+    run_in_tasks,
     share,
 )
 from catdog.cluster.failures import report_failures, root_cause
@@ -82,6 +83,34 @@ def test_a_task_that_always_dies_is_given_up(ray_session: None) -> None:
 
     with pytest.raises(FailureError, match="the process of one part died 10 times"):
         ray.get(work.remote())
+
+
+def test_pieces_are_handed_to_tasks_a_few_at_a_time_and_lost_ones_run_again(ray_session: None) -> None:
+    taken: list[int] = []
+
+    def pieces() -> Iterator[int]:
+        for piece in range(40):
+            taken.append(piece)
+            yield piece
+
+    def work(piece: int, tries: int) -> tuple[int, int]:
+        if piece == 3 and tries == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10 * piece, tries
+
+    results = run_in_tasks(work, pieces(), num_cpus=1)
+    first = next(results)
+    assert len(taken) < 40
+    found = dict([first, *results])
+    assert found == {piece: (10 * piece, int(piece == 3)) for piece in range(40)}
+
+
+def test_what_a_piece_raises_comes_as_itself(ray_session: None) -> None:
+    def work(piece: int, tries: int) -> None:
+        raise UsageError(f"piece {piece} after {tries} tries")
+
+    with pytest.raises(UsageError, match=r"^piece 7 after 0 tries$"):
+        list(run_in_tasks(work, [7], num_cpus=1))
 
 
 def test_an_actor_that_always_dies_is_given_up_and_each_restart_is_told(

@@ -13,12 +13,14 @@ from catdog.features.spec import Extraction, PhotoSet, feature_bytes, part_name
 from catdog.model.backbone_specs import UNIT_SCALING, Scaling
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sharded.photo_rows import PhotoRows
 
 
 def fill(root: Path, photos: PhotoSet, *, unreadable: dict[str, list[str]] | None = None) -> FeatureCache:
     """Write a cache whose feature of photo i in view v is [i, v]."""
     cache = locate_cache(EXTRACTION, photos, root=str(root))
-    for name, (table, views) in photos.parts().items():
+    for part in photos.parts():
+        table, views, name = part.read(), part.views, part.name
         rows = [
             (path, label, view) for view in views for path, label, _ in zip(*table.to_pydict().values(), strict=True)
         ]
@@ -49,9 +51,9 @@ def test_a_feature_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_parts_cover_every_photo_in_every_view_once() -> None:
     photos = photo_set(130, tuple(range(1, 7)))
-    parts = photos.parts()
-    assert list(parts) == [part_name(block, first) for block in range(3) for first in (0, 4)]
-    assert sum(table.num_rows * len(views) for table, views in parts.values()) == photos.rows == 780
+    parts = list(photos.parts())
+    assert [part.name for part in parts] == [part_name(block, first) for block in range(3) for first in (0, 4)]
+    assert sum(part.read().num_rows * len(part.views) for part in parts) == photos.rows == 780
 
 
 def test_the_size_of_a_cache_is_known_before(tmp_path: Path) -> None:
@@ -133,8 +135,8 @@ def test_the_fingerprint_has_what_decides_a_feature_and_nothing_else() -> None:
         assert dataclasses.replace(EXTRACTION, **change).fingerprint(photos) != name
     assert EXTRACTION.fingerprint(photo_set(4, (1, 3))) != name
     assert EXTRACTION.fingerprint(photo_set(5, (1, 2))) != name
-    moved = photos.table.set_column(0, "path", pa.array(["elsewhere"] * 4))
-    assert EXTRACTION.fingerprint(PhotoSet(table=moved, views=(1, 2))) == name
+    moved = photos.photos.read(0, 4).set_column(0, "path", pa.array(["elsewhere"] * 4))
+    assert EXTRACTION.fingerprint(PhotoSet(photos=PhotoRows.of(moved), views=(1, 2))) == name
     assert not {"dropout", "learning_rate"} & {field.name for field in dataclasses.fields(Extraction)}
 
 
@@ -145,4 +147,4 @@ def test_caches_of_the_first_version_keep_their_names() -> None:
         augmentation=AugmentationConfig(),
     )  # fmt: skip
     table = pa.table({"path": ["a", "b"], "label": pa.array([0, 1], pa.int32()), "digest": ["x", "y"]})
-    assert extraction.fingerprint(PhotoSet(table=table, views=(1, 2, 3))) == "d3889fa552e913a0"
+    assert extraction.fingerprint(PhotoSet(photos=PhotoRows.of(table), views=(1, 2, 3))) == "d3889fa552e913a0"

@@ -2,7 +2,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from made_features import EXTRACTION
 
@@ -13,6 +12,7 @@ from catdog.errors import FailureError
 from catdog.features import rows
 from catdog.features.rows import StreamedRows, StreamSource
 from catdog.features.stream import _replace_unreadable
+from catdog.photos.sharded.photo_rows import PhotoRows, RowShard
 
 
 def streamed(count: int, *, epochs: int, monkeypatch: pytest.MonkeyPatch) -> tuple[StreamedRows, list[list[int]]]:
@@ -20,7 +20,7 @@ def streamed(count: int, *, epochs: int, monkeypatch: pytest.MonkeyPatch) -> tup
     started: list[list[int]] = []
 
     def stream(
-        photos: pa.Table, wanted: Sequence[tuple[int, np.ndarray]], **options: Any
+        photos: PhotoRows, wanted: Sequence[tuple[int, np.ndarray]], **options: Any
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         started.append([view for view, _ in wanted])
         for view, order in wanted:
@@ -29,8 +29,7 @@ def streamed(count: int, *, epochs: int, monkeypatch: pytest.MonkeyPatch) -> tup
                 yield np.stack([chosen, np.full(len(chosen), view)], axis=1), np.zeros(len(chosen), np.int32)
 
     monkeypatch.setattr(rows, "stream_features", stream)
-    photos = pa.table({"path": [str(row) for row in range(count)]})
-    source = StreamSource(photos=photos, views=(1, 2), extraction=EXTRACTION)
+    source = StreamSource(photos=PhotoRows((RowShard(rows=count),)), views=(1, 2), extraction=EXTRACTION)
     plan = make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig())
     made = StreamedRows(source, rank=0, workers=1, seed=0, epochs=epochs, pretrained=None, plan=plan)
     return made, started
@@ -58,6 +57,18 @@ def test_an_epoch_of_a_stream_is_the_same_from_whichever_epoch_it_resumes(monkey
     np.testing.assert_array_equal(epoch_of(resumed, 2), third)
     assert started == [[1, 2]]  # the views of epochs 2 and 3
     assert sorted(third[:, 0].tolist()) == list(range(100))
+
+
+def test_a_very_long_epoch_is_shuffled_in_windows_each_in_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 2 * 65_536 + 100
+    made, started = streamed(count, epochs=2, monkeypatch=monkeypatch)
+    first, again = epoch_of(made, 1)[:, 0], epoch_of(made, 1)[:, 0]
+    assert started == [[2], [2], [2]] * 2
+    np.testing.assert_array_equal(first, again)
+    assert np.array_equal(np.sort(first), np.arange(count))
+    ends = np.flatnonzero(np.diff(first // 65_536)) + 1
+    assert [sorted(np.unique(window // 65_536).tolist()) for window in np.split(first, ends)] == [[2], [0], [1]]
+    assert not np.array_equal(epoch_of(made, 0)[:, 0], first)
 
 
 def test_every_view_of_a_stream_is_read_with_the_photo_of_each_row(monkeypatch: pytest.MonkeyPatch) -> None:

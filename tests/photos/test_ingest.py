@@ -13,11 +13,13 @@ from PIL import Image
 from catdog.command_line.settings import build_config
 from catdog.config import IngestConfig
 from catdog.errors import UsageError
+from catdog.photos import ingest as ingest_module
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import build_manifest, find_photos
 from catdog.photos.manifest import (
     Manifest,
 )
+from catdog.photos.sharded.manifest import ShardedManifest
 from catdog.storage.schemas import MANIFEST, REJECTED
 
 
@@ -156,3 +158,23 @@ def test_what_is_wrong_with_the_photos_is_told_before_a_cluster_starts(tmp_path:
     assert find(validation_per_class=0).startswith("--validation-per-class 0: expected 1 or more, or -1 for all")
     assert "cannot be read" in find(photos=str(tmp_path / "one"), labels=str(tmp_path / "labels.csv"))
     assert find_photos(build_config(IngestConfig, {}), run_dir=str(tmp_path / "run")) is None
+
+
+def test_a_large_folder_is_ingested_in_shards_and_read_again(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ingest_module, "MOST_IN_ONE_PROCESS", 10)
+    photos = write(tmp_path / "pets", {f"cat/{seed}.jpg": jpeg(seed) for seed in range(20)})
+    write(photos, {f"dog/{seed}.jpg": jpeg(seed) for seed in range(100, 120)})
+    config, run_dir = build_config(IngestConfig, {"photos": str(photos)}), str(tmp_path / "run")
+    assert find_photos(config, run_dir=run_dir) is None
+    manifest = ingest_module.ingest(config, run_dir=run_dir)
+    assert isinstance(manifest, ShardedManifest)
+    assert {name: sum(of.values()) for name, of in manifest.counts().items()}["unused"] == 0
+    assert "Found 40 images belonging to 2 classes." in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "run" / "manifest").iterdir()) == [
+        "_COMPLETE.json", "manifest.json", "shards",
+    ]  # fmt: skip
+    assert ingest_module.ingest(config, run_dir=run_dir) == manifest
+    whole = build_manifest(str(photos))
+    assert manifest.sample(100).sort_by("path").equals(whole.table)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -14,14 +15,44 @@ from catdog.errors import UsageError
 from catdog.photos.decoding.decode import Inspection, inspect_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.thumbnails import encode_jpeg
-from catdog.photos.inspection import _rows_per_block, inspect_photos, reject_copies, require_every_class
-
-
-@pytest.mark.parametrize(
-    ("photos", "cpus", "rows"), [(370, 2, 185), (25_000, 2, 256), (20, 16, 16), (3000, 32, 94), (10**7, 8, 2442)]
+from catdog.photos.inspection import (
+    Inspector,
+    inspect_photos,
+    photos_per_task,
+    reject_copies,
+    require_every_class,
 )
-def test_blocks_keep_every_cpu_busy_and_the_driver_idle(photos: int, cpus: int, rows: int) -> None:
-    assert _rows_per_block(photos, cpus=cpus) == rows
+
+
+@pytest.mark.parametrize(("photos", "size"), [(0, 64), (370, 64), (100_000, 97), (10**6, 976), (10**7, 2048)])
+def test_tasks_are_long_enough_for_their_start_and_short_enough_to_share_out(photos: int, size: int) -> None:
+    assert photos_per_task(photos) == size
+
+
+def listed(paths: list[str], version: str | None = None) -> pa.Table:
+    return pa.table({"path": pa.array(paths, pa.string()), "version": pa.array([version] * len(paths), pa.string())})
+
+
+def test_what_was_found_in_photos_is_not_looked_for_again(tmp_path: Path) -> None:
+    inspected: list[bytes] = []
+
+    def inspect(content: bytes, *, limits: DecodeLimits) -> Inspection:
+        inspected.append(content)
+        return inspect_image(content, limits=limits)
+
+    photo = tmp_path / "1.jpg"
+    photo.write_bytes(encode_jpeg(np.zeros((8, 12, 3), np.uint8)))
+    paths = [str(photo), str(tmp_path / "gone.jpg")]
+    inspector = Inspector(limits=DecodeLimits(), keep=str(tmp_path / "kept"), inspect=inspect)
+    first = inspector(listed(paths, "v1"), 0)
+    assert inspector(listed(paths, "v1"), 0).equals(first)
+    assert len(inspected) == 1
+    inspector(listed(paths, "v2"), 0)
+    dataclasses.replace(inspector, limits=DecodeLimits(max_pixels=5000))(listed(paths, "v1"), 0)
+    assert len(inspected) == 3
+    inspector(listed(paths), 0)
+    inspector(listed(paths), 0)
+    assert len(inspected) == 5  # nobody can tell whether a photo without a version is the same
 
 
 def test_photos_that_kill_their_process_or_never_end_are_rows(ray_session: None, tmp_path: Path) -> None:
@@ -36,7 +67,8 @@ def test_photos_that_kill_their_process_or_never_end_are_rows(ray_session: None,
     paths = [str(tmp_path / f"{number}.jpg") for number in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
         Path(path).write_bytes(content)
-    found = inspect_photos([*paths, str(tmp_path / "gone.jpg")], limits=DecodeLimits(max_seconds=1), inspect=inspect)
+    inspector = Inspector(limits=DecodeLimits(max_seconds=1), inspect=inspect)
+    found = inspect_photos(listed([*paths, str(tmp_path / "gone.jpg")]), inspector)
     crashed = "crash: the process that decoded it died, at each of 2 tries"
     assert found["reason"].to_pylist() == [
         crashed, "too-slow: decoding it took more than 1 s", "empty: the file has no bytes", None,

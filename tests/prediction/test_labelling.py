@@ -245,7 +245,7 @@ def test_the_second_try_suspects_only_the_photos_that_were_decoded_when_a_proces
     """A process that is killed at one of its photos leaves on record which those were."""
     code = (
         "import os, signal\n"
-        "from catdog.prediction.labelling.decoding import Journal\n"
+        "from catdog.photos.decoding.isolation import Journal\n"
         "journal = Journal('killed')\n"
         "with journal.at_work_on('part#6'):\n"
         "    pass\n"
@@ -255,7 +255,7 @@ def test_the_second_try_suspects_only_the_photos_that_were_decoded_when_a_proces
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
     program = (
-        "from catdog.prediction.labelling.decoding import Journal\n"
+        "from catdog.photos.decoding.isolation import Journal\n"
         "journal = Journal('killed')\n"
         "print(sorted(journal.suspects()), sorted(Journal('other').suspects()))\n"
         "journal.delete()\n"

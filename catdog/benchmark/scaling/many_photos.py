@@ -1,4 +1,4 @@
-"""A predict job on millions of photos that cost nothing: what listing, scheduling, writing and proof cost alone.
+"""Jobs on millions of photos that cost nothing: what listing, scheduling, writing and proof cost alone, and ingest.
 
 The photos are hard links of one small file; the network answers without a computation, and nothing is decoded.
 """
@@ -35,18 +35,15 @@ class StepCost:
 
 
 def measure_scale(bench: Bench) -> dict[str, Any]:
-    """Run a predict job on `scale_to` photos, in a process of its own; print what each of its steps cost."""
+    """Run a predict job on `scale_to` photos and an ingest, each in a process of its own; print what steps cost."""
     photos = bench.config.scale_to
     with _many_links(photos, folder=bench.folder) as folder:
         program = [sys.executable, "-m", "catdog.benchmark.scaling.free_job", folder, f"{bench.folder}/free"]
         seen = watch_program(program, verbose=bench.config.verbose)
-    found = json.loads(seen.lines[-1][1])
-    steps = [StepCost(**one) for one in found["steps"]]
-    rows = [
-        (one.step, f"{one.seconds:.1f}", str(one.calls), f"{one.driver_bytes / 2**20:.0f} MiB", _rate(photos, one))
-        for one in steps
-    ]
-    say(table_text([("step", "seconds", "Ray calls", "driver's peak", "photos/s"), *rows]))
+        program = [sys.executable, "-m", "catdog.benchmark.scaling.free_ingest", folder, f"{bench.folder}/run"]
+        trained = watch_program(program, verbose=bench.config.verbose)
+    found, ingested = json.loads(seen.lines[-1][1]), json.loads(trained.lines[-1][1])
+    steps = _say_steps(found, photos)
     calls, each = sum(one.calls for one in steps), found["seconds_a_call"]
     label = next(one for one in steps if one.step == "label")
     say(
@@ -54,7 +51,22 @@ def measure_scale(bench: Bench) -> dict[str, Any]:
         f"{label.calls * each / label.seconds:.2%} of labelling; whole program {duration(seen.seconds)}, "
         f"all processes {seen.peak_bytes / 2**30:.2f} GiB."
     )
-    return {"photos": photos, **found, "seconds": seen.seconds, "peak_bytes": seen.peak_bytes}
+    before, *others = _say_steps(ingested, photos)
+    held = (others[-1].driver_bytes - before.driver_bytes) / photos
+    say(f"Ingest: {held:.0f} bytes of the driver for each photo, above what it held at its start.")
+    totals = {"seconds": seen.seconds, "peak_bytes": seen.peak_bytes}
+    return {"photos": photos, **found, **totals, "ingest": ingested, "ingest_driver_bytes_a_photo": held}
+
+
+def _say_steps(found: dict[str, Any], photos: int) -> list[StepCost]:
+    """Print a table of the steps that a program tells of, and return them."""
+    steps = [StepCost(**one) for one in found["steps"]]
+    rows = [
+        (one.step, f"{one.seconds:.1f}", str(one.calls), f"{one.driver_bytes / 2**20:.0f} MiB", _rate(photos, one))
+        for one in steps
+    ]
+    say(table_text([("step", "seconds", "Ray calls", "driver's peak", "photos/s"), *rows]))
+    return steps
 
 
 def _rate(photos: int, one: StepCost) -> str:

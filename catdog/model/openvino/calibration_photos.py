@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from catdog.errors import ImageError, UsageError
 from catdog.model.openvino.quantization import Int8Scores, quantize_model, require_nncf
@@ -14,12 +13,15 @@ from catdog.model.saved_model import ClassifierSpec, read_card, spec_from_card
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import read_manifest
+from catdog.photos.sharded.manifest import INDEX_FILE
+from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.inputs import list_inputs
 from catdog.storage import files
 
 _CALIBRATION_PHOTOS = 300
 _JUDGED_PHOTOS = 1000
+_MOST_TRIED = 10_000  # of which some may be unreadable by now
 _IMAGE_BYTES = 512 * 2**20
 
 LabelledPhoto = tuple[str, int]
@@ -52,14 +54,15 @@ def int8_text(scores: Int8Scores) -> str:
 def _run_photos(model_dir: str) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
     """Return training photos to calibrate on and validation photos to judge by, each with the number of its class."""
     directory = files.join(files.absolute(model_dir).rstrip("/").rpartition("/")[0], "manifest")
-    if not files.exists(files.join(directory, "manifest.parquet")):
+    if not any(files.exists(files.join(directory, name)) for name in ("manifest.parquet", INDEX_FILE)):
         raise UsageError(f"--to int8: {model_dir} does not lie in its run directory: give --photos")
     manifest = read_manifest(directory)
-    train, validation = (manifest.select(split).sort_by("digest") for split in ("train", "validation"))
+    train, validation = (manifest.photos(split) for split in ("train", "validation"))
     return _labelled(train), _labelled(validation)
 
 
-def _labelled(table: pa.Table) -> list[LabelledPhoto]:
+def _labelled(photos: PhotoRows) -> list[LabelledPhoto]:
+    table = photos.read(0, min(photos.count, _MOST_TRIED))
     return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 

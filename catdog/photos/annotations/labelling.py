@@ -65,7 +65,7 @@ def read_annotations(config: IngestConfig) -> Annotations:
 class LabelledPhotos:
     """Photos with a class, those without and why, and all classes."""
 
-    table: pa.Table  # path, hint, class, label and group of the photos that have a class
+    table: pa.Table  # path, hint, class, group, version and label of the photos that have a class
     rejected: list[tuple[str, str | None]]
     classes: tuple[str, ...]
 
@@ -91,15 +91,16 @@ def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> 
         if line := contradiction(groups, [found[0] if found else None for found in assigned]):
             say(line)
     rows, rejected = [], list[tuple[str, str | None]]()
-    for place, (path, found, group) in enumerate(zip(paths, assigned, groups, strict=True)):
+    versions = inputs["version"].to_pylist()
+    for place, (path, found, group, version) in enumerate(zip(paths, assigned, groups, versions, strict=True)):
         if place in left_out or not found:
             rejected.append((path, LEFT_OUT if place in left_out else no_class))
         else:
-            rows.append((path, *found, group))
+            rows.append((path, *found, group, version))
     if not rows:
         raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave all of them out")
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-    table = pa.table(dict(zip(("path", "hint", "class", "group"), columns, strict=True)))
+    table = pa.table(dict(zip(("path", "hint", "class", "group", "version"), columns, strict=True)))
     table = table.append_column("label", pc.index_in(table["class"], pa.array(classes)))
     return LabelledPhotos(table=table, rejected=rejected, classes=classes)
 

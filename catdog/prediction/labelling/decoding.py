@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import itertools
-import os
-import tempfile
-import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +14,11 @@ import pyarrow as pa
 from catdog.errors import ImageError
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import SQUASH, Framing
+from catdog.photos.decoding.isolation import Journal, decode_apart, decode_here
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.isolation import decode_apart, decode_here
 from catdog.photos.sources.reading import read_each
 
 Decode = Callable[..., np.ndarray]
-_RECORD_BYTES = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,37 +94,3 @@ def _keep(block: ImageBlock, index: int, found: np.ndarray | ImageError) -> None
         block.errors[index] = str(found)
     else:
         block.images[index] = found
-
-
-class Journal:
-    """Which photos a process decodes just now, in a local file that outlasts it: a record for each thread."""
-
-    def __init__(self, job: str) -> None:
-        self._pattern = f"catdog-decoding-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
-        self._folder = Path(tempfile.gettempdir())
-        self._file = os.open(self._folder / f"{self._pattern}{os.getpid()}", os.O_RDWR | os.O_CREAT, 0o600)
-        self._records, self._local = itertools.count(), threading.local()
-
-    @contextlib.contextmanager
-    def at_work_on(self, name: str) -> Iterator[None]:
-        """Have it on record, for the length of the block, that this thread is at work on `name`."""
-        if not hasattr(self._local, "place"):
-            self._local.place = next(self._records) * _RECORD_BYTES
-        os.pwrite(self._file, name.encode().ljust(_RECORD_BYTES, b"\0"), self._local.place)
-        try:
-            yield
-        finally:
-            os.pwrite(self._file, bytes(_RECORD_BYTES), self._local.place)
-
-    def suspects(self) -> set[str]:
-        """Return the names that processes of this job on this machine were at work on when they ended, or are."""
-        found: set[str] = set()
-        for path in self._folder.glob(f"{self._pattern}*"):
-            with contextlib.suppress(OSError):
-                found.update(name for name in path.read_bytes().decode().split("\0") if name)
-        return found
-
-    def delete(self) -> None:
-        """Delete the files of all processes of the job on this machine."""
-        for path in self._folder.glob(f"{self._pattern}*"):
-            path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from catdog.features.cache import FeatureCache, locate_cache, write_part
 from catdog.features.spec import PhotoSet
 from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec, read_card
+from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.training.fit.checkpoint import StageState, read_history
 from catdog.training.fit.marks import best_stage, finished_marks
 from catdog.training.fit.stage_job import StageJob, TrainJob
@@ -36,9 +37,10 @@ def make_cache(root: Path, *, photos: int, seed: int) -> FeatureCache:
             "digest": [f"{seed}{row}" for row in range(photos)],
         }
     )
-    wanted = PhotoSet(table=table, views=(1, 2))
+    wanted = PhotoSet(photos=PhotoRows.of(table), views=(1, 2))
     cache = locate_cache(EXTRACTION, wanted, root=str(root))
-    for name, (part, views) in wanted.parts().items():
+    for one in wanted.parts():
+        part, views = one.read(), one.views
         count = part.num_rows * len(views)
         rows = {
             "path": np.array(part["path"].to_pylist() * len(views), object),
@@ -46,7 +48,7 @@ def make_cache(root: Path, *, photos: int, seed: int) -> FeatureCache:
             "view": np.repeat(np.array(views, np.int32), part.num_rows),
         }
         features = random.normal(size=(count, WIDTH)) + 0.5 * rows["label"][:, np.newaxis]
-        write_part(f"{cache.directory}/{name}", rows, features.astype(np.float16), unreadable=[])
+        write_part(f"{cache.directory}/{one.name}", rows, features.astype(np.float16), unreadable=[])
     cache.finish(blocks=wanted.blocks, cut=HEAD_CUT)
     return cache
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from catdog.errors import ImageError
-from catdog.photos.isolation import decode_each
+from catdog.photos.decoding.isolation import decode_each
 
 
 def texts(found: object) -> list[str]:
@@ -41,7 +41,7 @@ def test_contents_are_read_one_at_a_time() -> None:
 def test_a_process_whose_decoder_never_ends_ends_itself() -> None:
     code = (
         "import time\n"
-        "from catdog.photos.isolation import decode_each\n"
+        "from catdog.photos.decoding.isolation import decode_each\n"
         "list(decode_each([b'a'], lambda content: time.sleep(600), seconds=0.2, tries=0))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)

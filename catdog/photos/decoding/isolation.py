@@ -1,22 +1,29 @@
 """Photos that kill the process which decodes them, or never end: each becomes an error of that photo alone.
 
 At a task's first try photos are decoded in its own process, which ends itself where one takes too long. Ray tries again
-a task whose process died: then each photo is decoded in a process of its own, so that the one to blame is known.
+a task whose process died: then the photos that were at work are decoded in processes of their own, later all of them,
+so that the one to blame is known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
+import hashlib
+import itertools
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from catdog.errors import ImageError
 
 _TICK_SECONDS = 0.2
+_RECORD_BYTES = 128
 _START_SECONDS = 60.0  # for the process of one photo to start, on a busy node
 _NOWHERE = open(os.devnull, "w")  # noqa: SIM115, PTH123 - must stay open: the watchdog writes to it
 
@@ -25,16 +32,68 @@ Decode = Callable[[bytes], T]
 
 
 def decode_each(
-    contents: Iterable[bytes | ImageError], decode: Decode[T], *, seconds: float, tries: int
+    contents: Iterable[bytes | ImageError],
+    decode: Decode[T],
+    *,
+    seconds: float,
+    tries: int,
+    journal: Journal | None = None,
 ) -> Iterator[T | ImageError]:
     """Yield what `decode` makes of each of `contents`, or its ImageError; those that are errors stay as they are.
 
-    `seconds` is the most that one photo may take; `tries` tells how often this task was tried before. Codes of what is
-    found out at a second try: crash, too-slow.
+    `seconds` is the most that one photo may take; `tries` tells how often this task was tried before: from the second
+    try on each photo is decoded in a process of its own; with a `journal`, at the second try only those that were at
+    work when a process of this machine died. Codes of what is found out so: crash, too-slow.
     """
-    decode_one = decode_here if tries == 0 else decode_apart
-    for content in contents:
-        yield content if isinstance(content, ImageError) else decode_one(content, decode, seconds)
+    suspects = journal.suspects() if journal and tries == 1 else set()
+    for number, content in enumerate(contents):
+        name = str(number)
+        if isinstance(content, ImageError):
+            yield content
+        elif tries > 1 or (tries and not journal) or name in suspects:
+            yield decode_apart(content, decode, seconds)
+        else:
+            with journal.at_work_on(name) if journal else contextlib.nullcontext():
+                found = decode_here(content, decode, seconds)
+            yield found
+
+
+class Journal:
+    """Which photos a process decodes just now, in a local file that outlasts it: a record for each thread."""
+
+    def __init__(self, job: str) -> None:
+        self._pattern = f"catdog-decoding-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
+        self._folder = Path(tempfile.gettempdir())
+        self._file = os.open(self._folder / f"{self._pattern}{os.getpid()}", os.O_RDWR | os.O_CREAT, 0o600)
+        self._records, self._local = itertools.count(), threading.local()
+
+    @contextlib.contextmanager
+    def at_work_on(self, name: str) -> Iterator[None]:
+        """Have it on record, for the length of the block, that this thread is at work on `name`."""
+        if not hasattr(self._local, "place"):
+            self._local.place = next(self._records) * _RECORD_BYTES
+        os.pwrite(self._file, name.encode().ljust(_RECORD_BYTES, b"\0"), self._local.place)
+        try:
+            yield
+        finally:
+            os.pwrite(self._file, bytes(_RECORD_BYTES), self._local.place)
+
+    def suspects(self) -> set[str]:
+        """Return the names that processes of this job on this machine were at work on when they ended, or are."""
+        found: set[str] = set()
+        for path in self._folder.glob(f"{self._pattern}*"):
+            with contextlib.suppress(OSError):
+                found.update(name for name in path.read_bytes().decode().split("\0") if name)
+        return found
+
+    def close(self) -> None:
+        """Give back the file that `at_work_on` writes to, which then may not be used any more."""
+        os.close(self._file)
+
+    def delete(self) -> None:
+        """Delete the files of all processes of the job on this machine."""
+        for path in self._folder.glob(f"{self._pattern}*"):
+            path.unlink(missing_ok=True)
 
 
 def decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:

@@ -1,0 +1,69 @@
+"""What a person is told of a manifest: photos by class and split, and why files were rejected."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from catdog.storage.schemas import SPLITS, UNUSED
+
+UNEVEN_RATIO = 1.5  # between the photos of the largest and the smallest class
+_SHOWN_CLASSES = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """So many files that were rejected for the same reason: `path` is the first of them, `reason` that of it."""
+
+    count: int
+    path: str
+    reason: str  # "code: message"
+
+    @property
+    def code(self) -> str:
+        """The reason without what is told of the one photo."""
+        return self.reason.partition(": ")[0]
+
+
+def empty_counts(classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return 0 photos by split (UNUSED too) and class name."""
+    return {split: dict.fromkeys(classes, 0) for split in (*SPLITS, UNUSED)}
+
+
+def summary_lines(counts: Mapping[str, Mapping[str, int]], reasons: Sequence[Rejected]) -> list[str]:
+    """Return the console lines: photos by class and split, imbalance, and reasons in their order.
+
+    `counts` are photos by split (UNUSED too) and class name.
+    """
+    classes = list(counts[UNUSED])
+    used = {name: sum(counts[split][name] for split in SPLITS) for name in classes}
+    unused, rejected = sum(counts[UNUSED].values()), sum(one.count for one in reasons)
+    total = sum(used.values()) + unused
+    lines = [
+        f"Found {total} images belonging to {len(classes)} classes.",
+        f"Classes: {_by_class({name: used[name] + counts[UNUSED][name] for name in classes})}.",
+        f"Splits: {', '.join(f'{split} {sum(counts[split].values())}{_each(counts[split])}' for split in SPLITS)}.",
+        f"{total + rejected} files: {total - unused} used, {unused} unused, {rejected} rejected.",
+    ]
+    few, many = (pick(used, key=lambda name: used[name]) for pick in (min, max))
+    if used[many] > UNEVEN_RATIO * used[few]:
+        lines.append(
+            f"Imbalanced classes: {used[many]} of {many}, {used[few]} of {few}; training uses class weights "
+            "(--class-weights none turns them off)."
+        )
+    shown = [(one, one.reason.partition(": ")[2]) for one in reasons]
+    return lines + [f"  {one.count} {one.code}, such as {one.path}: {message}" for one, message in shown]
+
+
+def _by_class(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {count}" for name, count in counts.items()]
+    hidden = len(shown) - _SHOWN_CLASSES
+    return ", ".join(shown if hidden <= 0 else [*shown[:_SHOWN_CLASSES], f"and {hidden} more"])
+
+
+def _each(counts: Mapping[str, int]) -> str:
+    """Return how the photos of one split are shared out among the classes, in brackets; nothing for no photos."""
+    low, high = min(counts.values()), max(counts.values())
+    if not high:
+        return ""
+    return f" ({low if low == high else f'{low} to {high}'} per class)"
