@@ -1,4 +1,5 @@
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,14 +57,18 @@ def test_while_others_are_silenced_our_lines_still_come(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "Plan: all of it\nTrunk pass: 3/3 images - 0s\nand all after it\n"
 
 
-def test_a_console_that_is_full_ends_no_job() -> None:
+@pytest.mark.parametrize("way", ["is full", "closes"])
+def test_a_console_that_takes_no_more_ends_no_job(way: str) -> None:
     program = (
         "from catdog.console import ProgressLine, say\n"
         "say('Plan'); ProgressLine('Trunk pass', 'images')(3, 3); say('Done')\n"
         "open('/dev/stderr', 'w').write('the end')"
     )
-    with Path("/dev/full").open("w") as full:
-        ran = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, timeout=600)
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does when it has seen enough
+    with Path("/dev/full").open("w") as full, os.fdopen(writer, "w") as closed:
+        console = full if way == "is full" else closed
+        ran = subprocess.run([sys.executable, "-c", program], stdout=console, stderr=subprocess.PIPE, timeout=600)
     assert (ran.returncode, ran.stderr) == (0, b"the end")
 
 

@@ -102,6 +102,7 @@ def root_cause(error: BaseException) -> str:
     """Return the line that says what happened in an exception that Ray brought from another process."""
     failures = getattr(error, "worker_failures", None) or {}
     error = next(iter(failures.values()), error)
+    error = getattr(error, "controller_failure", None) or error  # Ray Train's own text has it behind a heading
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     # Ray's text is a chain of tracebacks, the first cause first; each ends in a line "module.Class: message".
     causes = [line for line in lines if _EXCEPTION_LINE.match(line) and not line.startswith("ray.")]

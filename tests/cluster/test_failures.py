@@ -28,6 +28,20 @@ def test_the_root_cause_is_the_first_exception_that_is_not_ray_s() -> None:
 
 
 @pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/run"), "[Errno 2] No such file or directory: '/run'"),
+        (FailureError("no room in /run"), "no room in /run"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_a_failure_of_ray_train_s_controller_is_named_and_not_its_heading(failure: Exception, line: str) -> None:
+    from ray.train import ControllerError
+
+    assert root_cause(ControllerError(failure)) == line
+
+
+@pytest.mark.parametrize(
     ("reason", "line"),
     [
         (0, "Node a (10.0.0.1) was lost; its work restarts elsewhere."),

@@ -63,11 +63,12 @@ def test_a_terminal_that_lacks_characters_gets_their_codes() -> None:
     assert (ended.returncode, ended.stderr) == (2, f"{line}\n")
 
 
-def test_closed_streams_are_no_reason_to_fail() -> None:
+def test_streams_that_are_closed_or_full_are_no_reason_to_fail() -> None:
     assert shell("catdog --version >&-").returncode == 0
     ended = shell("catdog train --photos /nowhere <&- >&-")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
     assert shell("catdog train --photos /nowhere <&- >&- 2>&-").returncode == 2
+    assert shell("catdog train --photos /nowhere 2>/dev/full").returncode == 2
 
 
 def test_a_working_directory_that_was_deleted_is_told(tmp_path: Path) -> None:

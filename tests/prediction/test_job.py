@@ -28,6 +28,7 @@ from catdog.command_line.settings import build_config
 from catdog.config import PredictConfig
 from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
+from catdog.photos.decoding import formats
 from catdog.photos.decoding.decode import decode_image
 from catdog.prediction import job as inference
 from catdog.prediction import output, request
@@ -519,6 +520,17 @@ def test_one_photo_prints_its_label_as_the_article_does(finished: Finished, mode
     (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:300])
     with pytest.raises(FailureError, match=rf"^{tmp_path}/broken\.jpg: truncated: "):
         run("--photos", str(tmp_path / "broken.jpg"), "--model", str(model))
+
+
+def test_one_photo_that_only_an_extra_reads_is_the_user_s_mistake(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    formats.readable_formats.cache_clear()
+    (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(UsageError, match=r"1\.heic: unsupported: HEIC is read with the extra formats: pip install"):
+        run("--photos", str(tmp_path / "1.heic"), "--model", str(model))
+    formats.readable_formats.cache_clear()
 
 
 def test_too_many_bad_photos_have_an_exit_code_of_their_own_and_all_rows(

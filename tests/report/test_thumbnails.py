@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_a_thumbnail_of_no_photo_is_an_image_error() -> None:
 
 def test_photos_of_every_source_have_thumbnails_and_bad_ones_are_left_out(ray_session: None, tmp_path: Path) -> None:
     plain, odd = tmp_path / "a.jpg", tmp_path / "x.parquet!b.jpg"
-    for path in (plain, odd):
+    for path in (plain, odd, tmp_path / os.fsdecode(b"caf\xe9.jpg")):
         path.write_bytes(jpeg(320, 160))
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
@@ -65,6 +66,7 @@ def test_photos_of_every_source_have_thumbnails_and_bad_ones_are_left_out(ray_se
     names = {
         str(plain): (160, 80),
         str(odd): (160, 80),
+        f"{tmp_path}/caf\\x{{e9}}.jpg": (160, 80),
         f"{tmp_path}/c.zip!cat/1.jpg": (80, 160),
         f"{tmp_path}/d.parquet!one": (160, 160),
     }

@@ -53,18 +53,19 @@ def test_a_file_system_is_opened_once_for_all_paths_of_a_host(inside: str, monke
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
+    ("uri", "shown", "instead"),
     [
-        ("s3://AKIA:s3cr3t@bucket/run", "s3://…@bucket: "),
-        ("s3://bucket/run?secret_key=s3cr3t&region=x", "s3://…@bucket: "),
-        ("abfss://account:s3cr3t@host/run", "abfss://…@host: "),
+        ("s3://AKIA:s3cr3t@bucket/run", "s3://…@bucket: ", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("s3://bucket/run?secret_key=s3cr3t&region=x", "s3://…@bucket: ", "AWS_ACCESS_KEY_ID"),
+        ("abfss://account:s3cr3t@host/run", "abfss://…@host: ", "AZURE_STORAGE_KEY"),
     ],
 )
-def test_a_uri_that_holds_a_key_is_refused_and_not_shown(uri: str, shown: str) -> None:
+def test_a_uri_that_holds_a_key_is_refused_and_not_shown(uri: str, shown: str, instead: str) -> None:
     for use in (files.open_filesystem, files.exists, files.read_json):
         with pytest.raises(UsageError, match="expected a URI without keys or passwords") as caught:
             use(uri)
         assert str(caught.value).startswith(shown)
+        assert instead in str(caught.value).partition("give them as ")[2]
         assert "s3cr3t" not in str(caught.value)
         assert caught.value.__cause__ is None
 

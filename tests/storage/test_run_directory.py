@@ -6,7 +6,7 @@ import pytest
 from catdog.command_line.arguments import parse_arguments
 from catdog.command_line.settings import build_config, flatten_config
 from catdog.config import TrainConfig
-from catdog.errors import UsageError
+from catdog.errors import CatdogError, UsageError
 from catdog.storage.run_directory import Stopwatch, default_run_dir, hold_run, open_run
 
 
@@ -37,6 +37,16 @@ def test_somebody_else_s_folder_is_refused_before_anything_is_written(tmp_path: 
     with pytest.raises(UsageError, match=rf"^--run-dir {tmp_path}: expected a new or empty folder or a run directory"):
         opened(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.py"]
+
+
+@pytest.mark.parametrize("content", ["[]", "no JSON", '{"seed": {"mine": [1]}}'])
+def test_somebody_else_s_config_in_a_run_directory_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".catdog.json").write_text('{"kind": "run"}')
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CatdogError, match=str(tmp_path)) as caught:
+        opened(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "config.json").read_text() == content
 
 
 def test_a_second_job_on_a_run_directory_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ PALETTE.putpalette([*RED, *GREEN, *BLUE])
         pytest.param(gray_tiff(bytes([0, 51] * 4), bits=(8, 8), alpha=2), (204, 204, 204), id="LA TIFF"),
         pytest.param(gray_tiff(bytes([51, 51] * 4), bits=(8, 8), alpha=1), WHITE, id="LA TIFF, premultiplied"),
         pytest.param(gray_tiff(b"\x40\0" * 4, bits=(16,), big_endian=True), (64, 64, 64), id="16-bit TIFF, big-endian"),
+        pytest.param(gray_tiff(b"\x3e\x83\xe8" * 2, bits=(12,)), (62, 62, 62), id="12-bit TIFF, 1000 of 4095"),
         pytest.param(encode(plain("I;16", 65535), "PNG"), WHITE, id="16-bit white"),
         pytest.param(encode(plain("I;16", 32896), "PNG"), (128, 128, 128), id="16-bit gray"),
         pytest.param(encode(plain("I;16", 255), "PNG"), WHITE, id="16-bit of 8 bits"),

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore
 from pyarrow import fs
 
 from catdog.errors import ImageError, UsageError
@@ -109,3 +110,12 @@ def test_a_version_changes_with_the_content(tmp_path: Path) -> None:
     assert list_photos(str(tmp_path))[0].version == before
     (tmp_path / "1.jpg").write_text("longer")
     assert list_photos(str(tmp_path))[0].version != before
+
+
+def test_a_version_changes_with_the_content_of_an_object(object_store: ObjectStore) -> None:
+    folder = object_store.uri("versions")
+    object_store.put("versions/1.jpg", b"photo")
+    before = list_photos(folder)[0].version
+    assert list_photos(folder)[0].version == before
+    object_store.put("versions/1.jpg", b"longer")
+    assert list_photos(folder)[0].version != before

@@ -44,9 +44,10 @@ def test_a_table_with_a_column_of_paths_is_a_list(tmp_path: Path, name: str, tex
 def test_what_a_list_cannot_mean_is_a_row_each(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("a")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "list.txt").write_text('a.jpg\nfolder\nnu\0l.jpg\n"a.jpg"\nC:\\photos\\a.jpg\nA.jpg/\n')
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "list.txt").write_text('a.jpg\nfolder\npipe.jpg\nnu\0l.jpg\n"a.jpg"\nC:\\photos\\a.jpg\nA.jpg/\n')
     assert contents(tmp_path / "list.txt") == {
-        "a.jpg": "a", "folder": "folder", "nu\0l.jpg": "missing", '"a.jpg"': "missing",
+        "a.jpg": "a", "folder": "folder", "pipe.jpg": "not-a-file", "nu\0l.jpg": "missing", '"a.jpg"': "missing",
         "C:\\photos\\a.jpg": "missing", "A.jpg": "missing",
     }  # fmt: skip
 
@@ -82,6 +83,17 @@ def test_a_list_with_a_password_in_it_is_refused_and_the_password_not_shown(tmp_
     with pytest.raises(UsageError, match="expected a URI without keys or passwords") as caught:
         list_inputs(str(tmp_path / "list.txt"))
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    fails = Path("/sys/class/net/lo/speed")  # a file that opens, and refuses to be read
+    if not fails.exists():
+        pytest.skip("no such file here")
+    (tmp_path / name).symlink_to(fails)
+    with pytest.raises(UsageError, match=rf"{name}: cannot be read: .*Invalid argument") as caught:
+        list_inputs(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_called_as_a_list_is_a_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ ODD = [
     "/p/null",
     "/p/NaN.jpg",
     "/p/ space ",
+    "/p/caf\\x{e9}.jpg",
 ]
 
 
