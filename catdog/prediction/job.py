@@ -33,9 +33,7 @@ from catdog.prediction.results.joining import join_parts
 from catdog.prediction.results.parts import drop_parts_with_passing_errors, parts_directory
 from catdog.prediction.results.restoring import restore_parts
 from catdog.prediction.results.rows import build_rows
-from catdog.prediction.sorting.names import check_sorting
-from catdog.prediction.sorting.placement import clean_copies
-from catdog.prediction.sorting.sort import is_sorted, sort_photos
+from catdog.prediction.sorting.sort import check_sort, sort
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.thumbnails import make_thumbnails
 from catdog.storage import files
@@ -117,7 +115,7 @@ def check(request: Request, inputs: Inputs, cluster: Cluster | None = None) -> S
         mapped=mapped,
     )
     if state in (State.NEW, State.OVERWRITTEN):
-        _check_sorting(request, inputs)
+        check_sort(request, inputs)
         if config.evaluate:
             inputs.truth(classes=request.rule.labels, mapped=mapped)
     return state
@@ -171,8 +169,9 @@ def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Le
         ):  # of the rows before
             files.delete(files.join(out, name))
     elif request.config.retry_errors:
-        for shard in inputs.shards:
-            drop_parts_with_passing_errors(out, shard)
+        calls = ((out, shard) for shard in inputs.shards)
+        for _ in cluster.mapped(inputs.digest.files)(drop_parts_with_passing_errors, calls):
+            pass
     return state
 
 
@@ -276,40 +275,6 @@ def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mappi
         )
 
     write_page(request.out, build)
-
-
-def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
-    """Lay the photos out by label, where that is asked for."""
-    config, out = request.config, request.out
-    if not config.sort_into:
-        return
-    _check_sorting(request, inputs)
-    directory = files.absolute(config.sort_into)
-    if is_sorted(out, directory=directory, mode=config.sort):
-        say(f"Nothing to sort: {directory} is laid out already.")
-        return
-    moved = {"moved": True} if config.sort == "move" else {}
-    with hold_lease(directory, flag="--sort-into"):
-        mark_folder(directory, kind="sorted")
-        clean_copies(directory)
-        output.write_job(out, {**output.read_job(out), "exclude": inputs.exclude, **moved})
-        sort_photos(out, rule=request.rule, directory=directory, mode=config.sort, num_cpus=cluster.plan().task_cpus)
-
-
-def _check_sorting(request: Request, inputs: Inputs) -> None:
-    config = request.config
-    if not config.sort_into:
-        return
-    directory = files.absolute(config.sort_into)
-    if directory not in output.read_job(request.out).get("exclude", []):  # where this job has sorted before
-        check_folder(directory, kind="sorted", flag="--sort-into")
-    sample: list[str] = []
-    if inputs.listed:
-        first = inputs.shards[0].read()  # a job labels files or rows of tables, not both
-        if first["table"].null_count < first.num_rows:
-            raise UsageError("--sort-into: expected photos that are files, found a Parquet table: leave it out")
-        sample = first["path"].slice(0, 1000).to_pylist()
-    check_sorting(directory, mode=config.sort, classes=request.rule.labels, sample_paths=sample)
 
 
 # Console
