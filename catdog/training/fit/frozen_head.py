@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -42,7 +43,7 @@ def fit_frozen_head(
     Raises DivergedError where the features are not numbers.
     """
     tail = Tail(networks.trained, networks.strategy, cut=cut)
-    fit = _HeadFit(networks, tail, rows, settings, class_weights or (1.0,) * tail.classes)
+    fit = _HeadFit(networks, tail, rows, settings, class_weights)
     state = observer.resume() or StageState()
     limit = max(1, exact_bytes // (4 * int(np.prod(tail.model.input.shape[1:]))))
     if rows.train.every_view_rows <= limit:
@@ -67,7 +68,8 @@ class _HeadFit:
         self._tail, self._rows, self._settings = tail, rows, settings
         self._layer = networks.trained.get_layer(OUTPUT)
         self._workers = networks.strategy.num_replicas_in_sync
-        self._class_weights = np.array(class_weights, np.float32)
+        self._uneven = bool(class_weights)
+        self._class_weights = np.array(class_weights or (1.0,) * tail.classes, np.float32)
 
     def solve(self, state: StageState, limit: int) -> None:
         """Enter the exact head of all rows into `state`, as its only epoch."""
@@ -77,14 +79,14 @@ class _HeadFit:
         self._layer.set_weights([head.kernel, head.bias])
         trained = _score_rows(share, head)
         self._record(state, start=start, trained=trained, steps=1, learning_rate=0.0)
-        state.note = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
+        state.note = _note(head)
 
     def refine(self, state: StageState, limit: int, observer: Observer) -> None:
         """Train the head in mini-batches from that of the first rows on; `state` gets every epoch."""
         if not state.epoch:
             sample = self._read(limit)
             head = self._solve(sample)
-            state.note = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
+            state.note = _note(head)
             found = HeadState.start(head, sample.features, total=self._tail.total)
         else:
             found = HeadState.from_arrays(state.weights, state.optimizer)
@@ -97,13 +99,15 @@ class _HeadFit:
             steps=steps * self._settings.epochs,
             total=self._tail.total,
         )
+        shift = np.array(state.note.get("shift", 0.0), np.float32)
         last_checkpoint = time.monotonic()
         while state.epoch < self._settings.epochs:
             start, rate, trained = time.monotonic(), problem.learning_rate, np.zeros(3)
             for step, (features, labels) in enumerate(_batches(self._rows.train.epoch(state.epoch), batch, steps)):
                 trained += problem.step(features, labels)
                 observer.on_step(state.epoch, step + 1, steps)
-            self._layer.set_weights(list(problem.state.unfold()))
+            kernel, bias = problem.state.unfold()
+            self._layer.set_weights([kernel, bias + shift])
             due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
             checkpoint = bool(self._tail.total(np.array([float(due)]))[0]) or state.epoch + 1 == self._settings.epochs
             self._record(state, start=start, trained=trained, steps=steps, learning_rate=rate)
@@ -124,7 +128,9 @@ class _HeadFit:
 
     def _solve(self, share: HeadRows) -> LogisticHead:
         given = {"candidates": [self._settings.c]} if self._settings.c else {}
-        return fit_logistic_head(share, classes=self._tail.classes, folds=FOLDS, total=self._tail.total, **given)
+        return fit_logistic_head(
+            share, classes=self._tail.classes, folds=FOLDS, uneven=self._uneven, total=self._tail.total, **given
+        )
 
     def _record(
         self, state: StageState, *, start: float, trained: np.ndarray, steps: int, learning_rate: float
@@ -145,6 +151,14 @@ class _HeadFit:
         )
         # The last one: the problem is convex, and the steps end at nothing.
         state.best_epoch, state.best_weights = state.epoch, self._layer.get_weights()
+
+
+def _note(head: LogisticHead) -> dict[str, Any]:
+    """Return what the report tells of `head`."""
+    note: dict[str, Any] = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
+    if head.shift.any():
+        note["shift"] = [round(float(value), 6) for value in head.shift]
+    return note
 
 
 def _score_rows(rows: HeadRows, head: LogisticHead) -> np.ndarray:

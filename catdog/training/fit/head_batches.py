@@ -35,13 +35,13 @@ class HeadState:
 
     @classmethod
     def start(cls, head: LogisticHead, features: np.ndarray, *, total: Total) -> HeadState:
-        """Return the state at `head`; all workers' `features` (N, D) tell how to standardize."""
+        """Return the state at `head` without its shift; all workers' `features` (N, D) tell how to standardize."""
         squares = np.einsum("nd,nd->d", features, features, dtype=np.float64, casting="same_kind")
         sums = total(np.concatenate([[len(features)], features.sum(axis=0, dtype=np.float64), squares]))
         mean, square = np.split(sums[1:] / sums[0], 2)
         deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
         deviation = np.where(deviation > _MIN_DEVIATION, deviation, 1.0)
-        point = np.concatenate([head.kernel * deviation[:, np.newaxis], [head.bias + mean @ head.kernel]])
+        point = np.concatenate([head.kernel * deviation[:, np.newaxis], [head.bias - head.shift + mean @ head.kernel]])
         return cls(point=point, moments=np.zeros((2, *point.shape)), mean=mean, deviation=deviation)
 
     def unfold(self) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,10 @@ The frozen trunk makes each photo a fixed vector, so the best head of a given pe
 tens of passes over the features, without a learning rate, epochs or early stopping. The penalty is chosen by
 cross-validation over photos. The standardization is folded into the head: what is saved is one plain dense layer.
 
+Where classes are uneven, weights alone leave the head leaning to the large ones: it fits the few photos of a small
+class far more closely than it knows others of that class. So the biases are shifted to the least loss on left-out
+photos.
+
 Sources: D. Liu, J. Nocedal, "On the limited memory BFGS method", Mathematical Programming 45 (1989), by SciPy; the
 objective is that of scikit-learn's LogisticRegression: C * sum of losses + half the squared norm of the kernel.
 """
@@ -30,13 +34,15 @@ Total = Callable[[np.ndarray], np.ndarray]
 class LogisticHead:
     """A fitted head: float32 `kernel` (D, K) and `bias` (K,) for features as the trunk gives them.
 
-    `c` is the inverse penalty; `losses` has the cross-validated mean log loss of each one that was tried.
+    `c` is the inverse penalty; `losses` has the cross-validated mean log loss of each one that was tried; `shift` (K,)
+    is what uneven classes added to the bias.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     c: float
     losses: dict[float, float]
+    shift: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,37 +64,50 @@ def fit_logistic_head(
     classes: int,
     candidates: Sequence[float] = C_GRID,
     folds: int = 5,
+    uneven: bool = False,
     total: Total = lambda values: values,
 ) -> LogisticHead:
     """Fit a head on the rows of all workers; the C of the least cross-validated loss among `candidates` is taken.
 
     Each worker calls this with its share. `total` sums a float64 vector over the workers and gives every one the same
-    result, so all take the same steps; a single worker needs none. With one candidate nothing is cross-validated.
+    result, so all take the same steps; a single worker needs none. With `uneven` classes, which the rows' weights make
+    equal, the biases are shifted. With one candidate, and no such classes, nothing is cross-validated.
     """
     problem = _Problem(rows, classes=classes, total=total)
     candidates = sorted(candidates)
-    losses = _cross_validate(problem, candidates, folds=folds) if len(candidates) > 1 else {}
+    losses: dict[float, float] = {}
+    shifts: dict[float, np.ndarray] = {}
+    if len(candidates) > 1 or uneven:
+        losses, shifts = _cross_validate(problem, candidates, folds=folds, uneven=uneven)
     c = min(losses, key=losses.__getitem__) if losses else candidates[0]
     everything = np.ones((len(rows.labels), 1), np.float32)
     kernel, bias = problem.unfold(problem.minimize(problem.zeros(1), c=c, kept=everything, tolerance=_TOLERANCE))
-    return LogisticHead(kernel=kernel, bias=bias, c=c, losses=losses)
+    shift = shifts.get(c, np.zeros(classes)).astype(np.float32)
+    tried = losses if len(candidates) > 1 else {}
+    return LogisticHead(kernel=kernel, bias=bias + shift, c=c, losses=tried, shift=shift)
 
 
-def _cross_validate(problem: _Problem, candidates: Sequence[float], *, folds: int) -> dict[float, float]:
-    """Return the mean log loss on left-out folds for each candidate; ends where it has grown twice in a row.
+def _cross_validate(
+    problem: _Problem, candidates: Sequence[float], *, folds: int, uneven: bool
+) -> tuple[dict[float, float], dict[float, np.ndarray]]:
+    """Return the mean log loss on left-out folds for each candidate, and the shift of the biases that it asks for.
 
-    The fits of all folds are one problem: a pass over the features, which is what costs, serves all of them. Each
-    candidate starts from the solution of the last one.
+    Ends where the loss has grown twice in a row. The fits of all folds are one problem: a pass over the features, which
+    is what costs, serves all of them. Each candidate starts from the solution of the last one.
     """
     held = problem.fold_masks(folds)
     points = problem.zeros(folds)
     losses: dict[float, float] = {}
+    shifts: dict[float, np.ndarray] = {}
     for c in candidates:
         points = problem.minimize(points, c=c, kept=1 - held, tolerance=_COMPARING_TOLERANCE)
-        losses[c] = problem.mean_loss(points, held)
+        left_out = problem.left_out(points, held)
+        if uneven:
+            shifts[c] = problem.fit_shift(left_out)
+        losses[c] = problem.mean_loss(left_out)
         if len(losses) > 2 and min(losses.values()) not in list(losses.values())[-2:]:
             break
-    return losses
+    return losses, shifts
 
 
 class _Problem:
@@ -145,12 +164,34 @@ class _Problem:
         best: np.ndarray = found.x.reshape(points.shape)
         return best
 
-    def mean_loss(self, points: np.ndarray, held: np.ndarray) -> float:
-        """Return the mean log loss of each fit on its `held` (N, F) rows, over all fits together."""
-        weights = held * self._weights
-        chosen = np.einsum("nfk,nok,nf->", self._log_probabilities(points), self._truth, weights, optimize=True)
-        loss, weight = self._total(np.array([-chosen, weights.sum()], np.float64))
+    def left_out(self, points: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Return float64 (N, K): the log probabilities of each row by the fit that `held` (N, F) it out."""
+        found: np.ndarray = np.einsum("nfk,nf->nk", self._log_probabilities(points), held, dtype=np.float64)
+        return found
+
+    def mean_loss(self, logits: np.ndarray) -> float:
+        """Return the mean log loss of all rows whose `logits` are (N, K)."""
+        loss, weight = self._total(np.array([self._loss(logits)[0], self._weights.sum()], np.float64))
         return float(loss / weight)
+
+    def fit_shift(self, logits: np.ndarray) -> np.ndarray:
+        """Return (K,) what to add to `logits` (N, K) for the least loss; half its square counts as that of a photo."""
+
+        def objective(shift: np.ndarray) -> tuple[float, np.ndarray]:
+            loss, slope = self._loss(logits + shift)
+            sums = self._total(np.concatenate([[loss], slope]))
+            return float(sums[0] + 0.5 * shift @ shift), sums[1:] + shift
+
+        found: np.ndarray = optimize.minimize(objective, np.zeros(self._classes), jac=True, method="L-BFGS-B").x
+        return found
+
+    def _loss(self, logits: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the sum of losses of this worker's rows, and its slope along a shift of the biases."""
+        log_probabilities = special.log_softmax(logits, axis=1)
+        truth = self._truth[:, 0]
+        loss = -float((log_probabilities * truth * self._weights).sum(dtype=np.float64))
+        slope: np.ndarray = ((np.exp(log_probabilities) - truth) * self._weights).sum(axis=0, dtype=np.float64)
+        return loss, slope
 
     def unfold(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first fit for features as they come: w'(x - m)/s + b = (w/s)'x + b - (w/s)'m."""

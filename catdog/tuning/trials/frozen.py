@@ -163,6 +163,7 @@ class HeadFitter:
             classes=self._classes,
             candidates=(c,) if c else C_GRID,
             folds=FOLDS,
+            uneven=bool(self._class_weights),
         )
         losses, correct = _rate([head.kernel, head.bias], features, labels)
         row = {"epoch": 1, "steps": 1, "seconds": round(time.monotonic() - start, 3), "learning_rate": 0.0}

@@ -129,6 +129,16 @@ def test_class_weights_lift_a_rare_class(networks: Networks) -> None:
     assert recalls[1] > recalls[0] + 0.1
 
 
+def test_mini_batches_shift_the_biases_of_uneven_classes_as_the_exact_head_does(networks: Networks) -> None:
+    train = make_rows(2000, seed=0, rare=0.1)
+    weights = tuple(2000 / 2 / (train._labels == label).sum() for label in (0, 1))
+    exact = fit(networks, train, class_weights=weights)
+    batches = fit(networks, train, class_weights=weights, exact_bytes=4 * WIDTH * 1000)
+    assert exact.note["shift"][1] > 0.0 > exact.note["shift"][0]
+    assert batches.note["shift"][1] > 0.0 > batches.note["shift"][0]
+    assert batches.history[-1]["val_loss"] == pytest.approx(exact.history[-1]["val_loss"], rel=0.05)
+
+
 def test_features_that_are_not_numbers_end_the_stage(networks: Networks) -> None:
     train = make_rows(100, seed=0)
     train._features[0, 5] = np.nan
