@@ -130,6 +130,15 @@ def replace(node: Any, cluster: Any) -> None:
     cluster.add_node(num_cpus=2)
 
 
+def kill_trunk_actor(cluster: Any) -> bool:
+    """kill -9 a trunk actor whose network is being made: its start is counted by then, and its work is ahead of it."""
+    for process in find_processes("MapWorker(MapBatches(CountedActor))", address=cluster.address):
+        if "openvino" in Path(f"/proc/{process.pid}/maps").read_text():
+            process.kill()
+            return True
+    return False
+
+
 def check_scores(job: Job) -> None:
     """The scores of `job` are as those of an undisturbed run: red cats and blue dogs are told apart without a doubt."""
     stages = json.loads((job.run_dir / "report.json").read_text())["stages"]
@@ -149,7 +158,7 @@ def killed(cluster: Any, photo_folder: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_training_survives_lost_actors_workers_and_drivers(cluster: Any, killed: Job) -> None:
     job = killed
-    job.wait_for(lambda: kill_process("MapWorker(MapBatches(CountedActor))", address=cluster.address))
+    job.wait_for(lambda: kill_trunk_actor(cluster))
     job.wait_for(lambda: "A trunk actor was lost; it restarts." in job.output)
 
     job.wait_for(lambda: job.epochs("unfrozen") > 2)

@@ -51,11 +51,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + 100_000 if "break" in act else len(content)
-        if act == "endless":
-            with contextlib.suppress(OSError):  # the reader goes away
-                while True:
-                    self.wfile.write(content)
-        self.wfile.write(content[start:end])  # where that is not all, the connection closes too early
+        with contextlib.suppress(OSError):  # a reader may go away
+            while act == "endless":
+                self.wfile.write(content)
+            self.wfile.write(content[start:end])  # where that is not all, the connection closes too early
 
     def log_message(self, *_: object) -> None:
         pass

@@ -14,7 +14,7 @@ def test_photos_of_a_slow_store_are_on_their_way_at_the_same_time_and_come_in_or
     for index in range(40):
         object_store.put(f"slow/{index:03d}.jpg", f"photo {index}".encode())
     inputs = list_inputs(object_store.uri("slow"))
-    object_store.most_at_once, object_store.answer_after_seconds = 0, 0.03
+    object_store.most_at_once, object_store.answer_after_seconds = 0, 0.5
     try:
         found = list(read_each(inputs))
     finally:
