@@ -18,6 +18,7 @@ _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _OURS = re.compile(r"^catdog\.errors\.\w+: ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_EVERY_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 20.0  # in which a slow cluster tells what is left to say
 _RAY_ENDS_SECONDS = 5.0  # in which Ray ends a process that has lost its node, or fails what it waits for
 # DeathReason in what ray.nodes() returns.
 _STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
@@ -40,10 +41,15 @@ def report_failures() -> Iterator[None]:
         while not ended:
             ended = stop.is_set()  # and a last look then
             wait, began = 0.0 if ended else _LOOK_EVERY_SECONDS, time.monotonic()
-            with contextlib.suppress(Exception):  # a cluster that does not answer fails the job itself
+            news, notices = list[str](), list[str | None]()
+            # A cluster that does not answer fails the job itself; what one call tells is said where the other fails.
+            with contextlib.suppress(Exception):
                 notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait)
                 told += len(notices)
-                for line in [*nodes.news(), *notices]:
+            with contextlib.suppress(Exception):
+                news = nodes.news()
+            with contextlib.suppress(Exception):
+                for line in [*news, *notices]:
                     if line:
                         say(line)
                 if nodes.own_is_lost and may_interrupt and not gone.is_set() and not stop.wait(_RAY_ENDS_SECONDS):
@@ -64,7 +70,7 @@ def report_failures() -> Iterator[None]:
         stop.set()
         with contextlib.suppress(Exception):
             messages.wake(messages.NOTICES)
-        thread.join(10)
+        thread.join(_LAST_WORDS_SECONDS)
 
 
 class _Nodes:
