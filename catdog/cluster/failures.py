@@ -22,6 +22,7 @@ _LAST_WORDS_SECONDS = 20.0  # in which a slow cluster tells what is left to say
 _RAY_ENDS_SECONDS = 5.0  # in which Ray ends a process that has lost its node, or fails what it waits for
 # DeathReason in what ray.nodes() returns.
 _STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
+_had_a_job = threading.Event()  # this process, with the same message board
 _DEFAULT_LOGS = "/tmp/ray/session_latest/logs"  # where Ray's documentation finds them
 
 
@@ -33,7 +34,9 @@ def report_failures() -> Iterator[None]:
     that nobody will do: this process's own node is lost, and Ray has not ended the process.
     """
     nodes, stop, gone = _Nodes(), threading.Event(), threading.Event()
-    messages.forget(messages.NOTICES)  # of an earlier job in the same Ray
+    if _had_a_job.is_set():  # else the board is new, and perhaps not up yet: nobody should wait for it
+        messages.forget(messages.NOTICES)
+    _had_a_job.set()
     may_interrupt = threading.current_thread() is threading.main_thread()
 
     def watch() -> None:

@@ -91,8 +91,11 @@ def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0) -> list[Any]:
 
 
 def forget(topic: str) -> None:
-    """Drop the messages of `topic`, before anything else that this process does with it; the call does not wait."""
-    _send("forget", topic)
+    """Drop the messages of `topic`; none is left when the call returns.
+
+    It waits, because an asynchronous actor may do later calls first.
+    """
+    _call("forget", topic)
 
 
 def wake(topic: str) -> None:

@@ -57,10 +57,10 @@ def test_the_line_for_a_lost_node_says_why(reason: int, line: str) -> None:
 
 
 def test_a_notice_of_any_process_is_said_once(ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
-    messages.post(messages.NOTICES, "of an earlier job")
-    with report_failures():
-        messages.post(messages.NOTICES, "A model actor was lost; it restarts.")
-    assert capsys.readouterr().out == "A model actor was lost; it restarts.\n"
+    for line in ("A trunk actor was lost; it restarts.", "A model actor was lost; it restarts."):
+        with report_failures():
+            messages.post(messages.NOTICES, line)
+        assert capsys.readouterr().out == f"{line}\n"  # and nothing of the job before
 
 
 def test_the_logs_are_in_the_folder_of_the_session(ray_session: None) -> None:
