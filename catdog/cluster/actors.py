@@ -98,12 +98,16 @@ def task_errors() -> Iterator[None]:
 
     try:
         yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CatdogError):
-            raise error.cause from error
-        raise FailureError(root_cause(error)) from error
     except ray.exceptions.RayError as error:
+        _raise_ours(error)
         raise FailureError(root_cause(error)) from error
+
+
+def _raise_ours(error: Exception) -> None:
+    """Raise the error of ours that `error` brings from a task; return where it brings none."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, CatdogError):
+        raise cause from error
 
 
 def map_in_tasks(blocks: Any, function: Callable[[Any], Any], *, batch_format: str, num_cpus: float) -> Any:
@@ -164,8 +168,7 @@ def run_in_tasks(
                 try:
                     found = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, CatdogError):
-                        raise error.cause from error
+                    _raise_ours(error)
                     raise
                 yield piece, found
     finally:
