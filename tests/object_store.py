@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from pyarrow import fs
 from werkzeug.serving import make_server
 
@@ -55,6 +57,13 @@ class ObjectStore:
         """Store `content` as `key`."""
         with self.system.open_output_stream(f"{BUCKET}/{key}", compression=None) as stream:
             stream.write(content)
+
+    def put_at_once(self, key: str, content: bytes) -> None:
+        """Store `content` as `key`, in the second in which that was stored before."""
+        objects = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[BUCKET].keys
+        modified = objects[key].last_modified
+        self.put(key, content)
+        objects[key].last_modified = modified
 
     def put_folder(self, prefix: str, folder: Path, pattern: str = "*.*") -> None:
         """Store the files below `folder` whose names fit `pattern` below `prefix`."""

@@ -20,6 +20,7 @@ from catdog.model.engines import EngineSpec, check_precision, choose_engine
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import as_key
+from catdog.photos.sources.settling import let_settle
 from catdog.prediction import output
 from catdog.prediction.evaluate import TrueLabels, evaluate_labels
 from catdog.prediction.labelling.decoding import Decoding
@@ -186,6 +187,7 @@ def label(
     check_shared(written={"--out": out}, read={"--photos": config.photos})
     say(predict_plan_text(plan, engine, precision=config.precision, storage=out))
     progress = LabellingProgress()
+    let_settle(inputs.shards, listed=inputs.listed_at)
     begun = time.monotonic()
     label_shards(
         inputs.shards,

@@ -155,10 +155,9 @@ class Inputs:
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
         self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
-        self._shards: list[Shard] = []
-        self._folder = ""  # that is too large for one process
+        self._shards, self._folder = list[Shard](), ""  # a folder that is too large for one process
         self._truth: Truth | None = None
-        self.seconds = 0.0
+        self.seconds, self.listed_at = 0.0, 0.0  # for listing, and when that was done by time.monotonic()
 
     def are_many(self) -> bool:
         """Tell whether there are more photos than this process is to list; then `list_by_tasks` must be called."""
@@ -181,7 +180,8 @@ class Inputs:
         self._say_found(start)
 
     def _say_found(self, start: float) -> None:
-        self.seconds += time.monotonic() - start
+        self.listed_at = time.monotonic()
+        self.seconds += self.listed_at - start
         if self._shards:
             say(f"Found {counted(self.digest.files, 'file')} in {self._source}.")
 

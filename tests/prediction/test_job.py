@@ -30,6 +30,8 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding import formats
 from catdog.photos.decoding.decode import decode_image
+from catdog.photos.sources import settling
+from catdog.photos.sources.files import list_photos
 from catdog.prediction import job as inference
 from catdog.prediction import output, request
 from catdog.prediction.labelling import driver
@@ -284,6 +286,26 @@ def test_an_object_store_that_is_busy_now_and_then_gives_and_takes_everything(
     heard(SAID, proof.verify, out)
     predict(photos, out, model, format="csv", report=True)
     assert SAID[1].startswith("Nothing to label")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_object_that_is_replaced_in_its_second_by_one_of_its_size_is_labelled_anew(
+    model: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_photo(tmp_path / "cat.bmp", seed=0, colour=(190, 90, 60))
+    draw_photo(tmp_path / "dog.bmp", seed=1, colour=(60, 90, 190))
+    cat, dog = (tmp_path / "cat.bmp").read_bytes(), (tmp_path / "dog.bmp").read_bytes()
+    object_store.put("second/1.bmp", cat)
+    object_store.put("second/2.bmp", dog)
+    photos, listed = object_store.uri("second"), list_photos(object_store.uri("second"))
+    # Until the second is over, which here takes an hour, nothing is read.
+    monkeypatch.setattr(settling, "_STEP_SECONDS", 3600.0)
+    monkeypatch.setattr(settling, "sleep", lambda _: object_store.put_at_once("second/1.bmp", dog))
+    predict(photos, tmp_path / "labels", model)
+    assert list_photos(photos) == listed
+    first, second = rows_of(tmp_path / "labels")
+    assert first["p_cat"] == pytest.approx(second["p_cat"], abs=1e-6)
+    heard(SAID, proof.verify, str(tmp_path / "labels"))
 
 
 @pytest.mark.usefixtures("ray_session")
