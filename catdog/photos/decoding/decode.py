@@ -21,6 +21,7 @@ from catdog.photos.decoding.formats import DISTRIBUTION, EXTRA, foreign_format, 
 from catdog.photos.decoding.framing import PAD_LEVEL, SQUASH, Framing
 from catdog.photos.decoding.headers import tidy_content
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
+from catdog.photos.decoding.memory import load
 from catdog.photos.decoding.rgb import has_16_bits, shrink_box, to_rgb
 
 _GRAY_SIZE = 32
@@ -60,7 +61,7 @@ def decode_image(
             # Not the ratio of whole pixels: the last of a side may be a part of one.
             shrink = round(width / draft[1][2])
             box = shrink_box(box, shrink)
-        image.load()
+        load(image, content=content, limits=limits)
         orientation = image_orientation(image)
         rgb, factor = to_rgb(image, content=content, spare_factor=min(across, down))
         square = rgb.resize(sides, _RESAMPLING[framing.resampling], box=shrink_box(box, factor))
@@ -90,7 +91,7 @@ def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> I
     with opened_image(content, limits=limits) as (image, content):
         width, height = image.size
         draft = image.draft("L", (1, 1))
-        image.load()
+        load(image, content=content, limits=limits)
         orientation = image_orientation(image)
         # Of its gray levels nothing but the coarse picture counts, so few modes need care.
         plain = image.mode in ("L", "RGB", "P", "1", "CMYK", "YCbCr") and not image.has_transparency_data

@@ -9,6 +9,7 @@ from PIL import Image
 
 from catdog.photos.decoding.decode import UPRIGHT, image_orientation, opened_image
 from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
+from catdog.photos.decoding.memory import load
 from catdog.photos.decoding.rgb import shrink_box, to_rgb
 
 
@@ -21,7 +22,7 @@ def make_thumbnail(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_
         scale = min(1.0, size / max(image.size))
         sides = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         draft = image.draft("RGB", sides)
-        image.load()
+        load(image, content=content, limits=limits)
         orientation = image_orientation(image)
         rgb, factor = to_rgb(image, content=content, spare_factor=1 / scale)
         box = draft[1] if draft else (0, 0, image.width, image.height)
