@@ -61,7 +61,12 @@ class TrialCheckpoint:
             yield Checkpoint.from_directory(folder)
 
 
-def read_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Return the content of a checkpoint that `for_ray_tune` made."""
+def take_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return the content of a checkpoint that `for_ray_tune` made, and delete Ray Tune's copy of it.
+
+    A trial that has ended needs it no more, and Ray Tune would keep those of all trials to the end of the sweep.
+    """
     with checkpoint.as_directory() as folder:
-        return Path(folder, _FILE).read_bytes()
+        content = Path(folder, _FILE).read_bytes()
+    checkpoint.filesystem.delete_dir(checkpoint.path)
+    return content
