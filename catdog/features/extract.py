@@ -29,8 +29,12 @@ from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
 
-# Of one core, with reading, decoding and writing: measured for Lite0 at 224 and Lite2 at 260 pixels on a Xeon.
-_MULTIPLICATIONS_PER_SECOND = 22e9
+# Of one core: the network alone, and what each image costs besides, to be read, decoded, turned and written. Between
+# what was measured on an EPYC with AVX2 (18e9, 0.011 s) and on a Xeon with AVX-512 (45e9, 0.005 s), for Lite0 at 96
+# pixels and Lite2 at 288. So is the start of the actors (3 to 9 s).
+_MULTIPLICATIONS_PER_SECOND = 25e9
+_SECONDS_AN_IMAGE = 0.008
+_SECONDS_TO_START = 5
 # Of a pipeline of Ray Data, which takes seconds to start: many minutes of work on one machine, and on many.
 _PARTS_A_ROUND, _PARTS_AN_ACTOR = 4096, 64
 
@@ -72,9 +76,10 @@ def extract_features(
 def _expected_text(rows: int, extraction: Extraction, plan: Plan) -> str:
     """Return in a line what the pass computes and about how long it takes."""
     cores = plan.actors * plan.threads
-    cost = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
-    seconds = rows * cost / (_MULTIPLICATIONS_PER_SECOND * cores)
-    return f"Trunk pass: {counted(rows, 'image')} on {counted(cores, 'core')}, about {duration(max(1.0, seconds))}."
+    multiplications = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
+    each = multiplications / _MULTIPLICATIONS_PER_SECOND + _SECONDS_AN_IMAGE
+    seconds = _SECONDS_TO_START + rows * each / cores
+    return f"Trunk pass: {counted(rows, 'image')} on {counted(cores, 'core')}, about {duration(seconds)}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,6 @@ def test_a_part_that_stands_is_not_missing(tmp_path: Path) -> None:
 
 def test_the_expected_time_is_that_of_the_images_and_cores() -> None:
     plan = make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig())
-    assert _expected_text(2000, EXTRACTION, plan) == "Trunk pass: 2,000 images on 2 cores, about 17s."
+    assert _expected_text(2000, EXTRACTION, plan) == "Trunk pass: 2,000 images on 2 cores, about 28s."
     larger = dataclasses.replace(EXTRACTION, backbone="efficientnet-lite2", image_size=260)
-    assert _expected_text(2000, larger, plan) == "Trunk pass: 2,000 images on 2 cores, about 39s."
+    assert _expected_text(2000, larger, plan) == "Trunk pass: 2,000 images on 2 cores, about 47s."
