@@ -25,6 +25,7 @@ C_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 # Of the gradient of the mean loss. While penalties are compared less will do: their losses differ by far more.
 _TOLERANCE, _COMPARING_TOLERANCE = 1e-6, 3e-5
 _MAX_ITERATIONS = 500
+_ROWS_AT_ONCE = 2048
 _MIN_DEVIATION = 1e-6  # a feature that never varies is left as it is
 
 Total = Callable[[np.ndarray], np.ndarray]
@@ -121,10 +122,10 @@ class _Problem:
         self._folds, self._weights = rows.folds, rows.weights.astype(np.float32)[:, np.newaxis]
         features = rows.features.astype(np.float32)
         weights = rows.weights.astype(np.float64)
-        moments = total(np.concatenate([[weights.sum()], weights @ features]))
+        moments = total(np.concatenate([[weights.sum()], _weighted_sum(weights, features)]))
         self._mean = moments[1:] / moments[0]
         features -= self._mean.astype(np.float32)
-        deviation = np.sqrt(total(weights @ np.square(features)) / moments[0])
+        deviation = np.sqrt(total(_weighted_sum(weights, features, np.square)) / moments[0])
         self._deviation = np.where(deviation > _MIN_DEVIATION, deviation, 1.0)
         features /= self._deviation.astype(np.float32)
         self._features = features
@@ -205,3 +206,17 @@ class _Problem:
         logits = (self._features @ flat[:-1] + flat[-1]).reshape(-1, len(points), self._classes)
         found: np.ndarray = special.log_softmax(logits, axis=2)
         return found
+
+
+def _weighted_sum(
+    weights: np.ndarray, features: np.ndarray, function: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
+) -> np.ndarray:
+    """Return float64 (D,): the sum of `function` of the rows (N, D) times `weights` (N,).
+
+    A stretch of rows at a time: all of them in float64 would take twice the memory of the features.
+    """
+    found = np.zeros(features.shape[1])
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        found += weights[rows] @ function(features[rows])
+    return found
