@@ -15,14 +15,10 @@ import pyarrow.compute as pc
 from catdog.cluster.actors import Map
 from catdog.errors import UsageError
 from catdog.photos.annotations.class_layout import assign_classes
+from catdog.photos.annotations.examples import MOST_NAMES, Examples
 from catdog.photos.annotations.labelling import recorded_labels
-from catdog.photos.annotations.layout import Layout, carried_class
-from catdog.photos.decoding.formats import is_photo_name
+from catdog.photos.annotations.layout import Layout
 from catdog.photos.sources.shards import Shard
-
-_MOST_NAMES = 1000  # of classes that are not the model's: more of them tell no more
-
-_Kind = tuple[str, str, bool]  # folder, class that the name carries or "", whether it is the name of a photo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
     table = next(iter(pc.unique(inputs["table"].drop_null()).to_pylist()), "")
     return Seen(
         photos=inputs.num_rows,
-        examples=[*examples.found.values()],
+        examples=examples.relatives,
         is_recorded=bool(names),
         names=_few({*names} - {""}, classes),
         labelled=table if names else "",
@@ -86,28 +82,8 @@ def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
     )
 
 
-class Examples:
-    """The first photo of each kind that layouts tell apart; there is one of each folder at least."""
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._known, self._unknown = {*classes, ""}, 0
-        self.found: dict[_Kind, str] = {}
-
-    def add(self, relatives: Iterable[str]) -> None:
-        """Look at more photos, by their places below the source."""
-        for relative in relatives:
-            folder, _, name = relative.rpartition("/")
-            kind = (folder, carried_class(name) or "", is_photo_name(relative))
-            if kind[1] not in self._known and kind not in self.found:
-                self._unknown += 1
-                if self._unknown > _MOST_NAMES:
-                    kind = (folder, "", kind[2])
-            if relative < self.found.get(kind, f"{relative}\0"):
-                self.found[kind] = relative
-
-
 def _few(names: set[str], classes: Sequence[str]) -> frozenset[str]:
-    return frozenset(names & {*classes}) | frozenset(sorted(names - {*classes})[:_MOST_NAMES])
+    return frozenset(names & {*classes}) | frozenset(sorted(names - {*classes})[:MOST_NAMES])
 
 
 def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, mapped: Map) -> Truth:
@@ -127,7 +103,7 @@ def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, 
         raise UsageError(f"expected a column of labels in each table, found none in {unlabelled}: take it away")
     truth = Truth(classes=tuple(classes), recorded=True)
     if not is_recorded:
-        chosen = sorted(examples.found.values())
+        chosen = examples.relatives
         layout, assigned = assign_classes(chosen, source=source, known=classes, photos=photos)
         class_of = {relative: found[1] for relative, found in zip(chosen, assigned, strict=True) if found}
         names = frozenset(class_of.values())

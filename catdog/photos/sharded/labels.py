@@ -12,40 +12,28 @@ from catdog.cluster.actors import Shared, share
 from catdog.console import say
 from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections
-from catdog.photos.annotations.layout import Layout, carried_class
-from catdog.photos.decoding.formats import is_photo_name
+from catdog.photos.annotations.examples import Examples
+from catdog.photos.annotations.layout import Layout
 from catdog.photos.sources.shards import Shard
 from catdog.storage import files
-
-_Kind = tuple[str, str | None, bool]  # folder, class that the name carries, whether it is that of a photo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
     """What a shard has: the first photo of each kind that layouts tell apart, and the photos that corrections name."""
 
-    examples: dict[_Kind, str]
+    examples: list[str]
     named: dict[str, str]  # path: place below the source
 
 
 def survey(shard: Shard, names: Shared | frozenset[str]) -> Survey:
     """Look over the photos of `shard`; `names` are the paths that corrections may mean."""
     wanted: frozenset[str] = names.get() if isinstance(names, Shared) else names
-    rows = shard.read()
-    examples: dict[_Kind, str] = {}
-    named = {}
-    for path, relative in zip(rows["path"].to_pylist(), rows["relative"].to_pylist(), strict=True):
-        kind = _kind(relative)
-        if relative < examples.get(kind, f"{relative}\0"):
-            examples[kind] = relative
-        if path in wanted:
-            named[path] = relative
-    return Survey(examples=examples, named=named)
-
-
-def _kind(relative: str) -> _Kind:
-    folder, _, name = relative.rpartition("/")
-    return folder, carried_class(name), is_photo_name(relative)
+    rows, examples = shard.read(), Examples()
+    paths, relatives = rows["path"].to_pylist(), rows["relative"].to_pylist()
+    examples.add(relatives)
+    named = {path: relative for path, relative in zip(paths, relatives, strict=True) if path in wanted}
+    return Survey(examples=examples.relatives, named=named)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,13 +89,11 @@ def decide_labels(
 
     `splits` is the text of --splits. Raises UsageError as assign_classes and apply_corrections do.
     """
-    examples: dict[_Kind, str] = {}
-    named: dict[str, str] = {}
+    examples, named = Examples(), dict[str, str]()
     for found in surveys:
-        for kind, relative in found.examples.items():
-            examples[kind] = min(relative, examples.get(kind, relative))
+        examples.add(found.examples)
         named |= found.named
-    relatives = sorted(examples.values())
+    relatives = examples.relatives
     layout, assigned = assign_classes(relatives, source=source, splits=splits, photos=photos)
     for line in layout.notes:
         say(line)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from pyarrow import fs
 
+from catdog.cluster.actors import task_errors
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.photos.sources.files import Photo, open_tree
 from catdog.photos.sources.folders import Found, LeftOut, Scanned, scan_local, scan_remote, unreadable_text, walk_local
@@ -77,10 +78,8 @@ def list_tree(tree: Tree, *, num_cpus: float) -> Listed:
     while running:
         done, running = ray.wait(running)
         for reference in done:
-            try:
+            with task_errors():
                 listed: Listed = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise FailureError(str(error.cause)) from error
             running += [task.remote(tree, folders, files=_FILES_PER_TASK) for folders in listed.left]
             linked += listed.linked
             found.shards.extend(listed.shards)

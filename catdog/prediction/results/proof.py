@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catdog.cluster.actors import task_errors
 from catdog.cluster.connection import connected
 from catdog.console import counted, say
 from catdog.errors import FailureError, UsageError
@@ -58,10 +59,8 @@ def _check_files(out: str, manifest: Mapping[str, Any], rule: LabelRule, cluster
 
     cluster.enter_context(connected())
     task = ray.remote(commit.check_file)
-    try:
+    with task_errors():
         return SetDigest.total(ray.get([task.remote(out, entry, **settings) for entry in entries]))
-    except ray.exceptions.RayTaskError as error:
-        raise FailureError(str(error.cause)) from error
 
 
 def _check_rows(
