@@ -27,11 +27,17 @@ _TIME = r"-(?P<time>\d{13}000000)$"  # nanoseconds that are whole milliseconds, 
 
 
 def let_settle(shards: Iterable[Shard], *, listed: float) -> None:
-    """Wait until the photos of `shards`, all listed by the time.monotonic() `listed`, may be read: 2 s after it."""
-    rest = listed + _STEP_SECONDS - monotonic()
-    # Shards in files are of so many photos that to read them all would take longer.
-    if rest > 0 and any(shard.path or are_fresh(shard.read()["version"], now_ns=time_ns()) for shard in shards):
-        sleep(rest)
+    """Wait until the photos of `shards`, all listed by the time.monotonic() `listed`, may be read.
+
+    Two seconds after it they may, however many they are and whatever their versions.
+    """
+    for shard in shards:
+        rest = listed + _STEP_SECONDS - monotonic()
+        if rest <= 0:
+            return
+        if are_fresh(shard.read()["version"], now_ns=time_ns()):
+            sleep(rest)
+            return
 
 
 def are_fresh(versions: pa.ChunkedArray, *, now_ns: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from time import monotonic, time_ns
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pytest
 from catdog.photos.sources import settling
 from catdog.photos.sources.inputs import INPUTS, find_inputs
 from catdog.photos.sources.settling import are_fresh, let_settle
-from catdog.photos.sources.shards import Shard, cut_into_shards, write_shard
+from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 
 NOON = 1_700_000_000 * 10**9
 
@@ -39,9 +38,7 @@ def shards_of(modified_ns: int) -> list[Shard]:
     return cut_into_shards(pa.table(rows, schema=INPUTS))
 
 
-def test_fresh_photos_are_waited_for_since_they_were_listed_and_no_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_fresh_photos_are_waited_for_since_they_were_listed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(settling, "sleep", waited.append)
     monkeypatch.setattr(settling, "_STEP_SECONDS", 3600.0)
@@ -50,8 +47,12 @@ def test_fresh_photos_are_waited_for_since_they_were_listed_and_no_others(
     let_settle(shards_of(now + 1), listed=monotonic())
     let_settle(shards_of(now), listed=monotonic() - 3600)
     assert waited == []
-    let_settle(shards_of(now), listed=monotonic() - 1800)
-    (shard,) = shards_of(now - 3600 * 10**9)
-    let_settle([write_shard(shard.read(), str(tmp_path))], listed=monotonic() - 1800)  # of many photos
-    assert len(waited) == 2
-    assert all(0 < seconds <= 1800 for seconds in waited)
+    let_settle([*shards_of(now + 1), *shards_of(now), *shards_of(now)], listed=monotonic() - 1800)
+    (seconds,) = waited
+    assert 0 < seconds <= 1800
+
+
+def test_no_shard_is_looked_at_once_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "sleep", lambda _: pytest.fail("it waits"))
+    missing = Shard(first="a", digest=SetDigest(), path="/nowhere/1.parquet")
+    let_settle([missing], listed=monotonic() - 2)
