@@ -112,6 +112,24 @@ def source_kind(key: str) -> fs.FileType:
         raise FailureError(f"cannot reach {key}: {one_line(error)}") from error
 
 
+def version_text(size: int, modified_ns: int | None) -> str:
+    """Return what tells a file's content from another one in its place: its size and modification time."""
+    return str(size) if modified_ns is None else f"{size}-{modified_ns}"
+
+
+def file_version(key: str) -> str | None:
+    """Return the version of the file at `key`, None where it cannot be told: it is missing, or may not be looked at."""
+    try:
+        if is_uri(key):
+            system, inside = _open_in_folder(key)
+            entry = system.get_file_info(inside)
+            return version_text(entry.size, entry.mtime_ns) if entry.is_file else None
+        status = Path(local_path(key)).stat()
+    except (OSError, ValueError):
+        return None
+    return version_text(status.st_size, status.st_mtime_ns)
+
+
 @lru_cache(maxsize=64)
 def is_file(key: str) -> bool:
     """Tell whether a file stands at `key`; asked once a process."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from object_store import ObjectStore
 
 from catdog.errors import ImageError, UsageError
+from catdog.photos.sources import archives, tables
 from catdog.photos.sources import inputs as sources
-from catdog.photos.sources import tables
 from catdog.photos.sources.inputs import find_inputs, list_inputs, part_bounds, read_inputs
 
 
@@ -97,9 +98,56 @@ def test_every_kind_of_source_is_read_by_a_uri_with_options(
     else:
         object_store.put(place.replace("*", "1"), packed(place))
     inputs = list_inputs(object_store.uri(place.rstrip("/")))
+    assert inputs["version"].null_count == (2 if "list" in source else 0)
     assert [relative.rpartition("/")[2] for relative in inputs["relative"].to_pylist()] == ["a?b.jpg", "c#d%20.jpg"]
     assert contents(inputs) == ["a?b.jpg", "c#d%20.jpg"]
     assert contents(find_inputs(inputs["path"].to_pylist())) == ["a?b.jpg", "c#d%20.jpg"]
+
+
+# Versions
+
+
+def pack_one(place: Path, content: bytes, *, modified: int) -> None:
+    """Put a photo of this content at `place`, in what its name says, as if at `modified` seconds."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix == ".parquet":
+        pq.write_table(pa.table({"name": ["a.jpg"], "bytes": [content]}), place)
+    elif place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("a.jpg"), content)
+    elif place.suffix in (".tar", ".gz"):
+        with tarfile.open(place, "w:gz" if place.suffix == ".gz" else "w") as archive:
+            entry = tarfile.TarInfo("a.jpg")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    else:
+        place.write_bytes(content)
+    os.utime(place, (modified, modified))
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("a.jpg", "a.jpg"), ("photos", "photos/a.jpg"), ("photos/*.jpg", "photos/a.jpg"), ("list.txt", "photos/a.jpg"),
+        ("list.csv", "photos/a.jpg"), ("a.zip", "a.zip"), ("a.tar", "a.tar"), ("a.tar.gz", "a.tar.gz"),
+        ("shards", "shards/a.tar"), ("a.parquet", "a.parquet"), ("tables", "tables/a.parquet"),
+    ],
+)  # fmt: skip
+def test_another_photo_of_the_same_size_has_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, place: str
+) -> None:
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "list.txt").write_text("photos/a.jpg\n")
+    (tmp_path / "list.csv").write_text("path\nphotos/a.jpg\n")
+    found = []
+    for modified, content in enumerate([b"cat", b"cat", b"dog"]):
+        pack_one(tmp_path / place, content, modified=10 + modified // 2)
+        archives.forget_archives()
+        found += list_inputs(str(tmp_path / source))["version"].to_pylist()
+    before, same, after = found
+    assert None not in found
+    assert before == same
+    assert before != after
 
 
 # Globs
