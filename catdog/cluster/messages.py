@@ -14,6 +14,7 @@ from typing import Any
 
 NOTICES = "notices"  # lines for the console
 _NAME = "catdog-messages"
+_SHOWN_SECONDS = 0.5
 
 
 class _MessageBoard:
@@ -114,15 +115,20 @@ def show(name: str, state: int | None) -> None:
 
 
 def shown(names: list[str]) -> list[int]:
-    """Return what is shown under those of `names` under which anything is."""
-    return _call("shown", names) or []
+    """Return what is shown under those of `names` under which anything is; [] where the board does not answer soon."""
+    import ray
+
+    # For want of memory Ray ends the board first, and again and again: work must not wait for what is only looked at.
+    with contextlib.suppress(ray.exceptions.GetTimeoutError):
+        return _call("shown", names, timeout=_SHOWN_SECONDS) or []
+    return []
 
 
-def _call(method: str, *arguments: Any) -> Any:
+def _call(method: str, *arguments: Any, timeout: float | None = None) -> Any:
     import ray
 
     sent = _send(method, *arguments)
-    return None if sent is None else ray.get(sent)
+    return None if sent is None else ray.get(sent, timeout=timeout)
 
 
 def _send(method: str, *arguments: Any) -> Any:

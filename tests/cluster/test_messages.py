@@ -3,6 +3,7 @@ import time
 
 import pytest
 import ray
+from ray_processes import find_processes
 
 from catdog.cluster import messages
 
@@ -40,3 +41,14 @@ def test_counters_count_over_all_processes() -> None:
         return messages.count("test of counting")
 
     assert sorted(ray.get([call.remote() for _ in range(3)])) == [1, 2, 3]
+
+
+def test_what_is_only_looked_at_is_not_waited_for() -> None:
+    (board,) = find_processes("ray::_MessageBoard", address=ray.get_runtime_context().gcs_address)
+    messages.post("test of looking", "the board answers")
+    board.suspend()
+    try:
+        assert messages.shown(["photos"]) == []
+    finally:
+        board.resume()
+    assert messages.read("test of looking") == ["the board answers"]
