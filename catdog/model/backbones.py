@@ -7,8 +7,10 @@ tf-keras's own layers only.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catdog.cluster.environment import set_keras_environment
@@ -34,14 +36,42 @@ def build_backbone(name: str, inputs: Any) -> Any:
     `stem_conv` to `top_activation`.
     Raises UsageError for a backbone that the table does not have.
     """
+    tensors = [inputs]
+    for layer in layers_of(name):
+        feeds = [tensors[feed] for feed in layer.feeds]
+        tensors.append(layer.kind.from_config(dict(layer.config))(feeds[0] if len(feeds) == 1 else feeds))
+    return tensors[-1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedLayer:
+    """A layer to be made: one of tf-keras's own classes, its configuration, and what feeds it.
+
+    `feeds` counts the tensors before it: 0 is the input, N is what the layer number N - 1 returns.
+    """
+
+    kind: Any
+    config: Mapping[str, Any]
+    feeds: tuple[int, ...]
+
+
+@functools.cache
+def layers_of(name: str) -> tuple[PlannedLayer, ...]:
+    """Return the layers of the backbone `name`, in an order in which they can be made; the last one is its output.
+
+    The first call builds a network of its own to find them. Under a strategy of several workers each of its variables
+    would be sent around: call it before the strategy's scope.
+    Raises UsageError for a backbone that the table does not have.
+    """
     spec = backbone_spec(name)
     reference = _reference_model(spec)
-    tensors = {id(reference.input): inputs}
+    numbers, found = {id(reference.input): 0}, list[PlannedLayer]()
     for layer in reference.layers[1:]:
         feeds = layer.input if isinstance(layer.input, list) else [layer.input]
-        feeds = [tensors[id(feed)] for feed in feeds]
-        tensors[id(layer.output)] = _standard_layer(layer, spec=spec)(feeds[0] if len(feeds) == 1 else feeds)
-    return tensors[id(reference.output)]
+        kind, config = _standard_form(layer, spec=spec)
+        found.append(PlannedLayer(kind=kind, config=config, feeds=tuple(numbers[id(feed)] for feed in feeds)))
+        numbers[id(layer.output)] = len(found)
+    return tuple(found)
 
 
 def load_pretrained(model: tf_keras.Model, pretrained: Pretrained) -> None:
@@ -114,16 +144,17 @@ def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
     return {**scaled, "se_ratio": None}
 
 
-def _standard_layer(layer: tf_keras.layers.Layer, *, spec: BackboneSpec) -> tf_keras.layers.Layer:
-    """Return a new layer like `layer`, free of the `efficientnet` package's own functions and classes."""
+def _standard_form(layer: tf_keras.layers.Layer, *, spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
+    """Return class and configuration of a layer like `layer`, free of the `efficientnet` package's own."""
     config = layer.get_config()
+    del config["dtype"]  # that of the policy under which the layer is made
     if isinstance(layer, tf_keras.layers.Activation):
         if spec.lite:
-            return tf_keras.layers.ReLU(6.0, name=layer.name)
-        return tf_keras.layers.Activation("swish", name=layer.name)
+            return tf_keras.layers.ReLU, {"max_value": 6.0, "name": layer.name}
+        return tf_keras.layers.Activation, {"activation": "swish", "name": layer.name}
     if isinstance(layer, tf_keras.layers.Dropout):
         # FixedDropout works around a defect that Dropout has not had since TensorFlow 2.1.
-        return tf_keras.layers.Dropout.from_config(config)
+        return tf_keras.layers.Dropout, config
     if layer.name.endswith("se_reduce"):
         config["activation"] = "swish"
-    return type(layer).from_config(config)
+    return type(layer), config
