@@ -14,6 +14,7 @@ import pytest
 from heard import heard
 from made_photos import draw_photo
 from object_store import ObjectStore
+from outcomes import check_outcomes
 from PIL import Image
 
 from catdog import load_classifier
@@ -21,6 +22,8 @@ from catdog.command_line.settings import build_config
 from catdog.config import RECIPE_DEFAULTS, TrainConfig
 from catdog.errors import FailureError, UsageError
 from catdog.features.cache import write_part
+from catdog.model.backbone_specs import backbone_spec
+from catdog.model.weights.hdf5_file import write_tensors
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import ingest
@@ -67,19 +70,6 @@ def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, dict, list]) ->
     assert diagnosis["worst"] == []
     assert diagnosis["evaluations"]["unfrozen"]["test"]["photos"] == 8
     assert json.loads((run_dir / "report.json").read_text()) == report
-
-
-def check_outcomes(run_dir: Path, report: dict) -> None:
-    """Every validation and test photo has one row, and the rows give the scores of report.json."""
-    manifest = pq.read_table(run_dir / "manifest" / "manifest.parquet").to_pylist()
-    known = {row["path"]: (row["split"], row["class"]) for row in manifest if row["split"] in ("validation", "test")}
-    for stage in ("frozen", "unfrozen"):
-        rows = pq.read_table(run_dir / stage / "predictions.parquet").to_pylist()
-        assert {row["path"]: (row["split"], row["true"]) for row in rows} == known
-        assert len(rows) == len(known)
-        for split in ("validation", "test"):
-            chances = [row[f"p_{row['true']}"] for row in rows if row["split"] == split]
-            assert -np.log(chances).mean() == pytest.approx(report["stages"][stage][split]["loss"], abs=1e-4)
 
 
 def test_each_stage_leaves_a_row_for_every_validation_and_test_photo(finished: tuple[Path, dict, list]) -> None:
@@ -221,32 +211,18 @@ def test_a_mistake_leaves_no_trace_in_the_run_directory(ray_session: None, photo
     assert not (tmp_path / "run").exists()
 
 
-def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
-    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
-) -> None:
-    _, one, _ = finished
-    two, lines = run(
-        photo_folder, tmp_path / "two", **{"cluster.workers": 2, "cache_budget_gib": 0.00001}
-    )  # fmt: skip
-    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 unfrozen; "
-    assert f"{plan}stored in the folder {tmp_path}/two." in lines
-    assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
-    check_outcomes(tmp_path / "two", two)
-    for stage in ("frozen", "unfrozen"):
-        assert two["stages"][stage]["epochs"] == one["stages"][stage]["epochs"]
-        assert two["stages"][stage]["test"]["accuracy"] == 1.0
-        # Other batches of the same global size, so near and not equal.
-        assert two["stages"][stage]["test"]["loss"] == pytest.approx(one["stages"][stage]["test"]["loss"], abs=0.1)
-
-
 def b0_weights(folder: Path) -> str:
-    """A weights file as the efficientnet package's own model saves it."""
-    import tf_keras
-    from efficientnet import model as efficientnet
-
-    modules = {name: getattr(tf_keras, name) for name in ("backend", "layers", "models", "utils")}
-    network = efficientnet.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3), **modules)
-    network.save_weights(str(folder / "b0_notop.h5"))
+    """A weights file of a B0 that has learnt nothing, made without TensorFlow."""
+    random, tensors = np.random.default_rng(0), {}
+    for layer, shapes in backbone_spec("efficientnet-b0").tensor_shapes().items():
+        tensors[layer] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            if name in ("gamma", "moving_variance"):
+                tensors[layer][name] += 1
+            elif name.endswith("kernel"):
+                inputs = np.prod(shape[:2] if name.startswith("depthwise") else shape[:3])
+                tensors[layer][name] += random.normal(0, inputs**-0.5, shape)
+    (folder / "b0_notop.h5").write_bytes(write_tensors(tensors))
     return str(folder / "b0_notop.h5")
 
 
@@ -258,25 +234,28 @@ def test_the_article_s_recipe_trains_the_whole_of_b0_from_a_weights_file(
         photo_folder, tmp_path / "article",
         **{
             **RECIPE_DEFAULTS["article"], "recipe": "article", "weights": weights, "train_per_class": 4,
-            "validation_per_class": 4, "test_per_class": 0, "frozen.epochs": 2, "unfrozen.epochs": 1,
+            "validation_per_class": 4, "test_per_class": 0, "frozen.epochs": 1, "unfrozen.epochs": 1,
             "unfrozen.unfreeze_from": "input",
         },
     )  # fmt: skip
     card = json.loads((tmp_path / "article" / "unfrozen" / "model" / "card.json").read_text())
     assert (card["backbone"], card["pooling"], card["input_scale"]) == ("efficientnet-b0", "max", [1 / 255] * 3)
-    assert {name: stage["epochs"] for name, stage in report["stages"].items()} == {"frozen": 2, "unfrozen": 1}
+    assert {name: stage["epochs"] for name, stage in report["stages"].items()} == {"frozen": 1, "unfrozen": 1}
     assert "test" not in report["stages"]["frozen"]
 
 
-def test_a_run_on_an_object_store_that_is_busy_now_and_then_ends_as_one_on_a_disk(
-    ray_session: None, photo_folder: Path, object_store: ObjectStore
+def test_a_stream_from_an_object_store_that_is_busy_now_and_then_trains_as_a_cache_on_a_disk_does(
+    finished: tuple[Path, dict, list], photo_folder: Path, object_store: ObjectStore
 ) -> None:
     object_store.put_folder("train/photos", photo_folder)
     photos, run_dir = object_store.uri("train/photos"), object_store.uri("train/run")
     with object_store.busy():
-        report, _ = run(photos, run_dir, **{"unfrozen.epochs": 0})
-    assert report["stages"]["frozen"]["test"]["accuracy"] == 1.0
+        report, lines = run(photos, run_dir, **{"unfrozen.epochs": 0, "cache_budget_gib": 0.00001})
+    assert any(line.startswith("The frozen stage streams its features") for line in lines)
     assert {"report.html", "report.json", "model/card.json", "model/weights.h5"} <= set(object_store.keys("train/run"))
+    found, wanted = (told["stages"]["frozen"]["test"] for told in (report, finished[1]))
+    assert found["accuracy"] == 1.0
+    assert found["loss"] == pytest.approx(wanted["loss"], abs=0.05)
 
 
 def copy_run(finished: Path, folder: Path, spoil: Callable[[Path], None]) -> None:

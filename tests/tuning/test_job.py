@@ -218,12 +218,19 @@ def test_a_search_that_learns_runs_and_goes_on(
     assert all(1e-4 <= found[number]["values"]["frozen.c"] <= 1 for number in found.keys() - {0})
 
 
-def test_a_distributed_trial_is_a_trainer_of_its_own(finished: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_a_distributed_trial_is_a_trainer_of_its_own_and_ends_as_one_of_a_single_process(
+    finished: Path, photo_folder: Path, tmp_path: Path
+) -> None:
     sweep(
         photo_folder, tmp_path, trials=1, features=str(finished / "features"), **BOTH, **{"cluster.workers": 2},
     )  # fmt: skip
     (record,) = records(tmp_path).values()
     assert (record["status"], record["epochs"]) == ("finished", 4)
+    alone = records(finished)[0]
+    assert record["values"] == alone["values"]
+    # Other batches of the same global size, so near and not equal.
+    for stage, wanted in alone["stages"].items():
+        assert record["stages"][stage]["loss"] == pytest.approx(wanted["loss"], abs=0.2)
     assert sorted(path.name for path in (tmp_path / "trials/00000").iterdir()) == ["model", "trial.json"]
     assert read_card(str(tmp_path / "model"))["dropout"] == record["values"]["dropout"]
 
