@@ -28,6 +28,7 @@ _QUIET = {
     "TF_ENABLE_ONEDNN_OPTS": "1",  # its value is the default; naming it silences a line about it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asked for by a warning of Ray's
     "PYTHONWARNINGS": "ignore",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # with their tracebacks; our own line tells of a lost trial
 }
 
 

@@ -68,6 +68,12 @@ def test_ctrl_c_ends_a_sweep_as_it_ends_any_job(own_environment: None, own_level
     assert worker_environment()["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
 
 
+def test_a_lost_trial_is_our_one_line_and_no_traceback_of_ray_s(own_environment: None, own_levels: None) -> None:
+    prepare_environment(verbose=False)
+    assert "TUNE_PRINT_ALL_TRIAL_ERRORS" in TUNE_ENV_VARS
+    assert os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] == "0"
+
+
 def test_a_call_after_the_end_of_the_connection_starts_no_ray(own_environment: None, own_levels: None) -> None:
     prepare_environment(verbose=False)
     program = "import ray\ntry:\n    ray.put(1)\nexcept Exception as error:\n    print(type(error).__name__)"

@@ -204,6 +204,7 @@ def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, killed: Job, photo_fo
     assert "wins, 4 at once on 1 CPU each; 2 trunk actors (2 threads each), " in output
     assert LOST_NODE in output
     assert " was lost and runs again: " in output
+    assert "Traceback" not in output
     ended = [json.loads(path.read_text())["status"] for path in sweep.run_dir.glob("trials/*/trial.json")]
     assert ended == ["finished"] * 4
 
