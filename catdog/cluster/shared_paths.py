@@ -29,6 +29,7 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
     if not others or not (written or read):
         return
     marks = {flag: Path(place) / f".catdog-{uuid.uuid4().hex}" for flag, place in written.items()}
+    made = [mark.parent for mark in marks.values() if not mark.parent.exists()]
     for mark in marks.values():
         files.make_directory(str(mark.parent))
         mark.touch()
@@ -39,9 +40,9 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
         for mark in marks.values():
             mark.unlink(missing_ok=True)
     for node, flags in missing.items():
-        for mark in marks.values():
-            with contextlib.suppress(OSError):  # what was made for the question alone
-                mark.parent.rmdir()
+        for folder in made:  # for the question alone
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise UsageError(
             f"{flags[0]} {({**written, **read})[flags[0]]}: expected a place that all nodes of the cluster share, but "
             f"it is not visible on {node}; give a URI (s3://…, gs://…) or a folder that is mounted on all of them"

@@ -348,6 +348,7 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path:
         "            said.append(check_shared(written={'--run-dir': run_dir}, read={'--photos': photos}))\n"
         "        except UsageError as error:\n"
         "            said.append(error)\n"
+        "            assert os.path.isdir(common)  # the user's own, though it is empty\n"
         "print(*said, sep='\\n')\n"
     )
     own, common = tmp_path / "own", tmp_path / "common"
