@@ -31,7 +31,7 @@ from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
-from catdog.photos.sources.opening import source_kind
+from catdog.photos.sources.opening import look_at_source
 from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
 from catdog.photos.sources.tables import TableColumns
@@ -52,7 +52,7 @@ def is_one_photo(config: PredictConfig) -> bool:
     name = files.split_query(key)[0].lower()
     if name.endswith((*LIST_SUFFIXES, TABLE_SUFFIX)) or archive_kind(name):
         return False
-    return bool(source_kind(key) == fs.FileType.File)
+    return bool(look_at_source(key)[0] == fs.FileType.File)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

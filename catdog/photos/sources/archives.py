@@ -26,7 +26,7 @@ import pyarrow as pa
 from catdog.console import say
 from catdog.errors import ImageError, UsageError, one_line
 from catdog.photos.sources.folders import is_hidden
-from catdog.photos.sources.opening import describe_stranger, file_version, open_file
+from catdog.photos.sources.opening import describe_stranger, look_at, open_file
 from catdog.storage.files import cache_directory, split_query
 
 ZIP_SUFFIXES = (".zip",)
@@ -167,9 +167,9 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _list_tar(path: str) -> list[Member]:
+    # A tar has no checksums of its members, so all of them change with it: with what stood there before it was opened.
+    _, version = look_at(path)
     _, places = _open_tar(path)
-    # A tar has no checksums of its members, so all of them change with it.
-    version = file_version(path)
     found = [
         Member(name, relative, f"{at}-{size}-{version}")
         for name, (at, size) in places.items()

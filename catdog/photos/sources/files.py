@@ -30,7 +30,7 @@ from catdog.photos.sources.archives import (
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
-from catdog.photos.sources.opening import file_kind, file_version, is_file, open_file, open_folder
+from catdog.photos.sources.opening import is_file, look_at, open_file, open_folder
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
@@ -84,13 +84,13 @@ def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
     escape = escape_uri if is_uri(base) else str
     left_out = LeftOut()
     try:
-        kind = wait_out(lambda: file_kind(base + query), where=source)
+        kind, version = wait_out(lambda: look_at(base + query), where=source)
         if kind == fs.FileType.NotFound:
             raise UsageError(f"expected photos at {key_of_name(source)}, found nothing there: check the path")
         if kind == fs.FileType.Unknown:
             raise UsageError(f"expected photos at {key_of_name(source)}, found a pipe, socket or device")
         if kind == fs.FileType.File and not archive_kind(base):
-            return [Photo(base + query, last_name(base), file_version(base + query))]
+            return [Photo(base + query, last_name(base), version)]
         if kind == fs.FileType.File:
             members = wait_out(lambda: list_members(base + query), where=source)
             photos = [Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members]

@@ -15,7 +15,7 @@ from pyarrow import fs
 from catdog.console import say
 from catdog.errors import one_line
 from catdog.photos.sources.keys import key_of_name
-from catdog.photos.sources.opening import version_text
+from catdog.photos.sources.opening import version_of
 from catdog.storage.ownership import is_ours
 
 # Folders that systems and programs make among people's photos, in lower case; a leading dot hides a name anyway.
@@ -108,7 +108,7 @@ def scan_remote(system: fs.FileSystem, root: str, below: str) -> Scanned:
         if is_hidden(entry.base_name):
             continue
         if entry.is_file:
-            found.files.append(Found(relative, version_text(entry.size, entry.mtime_ns)))
+            found.files.append(Found(relative, version_of(entry.size, entry.mtime_ns)))
         elif entry.type == fs.FileType.Directory:
             found.folders.append(relative)
     return found
@@ -184,7 +184,7 @@ def _version(entry: os.DirEntry[str]) -> str | None:
         status = entry.stat()
     except OSError:
         return None
-    return version_text(status.st_size, status.st_mtime_ns)
+    return version_of(status.st_size, status.st_mtime_ns)
 
 
 def walk_remote(system: fs.FileSystem, root: str, left_out: LeftOut) -> Iterator[Found]:

@@ -20,7 +20,7 @@ from catdog.photos.sources.files import Photo, list_files, list_photos, read_pho
 from catdog.photos.sources.keys import as_key, last_name
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
-from catdog.photos.sources.opening import file_version, source_kind
+from catdog.photos.sources.opening import look_at_source
 from catdog.photos.sources.tables import TableColumns
 from catdog.storage import files
 
@@ -55,11 +55,11 @@ def list_inputs(
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
-    kind, name = source_kind(path), files.split_query(path)[0].lower()
+    (kind, version), name = look_at_source(path), files.split_query(path)[0].lower()
     if kind == fs.FileType.File and name.endswith(LIST_SUFFIXES):
         photos = read_list(path)
     elif kind == fs.FileType.File and tables.is_table(name):
-        photos = [Photo(path, last_name(files.split_query(path)[0]), file_version(path))]
+        photos = [Photo(path, last_name(files.split_query(path)[0]), version)]
     elif kind == fs.FileType.NotFound and is_glob(path):
         photos = _expand_archives(_match(path))
     else:

@@ -10,7 +10,7 @@ from catdog.errors import CatdogError, UsageError, one_line
 from catdog.photos.annotations.csv_table import read_csv_table
 from catdog.photos.sources.files import Photo
 from catdog.photos.sources.keys import as_key, escape_uri, local_path
-from catdog.photos.sources.opening import file_version
+from catdog.photos.sources.opening import look_at
 from catdog.storage.files import absolute, is_uri, read_bytes, refuse_secrets, split_query
 
 SUFFIXES = (".txt", ".csv", ".tsv")
@@ -34,11 +34,16 @@ def read_list(path: str) -> list[Photo]:
     _hint(names, keys)
     places = {key: unquote(split_query(key)[0]) if is_uri(key) else key for key in sorted(keys)}
     common = os.path.commonprefix(list(places.values())).rpartition("/")[0]  # noqa: RUF071 - URIs are among them
-    return [
-        # To ask a store for each of them would be a request a photo.
-        Photo(key, place[len(common) + 1 :] if common else place, None if is_uri(key) else file_version(key))
-        for key, place in places.items()
-    ]
+    return [Photo(key, place[len(common) + 1 :] if common else place, _version(key)) for key, place in places.items()]
+
+
+def _version(key: str) -> str | None:
+    if is_uri(key):
+        return None  # to ask the store for each of them would be a request a photo
+    try:
+        return look_at(key)[1]
+    except OSError:
+        return None  # what cannot be looked at is an error row once it is read
 
 
 def _place(folder: str, name: str, query: str) -> str:

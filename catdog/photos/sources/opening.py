@@ -83,57 +83,50 @@ def describe_stranger(key: str, error: Exception) -> str:
     return f"one that cannot be read ({one_line(error)}): get it again"
 
 
-def file_kind(key: str) -> fs.FileType:
-    """Return what stands at a key or the path of a folder; OSError as the file system raises it."""
+def look_at(key: str) -> tuple[fs.FileType, str | None]:
+    """Return what stands at a key or the path of a folder, and the version of a file.
+
+    OSError as the file system raises it.
+    """
     if is_uri(key):
         system, inside = open_folder(key)
-        return system.get_file_info(inside).type
+        entry = system.get_file_info(inside)
+        return entry.type, version_of(entry.size, entry.mtime_ns) if entry.is_file else None
     try:
-        mode = Path(local_path(key)).stat().st_mode
+        status = Path(local_path(key)).stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return fs.FileType.NotFound
+        return fs.FileType.NotFound, None
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        return fs.FileType.NotFound
-    if stat.S_ISDIR(mode):
-        return fs.FileType.Directory
-    return fs.FileType.File if stat.S_ISREG(mode) else fs.FileType.Unknown
+        return fs.FileType.NotFound, None
+    if stat.S_ISDIR(status.st_mode):
+        return fs.FileType.Directory, None
+    if stat.S_ISREG(status.st_mode):
+        return fs.FileType.File, version_of(status.st_size, status.st_mtime_ns)
+    return fs.FileType.Unknown, None
 
 
-def source_kind(key: str) -> fs.FileType:
-    """Return what stands at a key or the path of a folder; an outage of its store is waited out.
-
-    Raises FailureError when that cannot be told.
-    """
-    try:
-        return wait_out(lambda: file_kind(key), where=key)
-    except OSError as error:
-        raise FailureError(f"cannot reach {key}: {one_line(error)}") from error
-
-
-def version_text(size: int, modified_ns: int | None) -> str:
+def version_of(size: int, modified_ns: int | None) -> str:
     """Return what tells a file's content from another one in its place: its size and modification time."""
     return str(size) if modified_ns is None else f"{size}-{modified_ns}"
 
 
-def file_version(key: str) -> str | None:
-    """Return the version of the file at `key`, None where it cannot be told: it is missing, or may not be looked at."""
+def look_at_source(key: str) -> tuple[fs.FileType, str | None]:
+    """Return what `look_at` does; an outage of its store is waited out.
+
+    Raises FailureError when that cannot be told.
+    """
     try:
-        if is_uri(key):
-            system, inside = _open_in_folder(key)
-            entry = system.get_file_info(inside)
-            return version_text(entry.size, entry.mtime_ns) if entry.is_file else None
-        status = Path(local_path(key)).stat()
-    except (OSError, ValueError):
-        return None
-    return version_text(status.st_size, status.st_mtime_ns)
+        return wait_out(lambda: look_at(key), where=key)
+    except OSError as error:
+        raise FailureError(f"cannot reach {key}: {one_line(error)}") from error
 
 
 @lru_cache(maxsize=64)
 def is_file(key: str) -> bool:
     """Tell whether a file stands at `key`; asked once a process."""
-    return bool(file_kind(key) == fs.FileType.File)
+    return bool(look_at(key)[0] == fs.FileType.File)
 
 
 @lru_cache(maxsize=64)

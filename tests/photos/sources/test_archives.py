@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from catdog.errors import ImageError, UsageError
+from catdog.errors import FailureError, ImageError, UsageError
+from catdog.photos.sources import archives
 from catdog.photos.sources.files import list_photos, read_photo
 from catdog.photos.sources.inputs import list_inputs, read_inputs
 
@@ -198,3 +199,16 @@ def test_threads_read_members_of_one_archive_at_once(tmp_path: Path, name: str, 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(read_photo, [photo.path for photo in photos]))
     assert all(content == members[photo.relative] for photo, content in zip(photos, found, strict=True))
+
+
+def test_a_tar_whose_version_cannot_be_told_is_no_tar_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"1.jpg": b"cat"}))
+
+    def refuse(key: str) -> None:
+        raise OSError("the store does not answer")
+
+    monkeypatch.setattr(archives, "look_at", refuse)
+    with pytest.raises(FailureError, match="the store does not answer"):  # else all its photos would count as changed
+        list_photos(str(tmp_path / "a.tar"))

@@ -41,7 +41,7 @@ def test_a_store_that_is_gone_ends_the_listing_in_one_line(monkeypatch: pytest.M
         raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation:\ncurlCode: 7")  # after 6 s of its own
 
     monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(opening, "file_kind", refuse)
+    monkeypatch.setattr(opening, "look_at", refuse)
     with pytest.raises(FailureError, match=r"^cannot reach s3://b/p for 0 s: .*; run the same command to resume$"):
         list_inputs("s3://b/p")
 
