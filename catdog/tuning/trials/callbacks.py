@@ -16,7 +16,7 @@ from catdog.storage import files
 from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import Record, checkpoint_path, model_path, record_text, write_record
 from catdog.tuning.selection import choose_winner, objective, record_scores
-from catdog.tuning.trials.checkpoint import take_checkpoint
+from catdog.tuning.trials.checkpoint import move_checkpoint
 from catdog.tuning.trials.distributed import collect_distributed
 
 MAX_FAILURES = 1  # of a trial's process; after more the trial counts as failed
@@ -68,9 +68,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
         if self._sweep.base.cluster.workers:
             found.update(collect_distributed(self._sweep, values, number))
         elif trial.checkpoint is not None:
-            files.write_bytes(
-                checkpoint_path(self._sweep.run_dir, number, found["stage"]), take_checkpoint(trial.checkpoint)
-            )
+            move_checkpoint(trial.checkpoint, checkpoint_path(self._sweep.run_dir, number, found["stage"]))
         record = merge_record(before, found, number=number, values=values, metric=self._sweep.metric)
         if record["status"] == "stopped" and self._is_late():
             record["reason"] = TIME_BUDGET

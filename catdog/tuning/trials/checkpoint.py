@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from ray.tune import Checkpoint
 
+from catdog.storage import files
+
 _FILE = "trial.npz"
 
 
@@ -61,12 +63,11 @@ class TrialCheckpoint:
             yield Checkpoint.from_directory(folder)
 
 
-def take_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Return the content of a checkpoint that `for_ray_tune` made, and delete Ray Tune's copy of it.
+def move_checkpoint(checkpoint: Checkpoint, path: str) -> None:
+    """Put the content of a checkpoint that `for_ray_tune` made at `path`, then delete Ray Tune's copy of it.
 
     A trial that has ended needs it no more, and Ray Tune would keep those of all trials to the end of the sweep.
     """
     with checkpoint.as_directory() as folder:
-        content = Path(folder, _FILE).read_bytes()
+        files.write_bytes(path, Path(folder, _FILE).read_bytes())
     checkpoint.filesystem.delete_dir(checkpoint.path)
-    return content
