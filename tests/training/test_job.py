@@ -211,6 +211,24 @@ def test_a_mistake_leaves_no_trace_in_the_run_directory(ray_session: None, photo
     assert not (tmp_path / "run").exists()
 
 
+def test_two_workers_and_a_stream_train_as_one_worker_and_a_cache_do(
+    finished: tuple[Path, dict, list], photo_folder: Path, tmp_path: Path
+) -> None:
+    _, one, _ = finished
+    two, lines = run(
+        photo_folder, tmp_path / "two", **{"cluster.workers": 2, "cache_budget_gib": 0.00001}
+    )  # fmt: skip
+    plan = "Plan: 2 train workers on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 unfrozen; "
+    assert f"{plan}stored in the folder {tmp_path}/two." in lines
+    assert any(line.startswith("The unfrozen stage streams its features") for line in lines)
+    check_outcomes(tmp_path / "two", two)
+    for stage in ("frozen", "unfrozen"):
+        assert two["stages"][stage]["epochs"] == one["stages"][stage]["epochs"]
+        assert two["stages"][stage]["test"]["accuracy"] == 1.0
+        # Other batches of the same global size, so near and not equal.
+        assert two["stages"][stage]["test"]["loss"] == pytest.approx(one["stages"][stage]["test"]["loss"], abs=0.1)
+
+
 def b0_weights(folder: Path) -> str:
     """A weights file of a B0 that has learnt nothing, made without TensorFlow."""
     random, tensors = np.random.default_rng(0), {}

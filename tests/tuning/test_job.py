@@ -280,8 +280,9 @@ def test_a_sweep_whose_driver_is_killed_goes_on(heads: tuple[Path, list[str]], p
     process.wait()
     before = records(start)
     assert before
-    sweep(photo_folder, start, features=str(heads[0] / "features"), trials=24, **HEADS)
-    assert f"Resuming: {len(before)} of 24 trials were finished before." in SAID
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
+    assert f"Resuming: {len(before)} of 24 trials were finished before." in ended.stdout
     after = records(start)
     assert set(after) == set(range(24))
     assert {number: after[number] for number in before} == before
