@@ -1,12 +1,14 @@
 """Outcomes: a stage's predictions on held-out photos, validation and test, one row per photo.
 
-Each stage writes `predictions.parquet`; all scores of the report are computed from these rows.
+Each stage writes `predictions.parquet`; all scores of the report are computed from these rows. There may be millions:
+they are read a row group at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,14 @@ import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.storage import files
+from catdog.storage.outages import wait_out
 from catdog.storage.schemas import check_schema, outcome_schema
 
 OUTCOMES_FILE = "predictions.parquet"
+_STRETCH_ROWS = 65_536  # of a row group
+_SHOWN = ["path", "split", "true", "label", "probability"]
+
+T = TypeVar("T")
 
 
 def build_outcomes(
@@ -40,44 +47,101 @@ def build_outcomes(
 def write_outcomes(directory: str, rows: pa.Table) -> None:
     """Write predictions.parquet into the stage's `directory`, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink)
+    pq.write_table(rows, sink, row_group_size=_STRETCH_ROWS)
     files.write_bytes(files.join(directory, OUTCOMES_FILE), sink.getvalue())
 
 
-def read_outcomes(directory: str, *, classes: Sequence[str]) -> pa.Table | None:
-    """Return the rows that a stage left in `directory`; None where an earlier version of catdog trained it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """The outcomes in the file at `path`: each method reads them anew, and holds a stretch of them at a time.
 
-    Raises FailureError when the file is damaged or of other columns.
+    All methods raise FailureError when the file is damaged or of other columns.
     """
+
+    path: str
+    classes: tuple[str, ...]
+
+    def stretches(self) -> Iterator[pa.Table]:
+        """Yield the rows, in their order."""
+        system, inside = files.open_filesystem(self.path)
+        with self._named(lambda: system.open_input_file(inside)) as stream:
+            file = self._named(lambda: pq.ParquetFile(stream))
+            for group in range(file.num_row_groups):
+                rows = self._named(lambda group=group: file.read_row_group(group))  # type: ignore[misc]
+                yield check_schema(rows, outcome_schema(self.classes), where=self.path)
+
+    def by_split(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Yield (split, true labels, probabilities), as `select_split` has them, of each stretch and split in it."""
+        for rows in self.stretches():
+            for split in pc.unique(rows["split"]).to_pylist():
+                yield split, *select_split(rows, split, classes=self.classes)
+
+    def first(self, split: str, *, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (true labels, probabilities) of the first `rows` of `split`, or a stretch more.
+
+        Rows are in the order of the photos' digests, so these are a random sample.
+        """
+        found = [select_split(outcome_schema(self.classes).empty_table(), split, classes=self.classes)]
+        for name, labels, probabilities in self.by_split():
+            if name == split:
+                found.append((labels, probabilities))
+                if sum(len(each) for each, _ in found) >= rows:
+                    break
+        return np.concatenate([labels for labels, _ in found]), np.concatenate([each for _, each in found])
+
+    def worst(self, *, limit: int) -> pa.Table:
+        """Return the wrong rows, most confident first, at most `limit`."""
+        return self._extreme((rows.filter(_is_wrong(rows)) for rows in self.stretches()), "descending", limit)
+
+    def least_confident(self, *, limit: int) -> pa.Table:
+        """Return the rows of the lowest confidence, correct or not, at most `limit`."""
+        return self._extreme(self.stretches(), "ascending", limit)
+
+    def _extreme(self, stretches: Iterable[pa.Table], order: str, limit: int) -> pa.Table:
+        found = outcome_schema(self.classes).empty_table()
+        for rows in stretches:
+            both = pa.concat_tables([found, rows])
+            found = both.sort_by([("probability", order), ("path", "ascending")]).slice(0, limit)
+        return found
+
+    def _named(self, read: Callable[[], T]) -> T:
+        try:
+            return wait_out(read, where=self.path)
+        except (OSError, pa.ArrowException) as error:
+            raise FailureError(f"{self.path} cannot be read: {one_line(error)}") from error
+
+
+def find_outcomes(directory: str, *, classes: Sequence[str]) -> Outcomes | None:
+    """Return the outcomes that a stage left in `directory`; None where an earlier version of catdog trained it."""
     path = files.join(directory, OUTCOMES_FILE)
-    if not files.exists(path):
+    return Outcomes(path=path, classes=tuple(classes)) if files.exists(path) else None
+
+
+def read_outcomes(directory: str, *, classes: Sequence[str]) -> pa.Table | None:
+    """Return all rows of `find_outcomes`; None where it finds none. Raises FailureError as Outcomes does."""
+    outcomes = find_outcomes(directory, classes=classes)
+    if outcomes is None:
         return None
-    try:
-        rows = pq.read_table(pa.BufferReader(files.read_bytes(path)))
-    except (OSError, pa.ArrowException) as error:
-        raise FailureError(f"{path} cannot be read: {one_line(error)}") from error
-    return check_schema(rows, outcome_schema(classes), where=path)
+    return pa.concat_tables([outcome_schema(classes).empty_table(), *outcomes.stretches()])
 
 
 def select_split(rows: pa.Table, split: str, *, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return (true labels (N,) int64, probabilities (N, classes) float64) of the rows of `split`."""
     chosen = rows.filter(pc.equal(rows["split"], split))
     labels = pc.index_in(chosen["true"], pa.array(classes)).to_numpy().astype(np.int64)
-    return labels, np.stack([chosen[f"p_{name}"].to_numpy().astype(np.float64) for name in classes], axis=1)
+    return labels, probabilities_of(chosen, classes=classes)
 
 
-def worst_outcomes(rows: pa.Table, *, limit: int) -> list[dict[str, Any]]:
-    """Return the wrong rows, most confident first, at most `limit`: path, split, true, label, probability."""
-    wrong = rows.filter(pc.not_equal(rows["true"], rows["label"]))
-    return _brief(wrong, order="descending", limit=limit)
+def probabilities_of(rows: pa.Table, *, classes: Sequence[str]) -> np.ndarray:
+    """Return the probabilities (N, classes) float64 of `rows`."""
+    return np.stack([rows[f"p_{name}"].to_numpy().astype(np.float64) for name in classes], axis=1)
 
 
-def least_confident_outcomes(rows: pa.Table, *, limit: int) -> list[dict[str, Any]]:
-    """Return the rows of the lowest confidence, correct or not, at most `limit`; columns as `worst_outcomes`."""
-    return _brief(rows, order="ascending", limit=limit)
+def brief(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return path, split, true, label and probability of each of `rows`."""
+    found: list[dict[str, Any]] = rows.select(_SHOWN).to_pylist()
+    return found
 
 
-def _brief(rows: pa.Table, *, order: str, limit: int) -> list[dict[str, Any]]:
-    ordered = rows.sort_by([("probability", order), ("path", "ascending")]).slice(0, limit)
-    found: list[Mapping[str, Any]] = ordered.select(["path", "split", "true", "label", "probability"]).to_pylist()
-    return [dict(row) for row in found]
+def _is_wrong(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.not_equal(rows["true"], rows["label"])

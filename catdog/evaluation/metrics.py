@@ -15,7 +15,7 @@ import numpy as np
 
 from catdog.console import table_text
 from catdog.errors import UsageError
-from catdog.evaluation.sums import BINS, ScoreSums, bin_sums, score_sums
+from catdog.evaluation.sums import ScoreSums, score_sums
 from catdog.storage.schemas import UNSURE
 
 _MAX_CLASSES = 12  # that a console has room for; of more the worst are listed
@@ -137,7 +137,7 @@ def evaluate_sums(sums: ScoreSums, *, classes: Sequence[str]) -> Evaluation:
         accuracy_of_sure=correct / sure if sure else None,
         balanced_accuracy=math.fsum(recalls) / len(recalls),
         log_loss=sums.loss / photos,
-        calibration_error=_mean_distance(sums.bins),
+        calibration_error=expected_calibration_error(sums.bins),
         confusion=tuple(tuple(row) for row in sums.confusion.tolist()),
         by_class=by_class,
     )
@@ -170,31 +170,29 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def reliability_bins(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> list[dict[str, float]]:
-    """Return for each bin of the confidence that has photos: low, high, count, mean probability, accuracy.
+def reliability_bins(bins: np.ndarray) -> list[dict[str, float]]:
+    """Return for each bin of the confidence that has photos: low, high, photos, mean confidence, accuracy.
 
-    The confidence is a row's greatest probability. `probabilities` is (N, classes), `correct` (N,) bool. Bins are of
-    equal width and closed above (Guo et al. 2017).
+    The confidence is a row's greatest probability; `bins` is what sums.bin_sums gives.
     """
-    counts, sums, hits = bin_sums(probabilities.max(axis=1), correct, bins=bins)
+    counts, sums, hits = bins
     return [
         {
-            "low": place / bins,
-            "high": (place + 1) / bins,
-            "count": int(counts[place]),
-            "probability": float(sums[place] / counts[place]),
+            "low": place / len(counts),
+            "high": (place + 1) / len(counts),
+            "photos": int(counts[place]),
+            "confidence": float(sums[place] / counts[place]),
             "accuracy": float(hits[place] / counts[place]),
         }
         for place in np.flatnonzero(counts).tolist()
     ]
 
 
-def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray, *, bins: int = BINS) -> float:
-    """Return the mean distance of accuracy from confidence over the bins, weighted by photos (Guo et al. 2017)."""
-    return _mean_distance(bin_sums(probabilities.max(axis=1), correct, bins=bins))
+def expected_calibration_error(bins: np.ndarray) -> float:
+    """Return the mean distance of accuracy from confidence over the bins, weighted by photos (Guo et al. 2017).
 
-
-def _mean_distance(bins: np.ndarray) -> float:
+    `bins` is what sums.bin_sums gives.
+    """
     counts, sums, hits = bins
     there = counts > 0
     distances = counts[there] * np.abs(hits[there] / counts[there] - sums[there] / counts[there])

@@ -77,6 +77,7 @@ class _TensorflowTrunk:
             # Keras hands back the bare tensor of a model with one output.
             lambda images: tf.nest.flatten(network(images, training=False)),
             input_signature=[tf.TensorSpec((None, spec.image_size, spec.image_size, 3), tf.uint8)],
+            autograph=False,  # it would leave files in TMPDIR
         )
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:

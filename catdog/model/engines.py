@@ -141,6 +141,7 @@ class TensorflowEngine:
         self._run = tf.function(
             lambda images: network(images, training=False),
             input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8)],
+            autograph=False,  # it would leave files in TMPDIR
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

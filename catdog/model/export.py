@@ -148,6 +148,7 @@ def _serving_function(classifier: Any) -> Any:
     module.serve = tf.function(
         lambda image: {"probabilities": network(image, training=False)},
         input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")],
+        autograph=False,  # it would leave files in TMPDIR
     )
     return module
 

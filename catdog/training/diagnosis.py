@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.evaluation.calibration import Temperature, apply_temperature, choose_temperature
-from catdog.evaluation.held_out import least_confident_outcomes, read_outcomes, select_split, worst_outcomes
+from catdog.evaluation.held_out import Outcomes, brief, find_outcomes, probabilities_of, select_split
 from catdog.evaluation.label_errors import find_label_errors
-from catdog.evaluation.metrics import evaluate, expected_calibration_error, reliability_bins
+from catdog.evaluation.metrics import evaluate_sums, expected_calibration_error, reliability_bins
 from catdog.evaluation.near_duplicates import find_near_duplicates
-from catdog.evaluation.paired import compare_models
+from catdog.evaluation.paired import PairSums, compare_sums, pair_sums
+from catdog.evaluation.sums import ScoreSums, bin_sums, score_sums
 from catdog.features.cache import FeatureCache
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import AnyManifest
 from catdog.report.thumbnails import make_thumbnails, read_pictures, write_pictures
 from catdog.storage import files
-from catdog.storage.schemas import PICTURES, SPLITS
+from catdog.storage.schemas import PICTURES, SPLITS, outcome_schema
 
 DIAGNOSIS_FILE, PICTURES_FILE = "diagnosis.json", "thumbnails.parquet"
 SHOWN = 24  # photos or pairs of each list
+_MOST_CALIBRATED = 500_000  # validation photos that the temperature is fitted to: more would not move it
 _MOST_TRAIN_PHOTOS = 20_000  # of which likely label errors are sought: 50 MB of features
 _MOST_COMPARED_PHOTOS = 500_000  # among which near-duplicates are sought, where a manifest is in shards
 _HELD_OUT = ("validation", "test")
@@ -38,10 +41,10 @@ _HELD_OUT = ("validation", "test")
 
 def choose_run_temperature(stage_dir: str, *, classes: Sequence[str]) -> Temperature:
     """Return the temperature for the model of a stage, from its validation rows; 1.0 where there are none."""
-    rows = read_outcomes(stage_dir, classes=classes)
-    if rows is None:
+    outcomes = find_outcomes(stage_dir, classes=classes)
+    if outcomes is None:
         return Temperature(value=1.0, reason="the stage left no predictions")
-    return choose_temperature(*select_split(rows, "validation", classes=classes))
+    return choose_temperature(*outcomes.first("validation", rows=_MOST_CALIBRATED))
 
 
 def diagnose(
@@ -61,12 +64,12 @@ def diagnose(
     `best` is the stage whose model the run's is, `train_features` the cache of pooled features of the training photos,
     `heatmaps` a file of pictures (schemas.PICTURES) of where the model looked, which need not exist.
     """
-    found = {stage: read_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
-    outcomes = {stage: rows for stage, rows in found.items() if rows is not None}
+    found = {stage: find_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
+    outcomes = {stage: each for stage, each in found.items() if each is not None}
     diagnosis = {
-        "evaluations": {stage: _evaluations(rows, manifest.classes) for stage, rows in outcomes.items()},
-        "comparison": _comparison(list(outcomes.values()), manifest.classes),
-        **(_of_model(outcomes[best], temperature, manifest.classes) if best in outcomes else {}),
+        "evaluations": {stage: _evaluations(each) for stage, each in outcomes.items()},
+        "comparison": _comparison(list(outcomes.values())),
+        **(_of_model(outcomes[best], temperature) if best in outcomes else {}),
         "label_errors": _label_errors(train_features, manifest.classes),
         **_near_duplicates(manifest),
     }
@@ -75,77 +78,82 @@ def diagnose(
     return _lines(diagnosis, temperature)
 
 
-def _evaluations(rows: pa.Table, classes: Sequence[str]) -> dict[str, Any]:
-    present = set(rows["split"].to_pylist())
+def _evaluations(outcomes: Outcomes) -> dict[str, Any]:
+    sums: dict[str, ScoreSums] = {}
+    for split, true, probabilities in outcomes.by_split():
+        found = score_sums(true, probabilities)
+        sums[split] = sums[split] + found if split in sums else found
     return {
-        split: evaluate(*select_split(rows, split, classes=classes), classes=classes).to_json()
-        for split in _HELD_OUT
-        if split in present
+        split: evaluate_sums(sums[split], classes=outcomes.classes).to_json() for split in _HELD_OUT if split in sums
     }
 
 
-def _comparison(stages: Sequence[pa.Table], classes: Sequence[str]) -> dict[str, Any]:
+def _comparison(stages: Sequence[Outcomes]) -> dict[str, Any]:
     """Compare the first stage with the last one on the photos that both have rows of."""
     if len(stages) < 2:
         return {}
-    shared = pa.array(sorted(set(stages[0]["path"].to_pylist()) & set(stages[-1]["path"].to_pylist())))
-    first, last = (rows.filter(pc.is_in(rows["path"], shared)).sort_by("path") for rows in (stages[0], stages[-1]))
-    compared = {}
-    for split in _HELD_OUT:
-        true, before = select_split(first, split, classes=classes)
-        if len(true):
-            compared[split] = compare_models(before, select_split(last, split, classes=classes)[1], true=true).to_json()
-    return compared
+    sums, classes = dict.fromkeys(_HELD_OUT, PairSums()), stages[0].classes
+    for first, last in _joined(stages[0], stages[-1]):
+        for split in _HELD_OUT:
+            true, before = select_split(first, split, classes=classes)
+            sums[split] += pair_sums(before, select_split(last, split, classes=classes)[1], true)
+    return {split: compare_sums(found).to_json() for split, found in sums.items() if found.photos}
 
 
-def _of_model(rows: pa.Table, temperature: Temperature, classes: Sequence[str]) -> dict[str, Any]:
-    """Return calibration, worst and least_sure of the run's model, whose stage left `rows`."""
+def _joined(first: Outcomes, last: Outcomes) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield rows of both stages for the same photos, in the same order.
+
+    Stages have their photos in the same order, so only those that one of them lacks wait here for their like.
+    """
+    nothing = outcome_schema(first.classes).empty_table()
+    waiting = [nothing, nothing]
+    for more in itertools.zip_longest(first.stretches(), last.stretches(), fillvalue=nothing):
+        rows = [pa.concat_tables(pair) for pair in zip(waiting, more, strict=True)]
+        places = pc.index_in(rows[0]["path"], rows[1]["path"].combine_chunks())
+        yield rows[0].filter(places.is_valid()), rows[1].take(places.drop_null())
+        alone = pc.invert(pc.is_in(rows[1]["path"], rows[0]["path"].combine_chunks()))
+        waiting = [rows[0].filter(places.is_null()), rows[1].filter(alone)]
+
+
+def _of_model(outcomes: Outcomes, temperature: Temperature) -> dict[str, Any]:
+    """Return calibration, worst and least_sure of the run's model, whose stage left `outcomes`."""
+    before, after = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for split, true, probabilities in outcomes.by_split():
+        correct = probabilities.argmax(axis=1) == true
+        calibrated = apply_temperature(probabilities, temperature.value)
+        for sums, shown in ((before, probabilities), (after, calibrated)):
+            found = bin_sums(shown.max(axis=1), correct)
+            sums[split] = sums[split] + found if split in sums else found
     # The temperature was fitted on validation: what it is worth shows on test.
-    split = "test" if "test" in rows["split"].to_pylist() else "validation"
-    true, probabilities = select_split(rows, split, classes=classes)
-    helps = temperature.value != 1.0
+    split = "test" if "test" in before else "validation"
     return {
         "calibration": {
             "split": split,
             "temperature": temperature.value,
             "reason": temperature.reason,
-            "before": _reliability(true, probabilities),
-            "after": _reliability(true, apply_temperature(probabilities, temperature.value)) if helps else None,
+            "before": _reliability(before[split]),
+            "after": _reliability(after[split]) if temperature.value != 1.0 else None,
         },
-        "worst": _as_calibrated(worst_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=True),
+        "worst": _as_calibrated(outcomes.worst(limit=SHOWN), temperature, outcomes.classes, reverse=True),
         "least_sure": _as_calibrated(
-            least_confident_outcomes(rows, limit=SHOWN), rows, temperature, classes, reverse=False
+            outcomes.least_confident(limit=SHOWN), temperature, outcomes.classes, reverse=False
         ),
     }
 
 
-def _reliability(true: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    correct = probabilities.argmax(axis=1) == true
-    bins = [
-        {
-            "low": one["low"],
-            "high": one["high"],
-            "photos": one["count"],
-            "confidence": one["probability"],
-            "accuracy": one["accuracy"],
-        }
-        for one in reliability_bins(probabilities, correct)
-    ]
-    return {"error": expected_calibration_error(probabilities, correct), "bins": bins}
+def _reliability(bins: np.ndarray) -> dict[str, Any]:
+    return {"error": expected_calibration_error(bins), "bins": reliability_bins(bins)}
 
 
 def _as_calibrated(
-    shown: list[dict[str, Any]], rows: pa.Table, temperature: Temperature, classes: Sequence[str], *, reverse: bool
+    rows: pa.Table, temperature: Temperature, classes: Sequence[str], *, reverse: bool
 ) -> list[dict[str, Any]]:
-    """Return `shown` with the probabilities of the calibrated model, in the order of those."""
+    """Return `rows` in brief with the probabilities of the calibrated model, in the order of those."""
+    shown = brief(rows)
     if temperature.value == 1.0 or not shown:
         return shown
-    chosen = rows.filter(pc.is_in(rows["path"], pa.array([row["path"] for row in shown])))
-    probabilities = np.stack([chosen[f"p_{name}"].to_numpy() for name in classes], axis=1)
-    tops = dict(
-        zip(chosen["path"].to_pylist(), apply_temperature(probabilities, temperature.value).max(axis=1), strict=True)
-    )
-    calibrated = [{**row, "probability": float(tops[row["path"]])} for row in shown]
+    tops = apply_temperature(probabilities_of(rows, classes=classes), temperature.value).max(axis=1)
+    calibrated = [{**row, "probability": float(top)} for row, top in zip(shown, tops, strict=True)]
     return sorted(calibrated, key=lambda row: row["probability"], reverse=reverse)
 
 

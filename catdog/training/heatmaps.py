@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.errors import ImageError, one_line
-from catdog.evaluation.held_out import read_outcomes, worst_outcomes
+from catdog.evaluation.held_out import brief, find_outcomes
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
@@ -37,8 +37,8 @@ def write_heatmaps(job: TrainJob, networks: Networks) -> None:
         return
     try:
         best = best_stage({stage.name: stage_mark(job.run_dir, stage.name) for stage in job.stages})
-        rows = read_outcomes(files.join(job.run_dir, best), classes=job.spec.classes)
-        worst = worst_outcomes(rows, limit=WORST) if rows is not None else []
+        outcomes = find_outcomes(files.join(job.run_dir, best), classes=job.spec.classes)
+        worst = brief(outcomes.worst(limit=WORST)) if outcomes is not None else []
         pictures = _make_heatmaps(job, _load_best(job, networks, best), worst) if worst else []
         write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
     except Exception as error:  # the model is trained and measured: what only explains it must not cost the run

@@ -2,15 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import FailureError
 from catdog.evaluation.held_out import (
+    brief,
     build_outcomes,
-    least_confident_outcomes,
+    find_outcomes,
     read_outcomes,
     select_split,
-    worst_outcomes,
     write_outcomes,
 )
 
@@ -50,12 +51,30 @@ def test_a_run_of_an_earlier_version_has_none_and_a_damaged_file_is_named(tmp_pa
         read_outcomes(str(tmp_path), classes=CLASSES)
 
 
-def test_the_worst_are_wrong_and_sure_and_the_least_sure_may_be_right() -> None:
-    worst = worst_outcomes(rows(), limit=24)
+def test_the_worst_are_wrong_and_sure_and_the_least_sure_may_be_right(tmp_path: Path) -> None:
+    write_outcomes(str(tmp_path), rows())
+    outcomes = find_outcomes(str(tmp_path), classes=CLASSES)
+    assert outcomes is not None
+    worst = brief(outcomes.worst(limit=24))
     assert [(row["path"], row["split"], row["true"], row["label"]) for row in worst] == [
         ("/photos/3.jpg", "test", "cat", "<b>dog</b>"),
         ("/photos/1.jpg", "validation", "cat", "<b>dog</b>"),
     ]
     assert worst[0]["probability"] == pytest.approx(0.98)
-    assert worst_outcomes(rows(), limit=1) == worst[:1]
-    assert [row["path"] for row in least_confident_outcomes(rows(), limit=2)] == ["/photos/2.jpg", "/photos/1.jpg"]
+    assert brief(outcomes.worst(limit=1)) == worst[:1]
+    assert outcomes.least_confident(limit=2)["path"].to_pylist() == ["/photos/2.jpg", "/photos/1.jpg"]
+
+
+def test_rows_that_are_read_in_stretches_say_what_they_say_at_once(tmp_path: Path) -> None:
+    write_outcomes(str(tmp_path), rows())
+    pq.write_table(rows(), tmp_path / "predictions.parquet", row_group_size=1)
+    outcomes = find_outcomes(str(tmp_path), classes=CLASSES)
+    assert outcomes is not None
+    assert [rows.num_rows for rows in outcomes.stretches()] == [1, 1, 1, 1]
+    assert outcomes.worst(limit=24)["path"].to_pylist() == ["/photos/3.jpg", "/photos/1.jpg"]
+    assert outcomes.least_confident(limit=2)["path"].to_pylist() == ["/photos/2.jpg", "/photos/1.jpg"]
+    assert outcomes.first("test", rows=1)[0].tolist() == [1]
+    labels, probabilities = outcomes.first("test", rows=9)
+    assert labels.tolist() == [1, 0]
+    np.testing.assert_allclose(probabilities, PROBABILITIES[2:], atol=1e-7)
+    assert read_outcomes(str(tmp_path), classes=CLASSES).equals(rows())  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from catdog.evaluation.metrics import (
     reliability_bins,
     wilson_interval,
 )
-from catdog.evaluation.sums import count_pairs, losses, score_sums
+from catdog.evaluation.sums import bin_sums, count_pairs, losses, score_sums
 
 TWO = ("cat", "dog")
 
@@ -139,21 +139,20 @@ def test_the_interval_is_wilson_s_as_published(correct: int, total: int, low: fl
 def test_bins_hold_what_they_say() -> None:
     probabilities = np.array([[0.95, 0.05], [0.85, 0.15], [0.15, 0.85], [0.5, 0.5], [1.0, 0.0]])
     correct = np.array([True, True, False, False, True])
-    found = reliability_bins(probabilities, correct, bins=10)
-    assert [(one["low"], one["count"], one["accuracy"]) for one in found] == [
+    bins = bin_sums(probabilities.max(axis=1), correct, bins=10)
+    assert [(one["low"], one["photos"], one["accuracy"]) for one in reliability_bins(bins)] == [
         (0.4, 1, 0.0),
         (0.8, 2, 0.5),
         (0.9, 2, 1.0),
     ]
     wanted = (1 * 0.5 + 2 * 0.35 + 2 * 0.025) / 5
-    assert expected_calibration_error(probabilities, correct, bins=10) == pytest.approx(wanted)
+    assert expected_calibration_error(bins) == pytest.approx(wanted)
 
 
 def test_a_calibrated_model_has_hardly_any_calibration_error() -> None:
     random = np.random.default_rng(1)
     top = random.uniform(0.5, 1.0, 200_000)
-    probabilities = np.stack([top, 1 - top], axis=1)
-    assert expected_calibration_error(probabilities, random.random(200_000) < top) < 0.01
+    assert expected_calibration_error(bin_sums(top, random.random(200_000) < top)) < 0.01
 
 
 def test_unsure_is_the_last_column_of_the_confusion_matrix() -> None:

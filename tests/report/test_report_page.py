@@ -23,6 +23,7 @@ from PIL import Image
 from catdog.config import TrainConfig
 from catdog.evaluation.metrics import evaluate, reliability_bins
 from catdog.evaluation.paired import compare_models
+from catdog.evaluation.sums import bin_sums
 from catdog.photos.annotations.corrections import read_corrections
 from catdog.prediction.page.report import build_predict_page
 from catdog.prediction.results.rows import LabelRule, build_rows
@@ -246,10 +247,7 @@ def train_run(folder: Path, *, diagnosed: bool) -> Path:
         right = np.tile([0.9, 0.8, 0.95, 0.3, 0.99], 4)
         told = np.where(true[:, None] == [0, 1], right[:, None], 1 - right[:, None])
         found = evaluate(true, told, classes=classes).to_json()
-        bins = [
-            {**one, "photos": one["count"], "confidence": one["probability"]}
-            for one in reliability_bins(told, told.argmax(axis=1) == true)
-        ]
+        bins = reliability_bins(bin_sums(told.max(axis=1), told.argmax(axis=1) == true))
         photo = {"path": EVIL, "split": "test", "true": classes[1], "label": "cat", "probability": 0.99999}
         pair = {"first": EVIL, "first_split": "train", "second": "/b.jpg", "second_split": "test", "distance": 2}
         diagnosis = {

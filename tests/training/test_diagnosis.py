@@ -122,6 +122,22 @@ def test_a_temperature_softens_what_the_model_says_and_the_calibration_shows_bot
     assert found["evaluations"]["unfrozen"]["test"]["accuracy"] == 0.75
 
 
+def test_stages_are_compared_on_the_photos_that_both_have_however_the_rows_are_cut(
+    ray_session: None, run: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    for stage, left_out, group in (("frozen", 2, 3), ("unfrozen", 5, 2)):
+        rows = pq.read_table(run[0] / stage / "predictions.parquet")
+        (tmp_path / stage).mkdir()
+        kept = rows.take([place for place in range(8) if place != left_out])
+        pq.write_table(kept, tmp_path / stage / "predictions.parquet", row_group_size=group)
+    found, _ = diagnosed((tmp_path, run[1]))
+    validation, test = (found["comparison"][split] for split in ("validation", "test"))
+    assert (validation["photos"], validation["agree"]) == (3, 3)
+    assert (test["photos"], test["only_first_correct"], test["only_second_correct"]) == (3, 1, 0)
+    assert found["evaluations"]["unfrozen"]["validation"]["photos"] == 4
+    assert [Path(row["path"]).name for row in found["worst"]] == ["09.jpg", "14.jpg"]
+
+
 def test_label_errors_come_from_the_cached_features(ray_session: None, run: tuple[Path, Manifest]) -> None:
     folder, _ = run
     random = np.random.default_rng(0)

@@ -71,7 +71,8 @@ class Tail:
             self.optimizer.build(self.model.trainable_variables)
         self.classes = int(self.model.output.shape[-1])
         self._train, self._evaluate = self._compile()
-        self._own = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.float64)])  # traced once
+        # Traced once.
+        self._own = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.float64)], autograph=False)
 
     def _compile(self) -> tuple[Any, Any]:
         import tensorflow as tf
@@ -106,10 +107,12 @@ class Tail:
             labelled = tf.concat([tf.cast(labels, tf.float32)[:, tf.newaxis], probabilities], axis=1)
             return _sums(labels, probabilities, _cross_entropy(labels, probabilities)), labelled
 
-        return (
-            tf.function(lambda x, y: strategy.run(step, args=(x, y)), reduce_retracing=True),
-            tf.function(lambda x, y: strategy.run(measure, args=(x, y)), reduce_retracing=True),
-        )
+        def each_worker(function: Any) -> Any:
+            # Nothing here depends on the value of a tensor, and autograph leaves a file in TMPDIR for each function
+            # that it rewrites: they stay where a process is ended from outside, as workers are.
+            return tf.function(lambda x, y: strategy.run(function, args=(x, y)), reduce_retracing=True, autograph=False)
+
+        return each_worker(step), each_worker(measure)
 
     def train(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step; return this worker's [sum of losses, right answers, rows]."""

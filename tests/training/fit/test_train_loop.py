@@ -1,3 +1,4 @@
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,14 @@ def test_a_stage_does_what_keras_s_own_fit_does(fresh, optimizer: str) -> None: 
         ("val_acc", "val_accuracy"),
     ):
         assert [row[name] for row in state.history] == pytest.approx(theirs.history[keras_name], abs=1e-5)
+
+
+def test_a_step_leaves_no_file_among_the_temporary_ones(  # type: ignore[no-untyped-def]
+    fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fit(fresh, StageConfig(epochs=1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_unfrozen_stage_trains_from_its_cut_on_and_nothing_before(fresh) -> None:  # type: ignore[no-untyped-def]
