@@ -125,7 +125,7 @@ def label_source(source: str, annotations: Annotations, *, all_here: bool = Fals
     process should hold, unless `all_here` or a table of labels or groups, which it holds anyway, asks for it.
     """
     at_most = None if all_here or annotations.labels or annotations.groups else MOST_IN_ONE_PROCESS
-    inputs = list_inputs(source, columns=annotations.columns, at_most=at_most)
+    inputs = list_inputs(source, columns=annotations.columns, at_most=at_most, packed=False)
     return label_photos(inputs, source=source, annotations=annotations)
 
 

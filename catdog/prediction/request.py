@@ -27,15 +27,15 @@ from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.archives import archive_kind
-from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.opening import look_at_source
+from catdog.photos.sources.packed import MorePhotosError
+from catdog.photos.sources.packed_tasks import list_many
 from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
 from catdog.photos.sources.tables import TableColumns
-from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
 from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.rows import LabelRule
@@ -155,28 +155,31 @@ class Inputs:
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
         self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
-        self._shards, self._folder = list[Shard](), ""  # a folder that is too large for one process
+        self._shards = list[Shard]()
+        self._more: MorePhotosError | None = None  # than one process is to list
         self._truth: Truth | None = None
         self.seconds, self.listed_at = 0.0, 0.0  # for listing, and when that was done by time.monotonic()
 
     def are_many(self) -> bool:
         """Tell whether there are more photos than this process is to list; then `list_by_tasks` must be called."""
-        if not self.listed and not self._folder:
+        if not self.listed and not self._more:
             start = time.monotonic()
             exclude = [self._out, *self.exclude]
             try:
                 table = list_inputs(self._source, exclude=exclude, columns=self._columns, at_most=MOST_IN_ONE_PROCESS)
                 self._shards = cut_into_shards(table)
-            except MoreFilesError as error:
-                self._folder = str(error)
+            except MorePhotosError as error:
+                self._more = error.with_traceback(None)  # which holds what was listed in vain
             self._say_found(start)
-        return bool(self._folder)
+        return self._more is not None
 
     def list_by_tasks(self, *, place: str, num_cpus: float) -> None:
         """List the photos into shards below `place`, by Ray tasks of `num_cpus`."""
         start = time.monotonic()
-        tree = Tree(path=self._folder, exclude=(self._out, *self.exclude), shards=place)
-        self._shards = list_tree(tree, num_cpus=num_cpus).shards
+        if self._more is None:
+            raise RuntimeError("photos that this process has listed")
+        exclude = [self._out, *self.exclude]
+        self._shards = list_many(self._more, exclude=exclude, shards=place, num_cpus=num_cpus)
         self._say_found(start)
 
     def _say_found(self, start: float) -> None:

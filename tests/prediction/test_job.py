@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding import formats
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.sources import settling
+from catdog.photos.sources import packed_tasks, settling
 from catdog.photos.sources.files import list_photos
+from catdog.photos.sources.inputs import list_inputs
 from catdog.prediction import job as inference
 from catdog.prediction import output, request
 from catdog.prediction.labelling import driver
@@ -173,6 +175,54 @@ def test_many_photos_are_listed_by_tasks_and_the_driver_holds_no_rows(
     predict(folder, out, model, retry_errors=True)
     assert [row["path"] for row, old in zip(rows_of(out), before, strict=True) if row != old] == [f"{folder}/cat/2.jpg"]
     assert sorted(path.name for path in out.iterdir()) == RESULTS
+
+
+def pack(photos: Path, folder: Path, kind: str) -> None:
+    """Put `photos` into two Parquet files or tars below `folder`."""
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    folder.mkdir(exist_ok=True)
+    for number, some in enumerate((names[:4], names[4:])):
+        file = folder / f"pets-{number}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.table({"path": some, "bytes": [(photos / name).read_bytes() for name in some]}), file)
+        else:
+            with tarfile.open(file, "w") as archive:
+                for name in some:
+                    archive.add(photos / name, name)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_many_photos_in_tables_or_tars_are_listed_by_tasks_too(
+    kind: str, finished: Finished, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FailureError("killed")
+
+    for module in (request, proof):
+        monkeypatch.setattr(module, "MOST_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(packed_tasks, "_BYTES_PER_TASK", 1)  # a task a file
+    photos, out = tmp_path / "packed", tmp_path / "labels"
+    pack(finished.photos, photos, kind)
+    join = inference.join_parts
+    monkeypatch.setattr(inference, "join_parts", refuse)
+    with pytest.raises(FailureError, match="killed"):
+        predict(photos, out, model)
+    monkeypatch.setattr(inference, "join_parts", join)
+    assert len(list((out / "parts").iterdir())) == 2
+    sort_into = str(tmp_path / "sorted") if kind == "tar" else ""  # rows of tables are not sorted
+    predict(photos, out, model, evaluate=True, sort_into=sort_into)
+    assert {f"Found 7 files in {photos}.", "Resuming: 7 of 7 photos are labelled already."} <= {*SAID}
+    listed, wanted = list_inputs(str(photos))["path"].to_pylist(), rows_of(finished.out)
+    assert rows_of(out) == [{**row, "path": path} for row, path in zip(wanted, listed, strict=True)]
+    assert json.loads((out / "evaluation.json").read_text())["models"][0]["photos"] == 6
+    assert sum(path.is_file() for path in (tmp_path / "sorted").rglob("[!.]*")) == (7 if sort_into else 0)
+    heard(SAID, proof.verify, str(out))
+    assert SAID[-1] == f"{photos} holds the same photos today (7 files)."
+    pack(finished.photos, photos, kind)
+    with pytest.raises(FailureError, match=r"7 photos changed, such as .*/pets-0\.\w+!cat/0\.jpg; --overwrite"):
+        proof.verify(str(out))
+    assert predict(photos, out, model, retry_errors=True)["labelled_now"] == 7
+    assert rows_of(out) == [{**row, "path": path} for row, path in zip(wanted, listed, strict=True)]
 
 
 # The same command again

@@ -6,7 +6,6 @@ import errno
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -14,23 +13,21 @@ from pyarrow import fs
 
 from catdog.console import counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
-from catdog.photos.annotations.split_names import splits_of_names
 from catdog.photos.decoding.formats import is_photo_name
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import (
     SUFFIXES,
-    Member,
     archive_kind,
     check_size,
     forget_archives,
     list_members,
     read_member,
     sample_key,
-    shard_set,
 )
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
-from catdog.photos.sources.keys import as_key, escape_uri, key_of_name, last_name, local_path
+from catdog.photos.sources.keys import Photo, as_key, escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import is_file, look_at, open_file, open_folder
+from catdog.photos.sources.packed import MorePhotosError, list_tars, tars_of_folder
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
@@ -43,33 +40,25 @@ _DENIED = ("ACCESS_DENIED", "PERMISSION_DENIED", "Permission denied", "Authoriza
 _NEVER_READABLE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
-class Photo(NamedTuple):
-    """A file found: `path` is its key, `relative` its place below the source, parts joined by `/`.
-
-    `version` changes when the content does; None where that cannot be told.
-    """
-
-    path: str
-    relative: str
-    version: str | None = None
-
-
-class MoreFilesError(Exception):
+class MoreFilesError(MorePhotosError):
     """A folder, whose path or URI this is, has more files than one process is to list."""
 
 
-def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
+def list_photos(source: str, *, at_most: int | None = None, packed: bool = True) -> list[Photo]:
     """List every file of `source` as `list_files` does.
 
     Of a folder that holds tars or Parquet files, as datasets are published, and no photos beside them, these alone
     count: the tables themselves, and what is in the tars. Other files there, such as a readme, get a line.
+    Raises MorePackedError for several tars of more photos than `at_most`, where `packed`.
     """
     photos = list_files(source, at_most=at_most)
     base = split_query(as_key(absolute(source)))[0].rstrip("/")
     if photos[0].path.startswith(f"{base}!"):
         return photos  # of an archive
     tars = _packed(photos, lambda name: archive_kind(name) == "tar")
-    return _shards(tars) if tars else _packed(photos, tables.is_table) or photos
+    if tars:
+        return list_tars(tars_of_folder(source, tars), at_most=at_most if packed else None)
+    return _packed(photos, tables.is_table) or photos
 
 
 def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
@@ -151,35 +140,6 @@ def _packed(photos: list[Photo], is_packed: Callable[[str], bool]) -> list[Photo
     if others:
         say(f"Skipped {counted(len(others), 'file')} beside archives or tables of photos, such as {others[0]}.")
     return found
-
-
-def _shards(photos: list[Photo]) -> list[Photo]:
-    """Return the photos in tar archives, such as WebDataset's shards.
-
-    The name of an archive is a folder around its photos where it is that of a split, or where there is no other folder:
-    train.tar beside test.tar, cat.tar beside dog.tar.
-    """
-    found, inside = list[Photo](), list[str]()
-    sets = {photo.path: shard_set(photo.relative) for photo in photos}
-    names = set(sets.values())
-    for photo in photos:
-        base, query = split_query(photo.path)
-        escape = escape_uri if is_uri(base) else str
-        for name, relative, version in _members(photo.path):
-            found.append(Photo(f"{base}!{escape(name)}{query}", relative, version))
-            inside.append(sets[photo.path])
-    flat = not any("/" in photo.relative for photo in found)
-    if len(names) > 1 and (flat or splits_of_names(names).keys() == names):
-        found = [photo._replace(relative=f"{name}/{photo.relative}") for name, photo in zip(inside, found, strict=True)]
-    say(f"{counted(len(photos), 'archive')}, {counted(len(found), 'photo')} in them.")
-    return sorted(found)
-
-
-def _members(path: str) -> list[Member]:
-    try:
-        return wait_out(lambda: list_members(path), where=path)
-    except OSError as error:
-        raise FailureError(f"cannot list the photos in {path}: {one_line(error)}") from error
 
 
 def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:

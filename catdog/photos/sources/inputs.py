@@ -16,11 +16,13 @@ from pyarrow import fs
 from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import archive_kind
-from catdog.photos.sources.files import Photo, list_files, list_photos, read_photo, retry_read
-from catdog.photos.sources.keys import as_key, last_name
+from catdog.photos.sources.files import list_files, list_photos, read_photo, retry_read
+from catdog.photos.sources.keys import Photo, as_key, last_name
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
 from catdog.photos.sources.opening import look_at_source
+from catdog.photos.sources.packed import MorePackedError, Packed, are_more_rows, list_tars
+from catdog.photos.sources.shards import SHARD_ROWS
 from catdog.photos.sources.tables import TableColumns
 from catdog.storage import files
 
@@ -40,7 +42,12 @@ Retry = Callable[[], None]
 
 
 def list_inputs(
-    source: str, *, exclude: Sequence[str] = (), columns: TableColumns | None = None, at_most: int | None = None
+    source: str,
+    *,
+    exclude: Sequence[str] = (),
+    columns: TableColumns | None = None,
+    at_most: int | None = None,
+    packed: bool = True,
 ) -> pa.Table:
     """Return the photos of `source` as a table of the schema INPUTS, in the order in which they are labelled.
 
@@ -51,7 +58,8 @@ def list_inputs(
       and path), chosen by `columns` where there are several.
 
     What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found,
-    MoreFilesError for a folder of more photos than `at_most`.
+    MoreFilesError for a folder of more photos than `at_most`, and MorePackedError, where `packed`, for Parquet files
+    or tars of more.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
@@ -61,15 +69,17 @@ def list_inputs(
     elif kind == fs.FileType.File and tables.is_table(name):
         photos = [Photo(path, last_name(files.split_query(path)[0]), version)]
     elif kind == fs.FileType.NotFound and is_glob(path):
-        photos = _expand_archives(_match(path))
+        photos = _expand_archives(source, _match(path), at_most=at_most if packed else None)
     else:
-        photos = list_photos(source, at_most=at_most)
+        photos = list_photos(source, at_most=at_most, packed=packed)
     below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
     photos = [photo for photo in photos if not photo.path.startswith(below)] if below else photos
     if not photos:
         raise UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
     if all(tables.is_table(photo.relative) for photo in photos):
-        return pa.concat_tables([_list_table(photo, columns) for photo in photos])
+        if at_most is not None and packed and are_more_rows([one.path for one in photos], at_most=at_most):
+            raise MorePackedError(Packed(source=source, files=tuple(photos), columns=columns))
+        return pa.concat_tables([rows for photo in photos for rows in list_table(photo, columns)])
     return photo_table(photos)
 
 
@@ -130,23 +140,26 @@ def _read_cell(row: dict[str, Any], on_retry: Retry | None) -> bytes:
     return retry_read(read, where=row["table"], on_retry=on_retry)
 
 
-def _list_table(photo: Photo, columns: TableColumns) -> pa.Table:
-    """Return the rows of a Parquet file, in their order."""
+def list_table(photo: Photo, columns: TableColumns) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet file, in their order, in tables of the schema INPUTS of at most SHARD_ROWS rows.
+
+    Raises UsageError as tables.list_rows does.
+    """
     path = photo.path
-    listed = tables.list_rows(path, columns)
-    total = len(listed.names)
-    return pa.table(
-        [
-            pa.array(tables.keys_of_rows(path, listed, columns), pa.string()),
-            pa.array(listed.names, pa.string()),
-            pa.array([path] * total, pa.string()),
-            pa.array([listed.column] * total, pa.string()),
-            pa.array(listed.groups),
-            pa.array(listed.rows),
-            pa.array([photo.version] * total, pa.string()),
-        ],
-        schema=INPUTS,
-    )
+    for listed in tables.list_rows(path, columns).pieces(SHARD_ROWS):
+        total = len(listed.names)
+        yield pa.table(
+            [
+                pa.array(tables.keys_of_rows(path, listed, columns), pa.string()),
+                pa.array(listed.names, pa.string()),
+                pa.array([path] * total, pa.string()),
+                pa.array([listed.column] * total, pa.string()),
+                pa.array(listed.groups),
+                pa.array(listed.rows),
+                pa.array([photo.version] * total, pa.string()),
+            ],
+            schema=INPUTS,
+        )
 
 
 # Globs
@@ -190,12 +203,10 @@ def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)
 
 
-def _expand_archives(photos: list[Photo]) -> list[Photo]:
+def _expand_archives(source: str, photos: list[Photo], *, at_most: int | None) -> list[Photo]:
     """Return what is in the archives that a glob matched, where it matched nothing else."""
-    if not all(archive_kind(photo.relative) for photo in photos):
+    kinds = {archive_kind(photo.relative) for photo in photos}
+    if None in kinds:
         return photos
-    found = []
-    for photo in photos:
-        inside = list_photos(photo.path)
-        found += [Photo(one.path, f"{photo.relative}/{one.relative}", one.version) for one in inside]
-    return found
+    packed = Packed(source=source, files=tuple(photos), around=True, globbed=True)
+    return list_tars(packed, at_most=at_most if kinds == {"tar"} else None)

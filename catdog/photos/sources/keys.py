@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import os
 import re
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from catdog.storage.files import is_uri, split_query
 
 _ESCAPED = re.compile(r"\\x\{([0-9a-f]{2})\}")
 _LOOKS_ESCAPED = re.compile(r"\\(?=x\{[0-9a-f]{2}\})")
+
+
+class Photo(NamedTuple):
+    """A file found: `path` is its key, `relative` its place below the source, parts joined by `/`.
+
+    `version` changes when the content does; None where that cannot be told.
+    """
+
+    path: str
+    relative: str
+    version: str | None = None
 
 
 def key_of_name(name: str) -> str:

@@ -112,6 +112,11 @@ def version_of(size: int, modified_ns: int | None) -> str:
     return str(size) if modified_ns is None else f"{size}-{modified_ns}"
 
 
+def size_of(version: str | None) -> int:
+    """Return the size in bytes that a version of `version_of` tells; 0 for None."""
+    return int(version.partition("-")[0]) if version else 0
+
+
 def look_at_source(key: str) -> tuple[fs.FileType, str | None]:
     """Return what `look_at` does; an outage of its store is waited out.
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,17 +39,34 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableRows:
-    """The photos of a Parquet file: for each its name, its row group and its row in that."""
+    """Photos of a Parquet file, one row after the other: for each its name, its row group and its row in that."""
 
     names: list[str]
     column: str  # of bytes
     groups: np.ndarray
     rows: np.ndarray
+    first: int = 0  # its number among all rows of the file
+
+    def pieces(self, most: int) -> Iterator[TableRows]:
+        """Yield the photos, in pieces of at most so many."""
+        for start in range(0, len(self.names), most):
+            place = slice(start, start + most)
+            names, groups, rows = self.names[place], self.groups[place], self.rows[place]
+            yield TableRows(names=names, column=self.column, groups=groups, rows=rows, first=self.first + start)
 
 
 def is_table(path: str) -> bool:
     """Tell a path or URI of a Parquet file by its name."""
     return split_query(path)[0].lower().endswith(SUFFIX)
+
+
+def count_rows(path: str) -> int:
+    """Return the rows of the Parquet file at `path`, by its footer; 0 for one that cannot be read."""
+    try:
+        with _open_table(path) as file:
+            return int(file.metadata.num_rows)
+    except (OSError, ImageError, pa.ArrowException):
+        return 0
 
 
 def list_rows(path: str, columns: TableColumns) -> TableRows:
@@ -154,7 +171,7 @@ def keys_of_rows(path: str, listed: TableRows, columns: TableColumns) -> list[st
     names = [escape_uri(name) for name in listed.names] if is_uri(path) else listed.names
     if columns == TableColumns():
         return [f"{base}!{name}{query}" for name in names]
-    return [f"{base}!{listed.column}[{row}]!{name}{query}" for row, name in enumerate(names)]
+    return [f"{base}!{listed.column}[{row}]!{name}{query}" for row, name in enumerate(names, listed.first)]
 
 
 def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> bytes:

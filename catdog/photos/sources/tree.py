@@ -16,10 +16,10 @@ from pyarrow import fs
 
 from catdog.cluster.actors import task_errors
 from catdog.errors import FailureError, UsageError, one_line
-from catdog.photos.sources.files import Photo, open_tree
+from catdog.photos.sources.files import open_tree
 from catdog.photos.sources.folders import Found, LeftOut, Scanned, scan_local, scan_remote, unreadable_text, walk_local
 from catdog.photos.sources.inputs import photo_table
-from catdog.photos.sources.keys import escape_uri, key_of_name
+from catdog.photos.sources.keys import Photo, escape_uri, key_of_name
 from catdog.photos.sources.shards import SHARD_ROWS, SetDigest, Shard, write_shard
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out

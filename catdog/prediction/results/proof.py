@@ -14,11 +14,11 @@ from catdog.cluster.actors import task_errors
 from catdog.cluster.connection import connected
 from catdog.console import counted, say
 from catdog.errors import FailureError, UsageError
-from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.packed import MorePhotosError
+from catdog.photos.sources.packed_tasks import list_many
 from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
 from catdog.photos.sources.tables import TableColumns
-from catdog.photos.sources.tree import Tree, list_tree
 from catdog.prediction import output
 from catdog.prediction.results import commit
 from catdog.prediction.results.rows import LabelRule
@@ -106,9 +106,9 @@ class _Source:
         at_most = MOST_IN_ONE_PROCESS
         try:
             listed = list_inputs(self._photos, exclude=self._exclude, columns=self._columns, at_most=at_most)
-        except MoreFilesError as error:
+        except MorePhotosError as error:
             self._cluster.enter_context(connected())
-            return list_tree(Tree(path=str(error), exclude=tuple(self._exclude)), num_cpus=1.0).digest
+            return SetDigest.total(one.digest for one in list_many(error, exclude=self._exclude, num_cpus=1.0))
         return SetDigest.of(listed)
 
 

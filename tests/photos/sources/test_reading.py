@@ -4,7 +4,7 @@ import pytest
 from object_store import ObjectStore
 
 from catdog.errors import FailureError, ImageError
-from catdog.photos.sources import files, opening
+from catdog.photos.sources import files, opening, packed
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.reading import read_each
 from catdog.storage import outages
@@ -64,7 +64,7 @@ def test_a_shard_that_cannot_be_listed_ends_the_listing_in_one_line(
 
     (tmp_path / "0.tar").write_bytes(b"")
     monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(files, "list_members", refuse)
+    monkeypatch.setattr(packed, "list_members", refuse)
     with pytest.raises(FailureError, match=f"^{line}"):
         list_inputs(str(tmp_path))
 

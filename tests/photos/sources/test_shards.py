@@ -5,8 +5,8 @@ import pytest
 
 from catdog.errors import FailureError
 from catdog.photos.sources import shards
-from catdog.photos.sources.files import Photo
 from catdog.photos.sources.inputs import photo_table
+from catdog.photos.sources.keys import Photo
 from catdog.photos.sources.shards import SetDigest, cut_into_shards, read_all, write_shard
 
 

@@ -1,0 +1,132 @@
+"""Parquet files and tars of many photos, listed by Ray tasks into shards.
+
+    files --in groups, one after the other--> a task lists its files --> shards
+
+The groups, and so the shards, depend on the files alone: who lists them again finds the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from catdog.cluster.actors import map_in_order
+from catdog.errors import UsageError
+from catdog.photos.sources.archives import forget_archives
+from catdog.photos.sources.inputs import list_table, photo_table
+from catdog.photos.sources.keys import Photo
+from catdog.photos.sources.opening import size_of
+from catdog.photos.sources.packed import MorePackedError, MorePhotosError, Packed, photos_in
+from catdog.photos.sources.shards import SHARD_ROWS, Shard, write_shard
+from catdog.photos.sources.tree import Tree, list_tree
+
+_BYTES_PER_TASK = 2**30
+_BYTES_PER_FILE = 2**24  # that it counts for beside its own: opening one takes a while, however small it is
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListedGroup:
+    """What a task has listed: its shards, in order, how many photos its files hold, and whether one lies in a folder.
+
+    The shards are without what is left out, the photos are not.
+    """
+
+    shards: list[Shard]
+    photos: int
+    in_folders: bool
+
+
+def list_many(more: MorePhotosError, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
+    """List by Ray tasks of `num_cpus` what `list_inputs` does not list, as it says by `more`.
+
+    The shards are written into the folder `shards`, "" for nowhere; they are in the order in which photos are labelled.
+    Raises what `list_inputs` raises.
+    """
+    if isinstance(more, MorePackedError):
+        return list_packed(more.packed, exclude=exclude, shards=shards, num_cpus=num_cpus)
+    return list_tree(Tree(path=str(more), exclude=tuple(exclude), shards=shards), num_cpus=num_cpus).shards
+
+
+def list_packed(packed: Packed, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
+    """List the photos in Parquet files or tars by Ray tasks, but for those below one of `exclude`; as `list_many`."""
+    around = packed.around is not False  # None: most tars have no folders in them, and if they do, it is done again
+    found = _list(packed, around=around, exclude=exclude, shards=shards, num_cpus=num_cpus)
+    if around and packed.around is None and any(group.in_folders for group in found):
+        found = _list(packed, around=False, exclude=exclude, shards=shards, num_cpus=num_cpus)
+    packed.say_found(sum(group.photos for group in found))
+    listed = [shard for group in found for shard in group.shards]
+    if not listed:
+        raise UsageError(
+            f"expected photos in {packed.source}, found only what earlier jobs wrote there: check the path"
+        )
+    return listed
+
+
+def _list(packed: Packed, *, around: bool, exclude: Sequence[str], shards: str, num_cpus: float) -> list[ListedGroup]:
+    groups = (dataclasses.replace(packed, files=files) for files in _groups(packed.files))
+    calls = ((group, around, tuple(exclude), shards) for group in groups)
+    return list(map_in_order(list_group, calls, num_cpus=num_cpus))
+
+
+def _groups(files: Sequence[Photo]) -> Iterator[tuple[Photo, ...]]:
+    """Cut `files` into groups that are listed in about the same time."""
+    group, cost = list[Photo](), 0
+    for file in files:
+        size = _BYTES_PER_FILE + size_of(file.version)
+        if group and cost + size > _BYTES_PER_TASK:
+            yield tuple(group)
+            group, cost = [], 0
+        group.append(file)
+        cost += size
+    yield tuple(group)
+
+
+def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str) -> ListedGroup:
+    """List files that are one after the other, their names `around` the photos of tars or not; into `shards`."""
+    writer, photos, in_folders = _ShardWriter(shards), 0, False
+    below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
+    for file in packed.files:
+        if packed.columns is not None:
+            for rows in list_table(file, packed.columns):
+                photos += rows.num_rows
+                writer.add(rows)
+            continue
+        inside = photos_in(file.path, globbed=packed.globbed)
+        forget_archives()  # a process that has listed many would hold the last ones
+        photos += len(inside)
+        in_folders = in_folders or any("/" in photo.relative for photo in inside)
+        writer.add(
+            photo_table([packed.place(one, file, around=around) for one in inside if not one.path.startswith(below)])
+        )
+    return ListedGroup(shards=writer.finish(), photos=photos, in_folders=in_folders)
+
+
+class _ShardWriter:
+    """Rows as they come to shards, in their order."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+        self._shards: list[Shard] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Take more rows; those of a whole shard are written."""
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        while self._rows >= SHARD_ROWS:
+            self._write(SHARD_ROWS)
+
+    def finish(self) -> list[Shard]:
+        """Write what is left, and return all shards."""
+        if self._rows:
+            self._write(self._rows)
+        return self._shards
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables(self._waiting)
+        self._shards.append(write_shard(table.slice(0, rows), self._folder))
+        self._waiting = [table.slice(rows)]
+        self._rows -= rows

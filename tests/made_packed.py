@@ -1,0 +1,37 @@
+"""Parquet files and tars that tests make, and what is left of them to tasks."""
+
+from __future__ import annotations
+
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.packed import MorePackedError, Packed
+
+
+def write_tar(path: Path, *names: str) -> None:
+    """A tar of files that hold their own names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(name)
+            archive.addfile(entry, BytesIO(name.encode()))
+
+
+def write_table(path: Path, *names: str) -> None:
+    """A Parquet file of photos that hold their own names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"name": names, "bytes": [name.encode() for name in names]}), path)
+
+
+def left(source: str, *, at_most: int) -> Packed:
+    """What `list_inputs` finds of a source and leaves to tasks."""
+    with pytest.raises(MorePackedError) as raised:
+        list_inputs(source, at_most=at_most)
+    return raised.value.packed
