@@ -58,14 +58,14 @@ def list_inputs(
       and path), chosen by `columns` where there are several.
 
     What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found,
-    MoreFilesError for a folder of more photos than `at_most`, and MorePackedError, where `packed`, for Parquet files
-    or tars of more.
+    MoreFilesError for a folder of more photos than `at_most`; and where `packed` MorePackedError for Parquet files or
+    tars of more, MoreLinesError for a .txt file of more lines.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
     (kind, version), name = look_at_source(path), files.split_query(path)[0].lower()
     if kind == fs.FileType.File and name.endswith(LIST_SUFFIXES):
-        photos = read_list(path)
+        photos = read_list(path, at_most=at_most if packed else None)
     elif kind == fs.FileType.File and tables.is_table(name):
         photos = [Photo(path, last_name(files.split_query(path)[0]), version)]
     elif kind == fs.FileType.NotFound and is_glob(path):

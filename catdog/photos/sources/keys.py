@@ -39,6 +39,8 @@ def key_of_name(name: str) -> str:
 
 def as_key(source: str) -> str:
     """Return the key of what a person or a list names, which may be a key already: a row of our own results."""
+    if source.isascii() and "\\" not in source:  # nearly all
+        return source
     if not any(0xDC80 <= ord(mark) <= 0xDCFF for mark in source) and not ("\\x{" in source and os.path.lexists(source)):
         return source
     return key_of_name(source)

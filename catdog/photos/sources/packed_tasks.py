@@ -17,6 +17,8 @@ from catdog.errors import UsageError
 from catdog.photos.sources.archives import forget_archives
 from catdog.photos.sources.inputs import list_table, photo_table
 from catdog.photos.sources.keys import Photo
+from catdog.photos.sources.list_tasks import list_lines
+from catdog.photos.sources.lists import MoreLinesError
 from catdog.photos.sources.opening import size_of
 from catdog.photos.sources.packed import MorePackedError, MorePhotosError, Packed, photos_in
 from catdog.photos.sources.shards import SHARD_ROWS, Shard, write_shard
@@ -46,6 +48,8 @@ def list_many(more: MorePhotosError, *, exclude: Sequence[str] = (), shards: str
     """
     if isinstance(more, MorePackedError):
         return list_packed(more.packed, exclude=exclude, shards=shards, num_cpus=num_cpus)
+    if isinstance(more, MoreLinesError):
+        return list_lines(str(more), exclude=exclude, shards=shards, num_cpus=num_cpus)
     return list_tree(Tree(path=str(more), exclude=tuple(exclude), shards=shards), num_cpus=num_cpus).shards
 
 
