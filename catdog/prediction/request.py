@@ -163,8 +163,7 @@ class Inputs:
     def are_many(self) -> bool:
         """Tell whether there are more photos than this process is to list; then `list_by_tasks` must be called."""
         if not self.listed and not self._more:
-            start = time.monotonic()
-            exclude = [self._out, *self.exclude]
+            start, exclude = time.monotonic(), [self._out, *self.exclude]
             try:
                 table = list_inputs(self._source, exclude=exclude, columns=self._columns, at_most=MOST_IN_ONE_PROCESS)
                 self._shards = cut_into_shards(table)
@@ -175,11 +174,9 @@ class Inputs:
 
     def list_by_tasks(self, *, place: str, num_cpus: float) -> None:
         """List the photos into shards below `place`, by Ray tasks of `num_cpus`."""
-        start = time.monotonic()
-        if self._more is None:
-            raise RuntimeError("photos that this process has listed")
-        exclude = [self._out, *self.exclude]
-        self._shards = list_many(self._more, exclude=exclude, shards=place, num_cpus=num_cpus)
+        start, exclude = time.monotonic(), [self._out, *self.exclude]
+        if self._more:
+            self._shards = list_many(self._more, exclude=exclude, shards=place, num_cpus=num_cpus)
         self._say_found(start)
 
     def _say_found(self, start: float) -> None:
