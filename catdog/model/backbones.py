@@ -1,7 +1,7 @@
 """The backbones: built flat into a model that is under construction, filled with pretrained weights by layer name.
 
 The architecture comes from the `efficientnet` package, which keeps Keras's modules in globals of its own and has
-not followed Keras since 2020. All dealings with it are in `_reference_model`; what leaves this module consists of
+not followed Keras since 2020. All dealings with it are in `_record_layers`; what leaves this module consists of
 tf-keras's own layers only.
 """
 
@@ -59,18 +59,13 @@ class PlannedLayer:
 def layers_of(name: str) -> tuple[PlannedLayer, ...]:
     """Return the layers of the backbone `name`, in an order in which they can be made; the last one is its output.
 
-    The first call builds a network of its own to find them. Under a strategy of several workers each of its variables
-    would be sent around: call it before the strategy's scope.
     Raises UsageError for a backbone that the table does not have.
     """
     spec = backbone_spec(name)
-    reference = _reference_model(spec)
-    numbers, found = {id(reference.input): 0}, list[PlannedLayer]()
-    for layer in reference.layers[1:]:
-        feeds = layer.input if isinstance(layer.input, list) else [layer.input]
+    found = []
+    for layer, feeds in _record_layers(spec):
         kind, config = _standard_form(layer, spec=spec)
-        found.append(PlannedLayer(kind=kind, config=config, feeds=tuple(numbers[id(feed)] for feed in feeds)))
-        numbers[id(layer.output)] = len(found)
+        found.append(PlannedLayer(kind=kind, config=config, feeds=feeds))
     return tuple(found)
 
 
@@ -106,8 +101,44 @@ def _short_name(weight: Any) -> str:
     return str(weight.name).rsplit("/", 1)[-1].split(":")[0]
 
 
-def _reference_model(spec: BackboneSpec) -> tf_keras.Model:
-    """Build the backbone as the `efficientnet` package does, as a model of its own.
+class _Recorder:
+    """Stands in for Keras's modules of layers and models: it builds nothing, and keeps what was asked for.
+
+    A tensor is its number, as PlannedLayer counts them. Building the network to look at it would take seconds, and with
+    several workers each of its variables would be sent around.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Any, tuple[int, ...]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a class of layers like Keras's `name`, whose layers are kept when they are called."""
+        plain = getattr(tf_keras.layers, name)
+
+        def record(layer: Any, inputs: int | list[int]) -> int:
+            self.made.append((layer, tuple(inputs) if isinstance(inputs, list) else (inputs,)))
+            return len(self.made)
+
+        return type(name, (plain,), {"__call__": record, "standard": plain})
+
+    def Input(self, **_: Any) -> int:  # noqa: N802 - Keras's name
+        """Return the number of the input."""
+        return 0
+
+    def Model(self, *_: Any, **__: Any) -> None:  # noqa: N802 - Keras's name
+        """Make no model."""
+
+    def multiply(self, inputs: list[int], *, name: str) -> Any:
+        """Record the product of two tensors."""
+        return self.Multiply(name=name)(inputs)
+
+    def add(self, inputs: list[int], *, name: str) -> Any:
+        """Record the sum of two tensors."""
+        return self.Add(name=name)(inputs)
+
+
+def _record_layers(spec: BackboneSpec) -> list[tuple[Any, tuple[int, ...]]]:
+    """Return the layers of which the `efficientnet` package makes the backbone, none of them built, and their feeds.
 
     Its `input_tensor=` imports a module that TensorFlow no longer has, and its `tfkeras` module would replace
     Keras's own "swish" for the whole process; so neither is used.
@@ -118,7 +149,8 @@ def _reference_model(spec: BackboneSpec) -> tf_keras.Model:
         block._replace(num_repeat=repeats, **_fixed_arguments(spec, block))
         for block, repeats in zip(efficientnet.DEFAULT_BLOCKS_ARGS, spec.stage_repeats(), strict=True)
     ]
-    return efficientnet.EfficientNet(
+    recorder = _Recorder()
+    efficientnet.EfficientNet(
         width_coefficient=1.0 if spec.lite else spec.width,
         depth_coefficient=1.0,
         default_resolution=spec.image_size,
@@ -127,10 +159,11 @@ def _reference_model(spec: BackboneSpec) -> tf_keras.Model:
         weights=None,
         input_shape=(spec.image_size, spec.image_size, 3),
         backend=tf_keras.backend,
-        layers=tf_keras.layers,
-        models=tf_keras.models,
+        layers=recorder,
+        models=recorder,
         utils=tf_keras.utils,
     )
+    return recorder.made
 
 
 def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
@@ -144,8 +177,8 @@ def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
     return {**scaled, "se_ratio": None}
 
 
-def _standard_form(layer: tf_keras.layers.Layer, *, spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
-    """Return class and configuration of a layer like `layer`, free of the `efficientnet` package's own."""
+def _standard_form(layer: Any, *, spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
+    """Return class and configuration of a layer like the recorded `layer`, free of the `efficientnet` package's own."""
     config = layer.get_config()
     del config["dtype"]  # that of the policy under which the layer is made
     if isinstance(layer, tf_keras.layers.Activation):
@@ -157,4 +190,4 @@ def _standard_form(layer: tf_keras.layers.Layer, *, spec: BackboneSpec) -> tuple
         return tf_keras.layers.Dropout, config
     if layer.name.endswith("se_reduce"):
         config["activation"] = "swish"
-    return type(layer), config
+    return layer.standard, config

@@ -80,7 +80,6 @@ def _build_networks(job: TrainJob, pretrained: Shared, *, workers: int, threads:
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
     tf_keras.utils.set_random_seed(job.seed)
     precision = model.choose_precision(job.precision, model.gpu_capabilities())
-    backbones.layers_of(job.spec.backbone)  # in the scope its variables would go to all workers
     with strategy.scope():
         trained = model.build_classifier(job.spec, precision=precision)
         # What is reported is what the saved model says, and that computes in float32.
