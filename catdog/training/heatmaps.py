@@ -49,14 +49,8 @@ def _load_best(job: TrainJob, networks: Networks, best: str) -> Any:
     """Return a classifier of this process alone with the weights of the stage `best`."""
     from catdog.model import classifier as model
 
-    classifier, distributed = networks.float32, networks.strategy.num_replicas_in_sync > 1
-    if distributed:
-        import tensorflow as tf
-
-        # Mirrored variables belong to all workers, and only this one is here.
-        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-            classifier = model.build_classifier(job.spec)
-    if distributed or best != job.stages[-1].name:
+    classifier = networks.own_float32(job.spec)
+    if classifier is not networks.float32 or best != job.stages[-1].name:
         model.load_weights_into(classifier, files.join(job.run_dir, best, "model"))
     return classifier
 

@@ -106,13 +106,8 @@ def _write_stage(
 ) -> None:
     from catdog.model import classifier as model
 
-    directory, classifier = files.join(job.run_dir, stage.name), networks.float32
-    if networks.strategy.num_replicas_in_sync > 1:
-        import tensorflow as tf
-
-        # Saving mirrored variables on one worker alone would wait for the others without end.
-        with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-            classifier = model.build_classifier(job.spec)
+    directory, classifier = files.join(job.run_dir, stage.name), networks.own_float32(job.spec)
+    if classifier is not networks.float32:
         classifier.set_weights(weights)
     outcomes = _make_outcomes(job, stage, scored)
     mark = {

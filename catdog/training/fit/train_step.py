@@ -11,6 +11,7 @@ import numpy as np
 
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.features.rows import RowSource
+from catdog.model.saved_model import ClassifierSpec
 from catdog.training.fit.checkpoint import StageState
 
 _EVALUATION_BATCH = 256
@@ -27,6 +28,24 @@ class Networks:
     trained: Any
     float32: Any
     strategy: Any
+    _own: list[Any] = dataclasses.field(default_factory=list)
+
+    def own_float32(self, spec: ClassifierSpec) -> Any:
+        """Return a float32 classifier of `spec` that this process can read and save without the other workers.
+
+        With one worker that is `float32` itself. With several it is another one, built once, of weights of its own:
+        what reads mirrored variables on one worker alone waits for the others without end.
+        """
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.float32
+        if not self._own:
+            import tensorflow as tf
+
+            from catdog.model import classifier as model
+
+            with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+                self._own.append(model.build_classifier(spec))
+        return self._own[0]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Set the weights of both; every worker calls it."""
