@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from catdog.evaluation.label_errors import find_label_errors
 from catdog.evaluation.metrics import evaluate_sums, expected_calibration_error, reliability_bins
 from catdog.evaluation.near_duplicates import find_near_duplicates
 from catdog.evaluation.paired import PairSums, compare_sums, pair_sums
-from catdog.evaluation.sums import ScoreSums, bin_sums, score_sums
+from catdog.evaluation.sums import ScoreSums, score_sums
 from catdog.features.cache import FeatureCache
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.manifest import AnyManifest
@@ -66,10 +66,11 @@ def diagnose(
     """
     found = {stage: find_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
     outcomes = {stage: each for stage, each in found.items() if each is not None}
+    sums = {stage: _sums_by_split(each) for stage, each in outcomes.items()}
     diagnosis = {
-        "evaluations": {stage: _evaluations(each) for stage, each in outcomes.items()},
+        "evaluations": {stage: _evaluations(each, manifest.classes) for stage, each in sums.items()},
         "comparison": _comparison(list(outcomes.values())),
-        **(_of_model(outcomes[best], temperature) if best in outcomes else {}),
+        **(_of_model(outcomes[best], sums[best], temperature) if best in outcomes else {}),
         "label_errors": _label_errors(train_features, manifest.classes),
         **_near_duplicates(manifest),
     }
@@ -78,14 +79,18 @@ def diagnose(
     return _lines(diagnosis, temperature)
 
 
-def _evaluations(outcomes: Outcomes) -> dict[str, Any]:
+def _sums_by_split(outcomes: Outcomes, temperature: float = 1.0) -> dict[str, ScoreSums]:
+    """Return what the scores of each split are computed from, with the logits divided by `temperature`."""
     sums: dict[str, ScoreSums] = {}
     for split, true, probabilities in outcomes.by_split():
-        found = score_sums(true, probabilities)
+        shown = probabilities if temperature == 1.0 else apply_temperature(probabilities, temperature)
+        found = score_sums(true, shown)
         sums[split] = sums[split] + found if split in sums else found
-    return {
-        split: evaluate_sums(sums[split], classes=outcomes.classes).to_json() for split in _HELD_OUT if split in sums
-    }
+    return sums
+
+
+def _evaluations(sums: Mapping[str, ScoreSums], classes: Sequence[str]) -> dict[str, Any]:
+    return {split: evaluate_sums(sums[split], classes=classes).to_json() for split in _HELD_OUT if split in sums}
 
 
 def _comparison(stages: Sequence[Outcomes]) -> dict[str, Any]:
@@ -115,24 +120,18 @@ def _joined(first: Outcomes, last: Outcomes) -> Iterator[tuple[pa.Table, pa.Tabl
         waiting = [rows[0].filter(places.is_null()), rows[1].filter(alone)]
 
 
-def _of_model(outcomes: Outcomes, temperature: Temperature) -> dict[str, Any]:
-    """Return calibration, worst and least_sure of the run's model, whose stage left `outcomes`."""
-    before, after = dict[str, np.ndarray](), dict[str, np.ndarray]()
-    for split, true, probabilities in outcomes.by_split():
-        correct = probabilities.argmax(axis=1) == true
-        calibrated = apply_temperature(probabilities, temperature.value)
-        for sums, shown in ((before, probabilities), (after, calibrated)):
-            found = bin_sums(shown.max(axis=1), correct)
-            sums[split] = sums[split] + found if split in sums else found
+def _of_model(outcomes: Outcomes, sums: Mapping[str, ScoreSums], temperature: Temperature) -> dict[str, Any]:
+    """Return calibration, worst and least_sure of the run's model, whose stage left `outcomes` with these `sums`."""
     # The temperature was fitted on validation: what it is worth shows on test.
-    split = "test" if "test" in before else "validation"
+    split = "test" if "test" in sums else "validation"
+    helps = temperature.value != 1.0
     return {
         "calibration": {
             "split": split,
             "temperature": temperature.value,
             "reason": temperature.reason,
-            "before": _reliability(before[split]),
-            "after": _reliability(after[split]) if temperature.value != 1.0 else None,
+            "before": _reliability(sums[split].bins),
+            "after": _reliability(_sums_by_split(outcomes, temperature.value)[split].bins) if helps else None,
         },
         "worst": _as_calibrated(outcomes.worst(limit=SHOWN), temperature, outcomes.classes, reverse=True),
         "least_sure": _as_calibrated(

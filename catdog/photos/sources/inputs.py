@@ -17,7 +17,7 @@ from catdog.errors import ImageError, UsageError
 from catdog.photos.sources import tables
 from catdog.photos.sources.archives import archive_kind
 from catdog.photos.sources.files import list_files, list_photos, read_photo, retry_read
-from catdog.photos.sources.keys import Photo, as_key, last_name
+from catdog.photos.sources.keys import Photo, as_key, below, last_name
 from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.lists import read_list
 from catdog.photos.sources.opening import look_at_source
@@ -72,15 +72,20 @@ def list_inputs(
         photos = _expand_archives(source, _match(path), at_most=at_most if packed else None)
     else:
         photos = list_photos(source, at_most=at_most, packed=packed)
-    below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
-    photos = [photo for photo in photos if not photo.path.startswith(below)] if below else photos
+    left_out = below(exclude)
+    photos = [photo for photo in photos if not photo.path.startswith(left_out)] if left_out else photos
     if not photos:
-        raise UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
+        raise nothing_left(source)
     if all(tables.is_table(photo.relative) for photo in photos):
         if at_most is not None and packed and are_more_rows([one.path for one in photos], at_most=at_most):
             raise MorePackedError(Packed(source=source, files=tuple(photos), columns=columns))
         return pa.concat_tables([rows for photo in photos for rows in list_table(photo, columns)])
     return photo_table(photos)
+
+
+def nothing_left(source: str) -> UsageError:
+    """Return the error for a source of which all is left out."""
+    return UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
 
 
 def photo_table(photos: Sequence[Photo]) -> pa.Table:

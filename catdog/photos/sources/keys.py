@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -27,6 +28,11 @@ class Photo(NamedTuple):
     path: str
     relative: str
     version: str | None = None
+
+
+def below(folders: Iterable[str]) -> tuple[str, ...]:
+    """Return what the keys of all that lies below one of `folders` begin with, for str.startswith."""
+    return tuple(f"{folder.rstrip('/')}/" for folder in folders)
 
 
 def key_of_name(name: str) -> str:

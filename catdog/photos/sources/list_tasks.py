@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from catdog.cluster.actors import map_in_order
 from catdog.errors import CatdogError, UsageError
-from catdog.photos.sources.inputs import photo_table
+from catdog.photos.sources.inputs import nothing_left, photo_table
+from catdog.photos.sources.keys import below
 from catdog.photos.sources.lists import (
     LOOKED_AT,
     MARK,
@@ -116,7 +117,7 @@ def list_lines(path: str, *, exclude: Sequence[str] = (), shards: str = "", num_
     gathers = ((common, tuple(exclude), shards, *ofone) for ofone in zip(*pieces, strict=True))
     listed = list(itertools.chain(*map_in_order(gather, gathers, num_cpus=num_cpus)))
     if not listed:
-        raise UsageError(f"expected photos in {path}, found only what earlier jobs wrote there: check the path")
+        raise nothing_left(path)
     return listed
 
 
@@ -147,8 +148,8 @@ def cut_lines(lines: Lines, cuts: Sequence[str]) -> list[pa.Array] | pa.Array:
 
 def gather(common: str, exclude: Sequence[str], shards: str, *pieces: pa.Array) -> list[Shard]:
     """Write the photos of a range of keys, which are in the folder `common`, into shards."""
-    below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
-    keys = sorted({key for piece in pieces for key in piece.to_pylist() if not key.startswith(below)})
+    left_out = below(exclude)
+    keys = sorted({key for piece in pieces for key in piece.to_pylist() if not key.startswith(left_out)})
     return [
         write_shard(photo_table(photos_of(keys[start : start + SHARD_ROWS], common=common)), shards)
         for start in range(0, len(keys), SHARD_ROWS)

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from catdog.cluster.actors import map_in_order
-from catdog.errors import UsageError
 from catdog.photos.sources.archives import forget_archives
-from catdog.photos.sources.inputs import list_table, photo_table
-from catdog.photos.sources.keys import Photo
+from catdog.photos.sources.inputs import list_table, nothing_left, photo_table
+from catdog.photos.sources.keys import Photo, below
 from catdog.photos.sources.list_tasks import list_lines
 from catdog.photos.sources.lists import MoreLinesError
 from catdog.photos.sources.opening import size_of
@@ -62,9 +61,7 @@ def list_packed(packed: Packed, *, exclude: Sequence[str] = (), shards: str = ""
     packed.say_found(sum(group.photos for group in found))
     listed = [shard for group in found for shard in group.shards]
     if not listed:
-        raise UsageError(
-            f"expected photos in {packed.source}, found only what earlier jobs wrote there: check the path"
-        )
+        raise nothing_left(packed.source)
     return listed
 
 
@@ -90,7 +87,7 @@ def _groups(files: Sequence[Photo]) -> Iterator[tuple[Photo, ...]]:
 def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str) -> ListedGroup:
     """List files that are one after the other, their names `around` the photos of tars or not; into `shards`."""
     writer, photos, in_folders = _ShardWriter(shards), 0, False
-    below = tuple(f"{folder.rstrip('/')}/" for folder in exclude)
+    left_out = below(exclude)
     for file in packed.files:
         if packed.columns is not None:
             for rows in list_table(file, packed.columns):
@@ -102,7 +99,7 @@ def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str
         photos += len(inside)
         in_folders = in_folders or any("/" in photo.relative for photo in inside)
         writer.add(
-            photo_table([packed.place(one, file, around=around) for one in inside if not one.path.startswith(below)])
+            photo_table([packed.place(one, file, around=around) for one in inside if not one.path.startswith(left_out)])
         )
     return ListedGroup(shards=writer.finish(), photos=photos, in_folders=in_folders)
 

@@ -19,7 +19,7 @@ from catdog.errors import FailureError, UsageError, one_line
 from catdog.photos.sources.files import open_tree
 from catdog.photos.sources.folders import Found, LeftOut, Scanned, scan_local, scan_remote, unreadable_text, walk_local
 from catdog.photos.sources.inputs import photo_table
-from catdog.photos.sources.keys import Photo, escape_uri, key_of_name
+from catdog.photos.sources.keys import Photo, below, escape_uri, key_of_name
 from catdog.photos.sources.shards import SHARD_ROWS, SetDigest, Shard, write_shard
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
@@ -137,9 +137,9 @@ def list_links(tree: Tree, linked: Sequence[str]) -> Listed:
     """List what the links `linked` to folders lead to, outside of the folders of `tree` itself."""
     _, inside = open_tree(tree.path)
     found, writer = Listed(), _ShardWriter(tree)
-    below = tuple(f"{folder.rstrip('/')}/" for folder in tree.exclude)
+    left_out = below(tree.exclude)
     for file in walk_local(inside, found.left_out, linked=linked):
-        if not tree.key(file.relative).startswith(below):
+        if not tree.key(file.relative).startswith(left_out):
             writer.add([file])
     found.shards.extend(writer.finish())
     return found
