@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catdog.photos.sources.containers.packed import MorePackedError, Packed
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.packed import MorePackedError, Packed
 
 
 def write_tar(path: Path, *names: str) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pyarrow as pa
 
 from catdog.photos.sources.inputs import find_inputs
-from catdog.photos.sources.shards import cut_into_shards
+from catdog.photos.sources.listing.shards import cut_into_shards
 from catdog.prediction.results import commit
 from catdog.prediction.results.joining import Run, write_file
 from catdog.prediction.results.parts import plan_parts, write_prediction_part

@@ -4,7 +4,7 @@ source --list_inputs--> paths --label--> classes and split hints
                           └--inspect_photos (Ray tasks)--> digest, size, perceptual hash or reason
 both --reject_copies, split_photos--> Manifest
 
-A folder of more photos than one process should hold goes through `sharded`, with the same result in shards.
+More photos than one process should hold go through `sharded`, with the same result in shards.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from catdog.photos.decoding.limits import DEFAULT_LIMITS, DecodeLimits
 from catdog.photos.inspection import Inspector, Progress, inspect_photos, reject_copies, require_every_class
 from catdog.photos.manifest import AnyManifest, Manifest, read_manifest, write_manifest
 from catdog.photos.sample import draw_sample
-from catdog.photos.sharded.driver import ingest_folder
+from catdog.photos.sharded.driver import ingest_many
 from catdog.photos.sharded.manifest import write_sharded
-from catdog.photos.sources.files import MoreFilesError
+from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS
+from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS
 from catdog.photos.splits import ALL, split_photos
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
@@ -39,7 +39,7 @@ _INPUTS = (
     "label_column",
 )  # fmt: skip
 
-_LEFTOVERS = ("inspected", "inputs", "merged", "ranges")  # what a finished manifest does not need
+_LEFTOVERS = ("inspected", "inputs", "recorded", "merged", "ranges")  # what a finished manifest does not need
 
 
 def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
@@ -57,7 +57,7 @@ def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
         return None
     try:
         return label_source(files.absolute(config.photos), read_annotations(config))
-    except MoreFilesError:
+    except MorePhotosError:
         return None
 
 
@@ -88,7 +88,7 @@ def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None =
 def _make_manifest(
     config: IngestConfig, source: str, annotations: Annotations, *, directory: str, found: LabelledPhotos | None
 ) -> AnyManifest:
-    """Make and write the manifest of `source`: in one table, or of a large folder in shards."""
+    """Make and write the manifest of `source`: in one table, or of many photos in shards."""
     settings: dict[str, Any] = {
         "per_class": {split: int(getattr(config, f"{split}_per_class")) for split in SPLITS},
         "seed": config.seed,
@@ -98,9 +98,9 @@ def _make_manifest(
     limits, keep = DecodeLimits(max_pixels=config.max_pixels), files.join(directory, "inspected")
     try:
         found = found or label_source(source, annotations)
-    except MoreFilesError as error:
+    except MorePhotosError as error:
         inspector = Inspector(limits=limits, keep=keep)
-        sharded = ingest_folder(str(error), directory=directory, inspector=inspector, **settings)
+        sharded = ingest_many(error, directory=directory, inspector=inspector, **settings)
         write_sharded(sharded)
         return sharded
     manifest = build_manifest(source, found=found, limits=limits, keep=keep, **settings)
@@ -121,11 +121,11 @@ def _sample(run_dir: str, *, seed: int) -> str:
 def label_source(source: str, annotations: Annotations, *, all_here: bool = False) -> LabelledPhotos:
     """List the photos of `source` and give each its class.
 
-    Raises UsageError as list_inputs and label_photos do; and MoreFilesError for a folder of more photos than this
-    process should hold, unless `all_here` or a table of labels or groups, which it holds anyway, asks for it.
+    Raises UsageError as list_inputs and label_photos do; and MorePhotosError for more photos than this process should
+    hold, unless `all_here` or a table of labels or groups, which it holds anyway, asks for it.
     """
     at_most = None if all_here or annotations.labels or annotations.groups else MOST_IN_ONE_PROCESS
-    inputs = list_inputs(source, columns=annotations.columns, at_most=at_most, packed=False)
+    inputs = list_inputs(source, columns=annotations.columns, at_most=at_most)
     return label_photos(inputs, source=source, annotations=annotations)
 
 

@@ -21,7 +21,7 @@ from catdog.console import counted, say
 from catdog.evaluation.metrics import Evaluation, evaluate_sums
 from catdog.evaluation.paired import Comparison, PairSums, compare_sums, pair_sums
 from catdog.evaluation.sums import ScoreSums, score_sums
-from catdog.photos.sources.shards import Shard, cut_into_shards, read_all
+from catdog.photos.sources.listing.shards import Shard, cut_into_shards, read_all
 from catdog.prediction.output import EVALUATION_FILE
 from catdog.prediction.results.commit import ResultFile, read_rows, result_files
 from catdog.prediction.results.matching import Photos, match

@@ -18,7 +18,7 @@ from catdog.cluster.actors import Map
 from catdog.config import PredictConfig
 from catdog.console import counted, duration, say, table_text
 from catdog.errors import BadPhotosError, UsageError
-from catdog.photos.sources.shards import SetDigest, Shard
+from catdog.photos.sources.listing.shards import SetDigest, Shard
 from catdog.prediction.results import commit
 from catdog.prediction.results.matching import Changes, find_changes
 from catdog.report.page import PAGE_FILE

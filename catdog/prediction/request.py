@@ -26,16 +26,16 @@ from catdog.model.engines import ModelBytes, read_model
 from catdog.model.imagenet_model import imagenet_model
 from catdog.model.saved_model import ClassifierSpec
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.sources.archives import archive_kind
+from catdog.photos.sources.containers.archives import archive_kind
+from catdog.photos.sources.containers.packed import MorePhotosError
+from catdog.photos.sources.containers.tables import SUFFIX as TABLE_SUFFIX
+from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.keys import as_key
-from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
+from catdog.photos.sources.listing.lists import SUFFIXES as LIST_SUFFIXES
+from catdog.photos.sources.listing.packed_tasks import list_many
+from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.opening import look_at_source
-from catdog.photos.sources.packed import MorePhotosError
-from catdog.photos.sources.packed_tasks import list_many
-from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
-from catdog.photos.sources.tables import SUFFIX as TABLE_SUFFIX
-from catdog.photos.sources.tables import TableColumns
 from catdog.prediction import output
 from catdog.prediction.results.parts import photos_per_part
 from catdog.prediction.results.rows import LabelRule

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from catdog.cluster.actors import Map
 from catdog.errors import UsageError
-from catdog.photos.annotations.class_layout import assign_classes
-from catdog.photos.annotations.examples import MOST_NAMES, Examples
-from catdog.photos.annotations.labelling import recorded_labels
-from catdog.photos.annotations.layout import Layout
-from catdog.photos.sources.shards import Shard
+from catdog.photos.annotations.layouts.class_layout import assign_classes
+from catdog.photos.annotations.layouts.examples import MOST_NAMES, Examples
+from catdog.photos.annotations.layouts.layout import Layout
+from catdog.photos.annotations.recorded import recorded_labels
+from catdog.photos.sources.listing.shards import Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

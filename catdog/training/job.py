@@ -41,7 +41,7 @@ from catdog.training.driver import EpochFollower, Training
 from catdog.training.fit.checkpoint import read_history
 from catdog.training.fit.marks import best_stage, choice_text, stage_mark
 from catdog.training.fit.stage_job import TrainJob
-from catdog.training.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
+from catdog.training.page.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
 from catdog.training.stages import StageLayout, check_cut, stage_batches
 

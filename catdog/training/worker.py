@@ -21,7 +21,7 @@ from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_loop import DivergedError
 from catdog.training.fit.train_step import Networks
-from catdog.training.heatmaps import write_heatmaps
+from catdog.training.page.heatmaps import write_heatmaps
 
 # What the driver tells workers that wait for the rows of the trunk pass.
 ROWS_READY, ROWS_ABANDONED = "ready", "abandoned"

@@ -1,12 +1,18 @@
+"""Photos that are ingested: found, checked, split; in one table, or in shards where they are many."""
+
 from __future__ import annotations
 
 import hashlib
 import io
 import shutil
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -160,21 +166,100 @@ def test_what_is_wrong_with_the_photos_is_told_before_a_cluster_starts(tmp_path:
     assert find_photos(build_config(IngestConfig, {}), run_dir=str(tmp_path / "run")) is None
 
 
-def test_a_large_folder_is_ingested_in_shards_and_read_again(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def many_tables(folder: Path) -> Path:
+    """Parquet files with a column of labels; the name of each tells a split."""
+    for split, start in (("train", 0), ("validation", 30), ("test", 40)):
+        seeds = range(start, start + (30 if split == "train" else 10))
+        names = ["Cat" if seed % 2 else "dog" for seed in seeds]
+        table = pa.table({"image": [{"bytes": jpeg(seed), "path": f"{seed}.jpg"} for seed in seeds], "species": names})
+        folder.mkdir(exist_ok=True)
+        pq.write_table(table, folder / f"pets-{split}-00000-of-00001.parquet", row_group_size=4)
+    return folder
+
+
+def many_tars(folder: Path) -> Path:
+    """Tars of class folders."""
+    folder.mkdir()
+    for number in range(3):
+        with tarfile.open(folder / f"{number}.tar", "w") as archive:
+            for seed in range(12 * number, 12 * number + 12):
+                add(archive, f"{('cat', 'dog')[seed % 2]}/{seed}.jpg", jpeg(seed))
+    return folder
+
+
+def webdataset(folder: Path) -> Path:
+    """Shards of photos with a `.cls` beside each, but one."""
+    folder.mkdir()
+    for number in range(2):
+        with tarfile.open(folder / f"train-{number:06d}.tar", "w") as archive:
+            for seed in range(20 * number, 20 * number + 20):
+                add(archive, f"{seed:03d}.jpg", jpeg(seed))
+                if seed != 7:
+                    add(archive, f"{seed:03d}.cls", b"cat" if seed % 2 else b"dog")
+    return folder
+
+
+def many_paths(folder: Path) -> Path:
+    """A list of photos in class folders."""
+    write(folder, {f"{('cat', 'dog')[seed % 2]}/{seed}.jpg": jpeg(seed) for seed in range(24)})
+    path = folder / "list.txt"
+    path.write_text("".join(f"{('cat', 'dog')[seed % 2]}/{seed}.jpg\n" for seed in range(24)))
+    return path
+
+
+def many_files(folder: Path) -> Path:
+    """A folder of class folders."""
+    return write(folder, {f"{('cat', 'dog')[seed % 2]}/{seed}.jpg": jpeg(seed) for seed in range(24)})
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def lines_without_speed(output: str) -> list[str]:
+    return [line for line in output.splitlines() if not line.startswith("Checking photos: ")]
+
+
+@pytest.mark.parametrize("make", [many_files, many_tables, many_tars, webdataset, many_paths])
+def test_many_photos_are_ingested_in_shards_as_they_are_in_one_table(
+    make: Callable[[Path], Path], ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    photos, run_dir = make(tmp_path / "pets"), str(tmp_path / "run")
+    config = build_config(
+        IngestConfig, {"photos": str(photos), "label_column": "species" if make == many_tables else ""}
+    )
+    whole = ingest_module.ingest(config, run_dir=str(tmp_path / "whole"))
+    told = lines_without_speed(capsys.readouterr().out)
     monkeypatch.setattr(ingest_module, "MOST_IN_ONE_PROCESS", 10)
-    photos = write(tmp_path / "pets", {f"cat/{seed}.jpg": jpeg(seed) for seed in range(20)})
-    write(photos, {f"dog/{seed}.jpg": jpeg(seed) for seed in range(100, 120)})
-    config, run_dir = build_config(IngestConfig, {"photos": str(photos)}), str(tmp_path / "run")
     assert find_photos(config, run_dir=run_dir) is None
     manifest = ingest_module.ingest(config, run_dir=run_dir)
     assert isinstance(manifest, ShardedManifest)
-    assert {name: sum(of.values()) for name, of in manifest.counts().items()}["unused"] == 0
-    assert "Found 40 images belonging to 2 classes." in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "run" / "manifest").iterdir()) == [
-        "_COMPLETE.json", "manifest.json", "shards",
-    ]  # fmt: skip
-    assert ingest_module.ingest(config, run_dir=run_dir) == manifest
-    whole = build_manifest(str(photos))
+    assert lines_without_speed(capsys.readouterr().out) == told
     assert manifest.sample(100).sort_by("path").equals(whole.table)
+    assert (manifest.classes, manifest.counts()) == (("cat", "dog"), whole.counts())
+    left = {"_COMPLETE.json", "manifest.json", "shards", *(["rejected"] if make == webdataset else [])}
+    assert {path.name for path in (tmp_path / "run" / "manifest").iterdir()} == left
+    assert ingest_module.ingest(config, run_dir=run_dir) == manifest
+
+
+@pytest.mark.parametrize(
+    ("column", "error"),
+    [
+        ("none", "--label-column none: found no such column in "),
+        ("same", "expected labels of two classes or more in .*, found cat"),
+        ("", "lay them out as .*, or which column of the table does by --label-column"),
+    ],
+)
+def test_labels_of_many_tables_that_do_not_tell_classes_are_one_line(
+    column: str, error: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "MOST_IN_ONE_PROCESS", 10)
+    pq.write_table(
+        pa.table({"bytes": [jpeg(seed) for seed in range(12)], "same": ["cat"] * 12}), tmp_path / "t.parquet"
+    )
+    config = build_config(IngestConfig, {"photos": str(tmp_path / "t.parquet"), "label_column": column})
+    with pytest.raises(UsageError, match=error):
+        ingest_module.ingest(config, run_dir=str(tmp_path / "run"))

@@ -15,7 +15,7 @@ from made_results import commit_rows
 from catdog.cluster.actors import map_in_order
 from catdog.errors import UsageError
 from catdog.photos.sources.inputs import INPUTS, find_inputs, list_inputs
-from catdog.photos.sources.shards import Shard, cut_into_shards
+from catdog.photos.sources.listing.shards import Shard, cut_into_shards
 from catdog.prediction.evaluate import TrueLabels, evaluate_labels
 from catdog.prediction.results.rows import LabelRule, build_rows
 from catdog.prediction.truth import Map, Truth, find_truth, see_shard

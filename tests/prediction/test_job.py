@@ -31,9 +31,10 @@ from catdog.errors import BadPhotosError, FailureError, UsageError
 from catdog.model.engines import EngineSpec, read_model
 from catdog.photos.decoding import formats
 from catdog.photos.decoding.decode import decode_image
-from catdog.photos.sources import packed_tasks, settling
+from catdog.photos.sources import settling
 from catdog.photos.sources.files import list_photos
 from catdog.photos.sources.inputs import list_inputs
+from catdog.photos.sources.listing import packed_tasks
 from catdog.prediction import job as inference
 from catdog.prediction import output, request
 from catdog.prediction.labelling import driver

@@ -27,7 +27,7 @@ from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources import files as photos
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.shards import cut_into_shards
+from catdog.photos.sources.listing.shards import cut_into_shards
 from catdog.prediction.labelling.decoding import Decode, Decoder, Decoding, ImageBlock
 from catdog.prediction.labelling.driver import label_shards
 from catdog.prediction.labelling.stretches import Stretch, photos_per_stretch

@@ -10,7 +10,7 @@ from heard import heard
 from made_results import commit_rows
 
 from catdog.photos.sources.inputs import INPUTS, find_inputs
-from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
+from catdog.photos.sources.listing.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction import output
 from catdog.prediction.results.matching import Changes
 from catdog.prediction.results.rows import LabelRule, build_rows

@@ -23,8 +23,9 @@ from catdog.model.backbone_specs import UNIT_SCALING
 from catdog.photos.annotations.labelling import Annotations
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.inspection import INSPECTED, Inspector
-from catdog.photos.sharded.driver import ingest_folder
+from catdog.photos.sharded.driver import ingest_many
 from catdog.photos.sharded.manifest import ShardedManifest, write_sharded
+from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.splits import ALL
 from catdog.storage import files
 from catdog.storage.schemas import SPLITS
@@ -65,8 +66,8 @@ def main(photos: str, run_dir: str) -> None:
         stack.enter_context(meter.counting())
 
         def ingest() -> ShardedManifest:
-            manifest = ingest_folder(
-                photos,
+            manifest = ingest_many(
+                MoreFilesError(photos),
                 directory=directory,
                 inspector=FreeInspector(limits=DecodeLimits(), keep=files.join(directory, "inspected")),
                 per_class=dict.fromkeys(SPLITS, ALL),

@@ -25,8 +25,8 @@ from catdog.cluster.plan import Plan, make_predict_plan
 from catdog.config import PredictClusterConfig
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.sources.shards import SetDigest, Shard
-from catdog.photos.sources.tree import Tree, list_tree
+from catdog.photos.sources.listing.shards import SetDigest, Shard
+from catdog.photos.sources.listing.tree import Tree, list_tree
 from catdog.prediction import output
 from catdog.prediction.evaluate import TrueLabels, evaluate_labels
 from catdog.prediction.labelling.decoding import Decoding

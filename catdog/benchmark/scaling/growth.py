@@ -25,7 +25,7 @@ from catdog.cluster.connection import connected
 from catdog.cluster.plan import ACTOR_CORES
 from catdog.console import duration, say, table_text
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.shards import SHARD_ROWS, SetDigest, Shard, cut_into_shards
+from catdog.photos.sources.listing.shards import SHARD_ROWS, SetDigest, Shard, cut_into_shards
 from catdog.prediction.labelling.driver import CALLS
 from catdog.prediction.labelling.stretches import MAX_PHOTOS, survey
 from catdog.storage.files import CONNECTIONS

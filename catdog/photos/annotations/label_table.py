@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from catdog.errors import UsageError
 from catdog.photos.annotations.csv_table import find_photos, read_csv_table
-from catdog.photos.annotations.split_names import split_of_name
+from catdog.photos.annotations.layouts.split_names import split_of_name
 
 NO_LABEL = "no-class: the table of labels has no label for it"
 NAME_COLUMNS = (

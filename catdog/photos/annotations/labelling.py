@@ -10,26 +10,15 @@ import pyarrow.compute as pc
 
 from catdog.config import IngestConfig
 from catdog.console import say
-from catdog.errors import ImageError, UsageError
-from catdog.photos.annotations.class_layout import assign_classes
+from catdog.errors import UsageError
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections, read_corrections
 from catdog.photos.annotations.groups import Groups, apply_groups, contradiction, read_groups
-from catdog.photos.annotations.label_table import (
-    NO_LABEL,
-    Assigned,
-    LabelTable,
-    apply_label_table,
-    fold_label,
-    read_label_table,
-)
-from catdog.photos.annotations.layout_detection import NO_SPLITS
-from catdog.photos.annotations.split_names import split_of_name, splits_of_names
-from catdog.photos.sources.archives import shard_set
-from catdog.photos.sources.files import read_shard_class
-from catdog.photos.sources.tables import TableColumns, read_labels, row_ends
-from catdog.storage.files import split_query
-
-_NO_SIDECAR = "no-class: the archive has no .cls beside it"
+from catdog.photos.annotations.label_table import NO_LABEL, Assigned, LabelTable, apply_label_table, read_label_table
+from catdog.photos.annotations.layouts.class_layout import assign_classes
+from catdog.photos.annotations.layouts.layout import Layout
+from catdog.photos.annotations.layouts.layout_detection import NO_SPLITS
+from catdog.photos.annotations.recorded import Seen, files_of, make_rule, recorded_labels
+from catdog.photos.sources.containers.tables import TableColumns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,92 +102,30 @@ def _assign(
         found = apply_label_table(annotations.labels, pairs)
         say(found.line)
         return found.classes, found.assigned, NO_LABEL
-    may_split = annotations.splits != NO_SPLITS
-    labels = _table_labels(inputs, annotations.label_column)
-    if labels:
-        classes = tuple(sorted({label for label in labels if label}))
-        if len(classes) < 2:
-            raise UsageError(
-                f"expected labels of two classes or more in {source}, found {', '.join(classes) or 'none'}"
-            )
-        hints = _hints_of_files(inputs["table"].to_pylist(), may_split=may_split)
-        return classes, [(hint, name) if name else None for hint, name in zip(hints, labels, strict=True)], NO_LABEL
-    shards = _shard_classes(inputs, may_split=may_split)
-    if shards:
-        return tuple(sorted({found[1] for found in shards if found})), shards, _NO_SIDECAR
+    labels = recorded_labels(inputs, column=annotations.label_column)
+    rule = make_rule([Seen.of(inputs, labels)], source=source, may_split=annotations.splits != NO_SPLITS)
+    if rule:
+        recorded = [rule.assign(file, label) for file, label in zip(files_of(inputs), labels, strict=True)]
+        return rule.classes, recorded, rule.no_class
+    layout, assigned = detect_classes(
+        [relative for _, relative in pairs],
+        source=source,
+        splits=annotations.splits,
+        in_tables=inputs["table"].null_count < inputs.num_rows,
+    )
+    return layout.classes, assigned, layout.no_class
+
+
+def detect_classes(
+    relatives: Sequence[str], *, source: str, splits: str, in_tables: bool, photos: int = 0
+) -> tuple[Layout, list[Assigned]]:
+    """Return what assign_classes does, and say what a person should know of it; photos may be `in_tables`."""
     try:
-        layout, assigned = assign_classes([relative for _, relative in pairs], source=source, splits=annotations.splits)
+        layout, assigned = assign_classes(relatives, source=source, splits=splits, photos=photos)
     except UsageError as error:
-        if inputs["table"].null_count == inputs.num_rows:
+        if not in_tables:
             raise
         raise UsageError(f"{error}, or which column of the table does by --label-column") from error
     for line in layout.notes:
         say(line)
-    return layout.classes, assigned, layout.no_class
-
-
-def recorded_labels(inputs: pa.Table, *, column: str = "") -> list[str]:
-    """Return what the table of each of `inputs`, or the `.cls` beside it in a shard, says it shows; "" without a word.
-
-    Nothing where no table has labels and no photo such a file. `column` is that of the labels, by default found by its
-    name. Raises UsageError for labels that cannot be read.
-    """
-    return _table_labels(inputs, column) or _shard_labels(inputs["path"].to_pylist())
-
-
-def _shard_labels(paths: Sequence[str]) -> list[str]:
-    try:
-        found = [fold_label(read_shard_class(path) or "") if "!" in path else "" for path in paths]
-    except ImageError as error:
-        raise UsageError(f"expected the class of each photo in the .cls beside it: {error}") from error
-    return found if any(found) else []
-
-
-def _shard_classes(inputs: pa.Table, *, may_split: bool) -> list[Assigned]:
-    """Return (split hint, class) of each photo, as the `.cls` beside it in a WebDataset shard says.
-
-    Nothing where no photo has such a file. Raises UsageError for one class only, and for a file that cannot be read.
-    """
-    paths = inputs["path"].to_pylist()
-    classes = _shard_labels(paths)
-    if not classes:
-        return []
-    names = {name for name in classes if name}
-    if len(names) == 1:
-        raise UsageError(f"expected two classes or more in the .cls files, found only {names.pop()}")
-    hints = _hints_of_files([path.partition("!")[0] for path in paths], may_split=may_split)
-    return [(hint, name) if name else None for hint, name in zip(hints, classes, strict=True)]
-
-
-def _hints_of_files(paths: Sequence[str], *, may_split: bool) -> list[str | None]:
-    """Return the split that the name of each file tells, such as train-00000-of-00002.parquet, or else its folder's."""
-    if not may_split:
-        return [None] * len(paths)
-    places = {path: split_query(path)[0].rpartition("/")[::2] for path in paths}
-    splits = splits_of_names({shard_set(name) for _, name in places.values()})
-    hints = {
-        path: splits.get(shard_set(name)) or split_of_name(folder.rpartition("/")[2])
-        for path, (folder, name) in places.items()
-    }
-    if len({*hints.values()}) == 1:  # somebody gave the files of one split
-        return [None] * len(paths)
-    return [hints[path] for path in paths]
-
-
-def _table_labels(inputs: pa.Table, column: str) -> list[str]:
-    """Return the label of each photo in Parquet files; nothing where there are none."""
-    tables = [path for path in pc.unique(inputs["table"]).to_pylist() if path]
-    if not tables:
-        return []
-    named = {path: read_labels(path, column) for path in tables}
-    without = [path for path in tables if named[path] is None]
-    if 0 < len(without) < len(tables):
-        raise UsageError(f"expected a column of labels in each table, found none in {without[0]}: take it away")
-    ends = {path: row_ends(path) for path in tables}
-    found = []
-    for path, group, row in zip(*(inputs[name].to_pylist() for name in ("table", "row_group", "row")), strict=True):
-        labels = named[path]
-        if labels is None:
-            return []
-        found.append(fold_label(labels[(int(ends[path][group - 1]) if group else 0) + row]))
-    return found
+    return layout, assigned

@@ -1,4 +1,4 @@
-"""The ingest of a large folder, step by step; the driver holds the names of shards, counts, and a rule for splits."""
+"""The ingest of many photos, step by step; the driver holds the names of shards, counts, and a rule for splits."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from catdog.photos.annotations.labelling import Annotations
 from catdog.photos.inspection import Inspector, Progress, follow, photos_per_task
 from catdog.photos.sharded.labels import correction_names, decide_labels, share_labels, survey
 from catdog.photos.sharded.manifest import ShardedManifest
-from catdog.photos.sharded.ranges import Steps, WrittenShard
+from catdog.photos.sharded.ranges import Steps, WrittenShard, recorded_folder
 from catdog.photos.sharded.split_rule import Counts, SplitRule, add_places, asked_of, make_rule, small_classes
 from catdog.photos.sharded.summary import empty_counts
 from catdog.photos.sharded.tally import NO_CLASS, Tally, add_tallies, by_frequency, require_classes
-from catdog.photos.sources.shards import SHARD_ROWS, Shard
-from catdog.photos.sources.tree import Tree, list_tree
+from catdog.photos.sources.containers.packed import MorePhotosError
+from catdog.photos.sources.listing.packed_tasks import list_many
+from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard
 from catdog.storage import files
 
-_MADE = ("merged", "ranges", "shards", "rejected")  # folders of an ingest, apart from what is kept of inspections
+_MADE = (
+    "recorded",
+    "merged",
+    "ranges",
+    "shards",
+    "rejected",
+)  # folders of an ingest, apart from what is kept of inspections
 
 
-def ingest_folder(
-    source: str,
+def ingest_many(
+    more: MorePhotosError,
     *,
     directory: str,
     inspector: Inspector,
@@ -36,14 +43,13 @@ def ingest_folder(
     annotations: Annotations,
     progress: Progress | None,
 ) -> ShardedManifest:
-    """Make the manifest of the folder `source` in `directory`, in shards, all of it by Ray tasks.
+    """Make the manifest of what `list_inputs` does not list, as it says by `more`, in `directory`: all by Ray tasks.
 
     Raises what ingest.build_manifest raises.
     """
-    listed = list_tree(Tree(path=source, shards=files.join(directory, "inputs")), num_cpus=1)
     return ingest_shards(
-        listed.shards,
-        source=source,
+        list_many(more, shards=files.join(directory, "inputs"), num_cpus=1),
+        source=str(more),
         directory=directory,
         inspector=inspector,
         per_class=per_class,
@@ -70,12 +76,13 @@ def ingest_shards(
     for name in _MADE:
         files.delete(files.join(directory, name))
     names = share(correction_names(annotations.corrections))
+    look = functools.partial(survey, label_column=annotations.label_column, directory=recorded_folder(directory))
     labels = decide_labels(
-        (found for _, found in _run(lambda shard, _: survey(shard, names), shards)),
+        (found for _, found in _run(lambda shard, _: look(shard, names), shards)),
         source=source,
-        splits=annotations.splits,
-        corrections=annotations.corrections,
+        annotations=annotations,
         photos=count,
+        first=min(shard.first for shard in shards),
     )
     steps = Steps(
         directory=directory,

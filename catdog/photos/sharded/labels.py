@@ -1,75 +1,126 @@
-"""The classes of the photos of many shards: the driver sees one photo of each folder, tasks label their own."""
+"""The classes of the photos of many shards: the driver sees what tells them apart, tasks label their own."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from catdog.cluster.actors import Shared, share
 from catdog.console import say
-from catdog.photos.annotations.class_layout import assign_classes
 from catdog.photos.annotations.corrections import LEFT_OUT, Corrections, apply_corrections
-from catdog.photos.annotations.examples import Examples
-from catdog.photos.annotations.layout import Layout
-from catdog.photos.sources.shards import Shard
+from catdog.photos.annotations.label_table import Assigned
+from catdog.photos.annotations.labelling import Annotations, detect_classes
+from catdog.photos.annotations.layouts.examples import Examples
+from catdog.photos.annotations.layouts.layout import Layout
+from catdog.photos.annotations.layouts.layout_detection import NO_SPLITS
+from catdog.photos.annotations.recorded import RecordedRule, Seen, files_of, make_rule, recorded_labels
+from catdog.photos.sources.listing.shards import Shard
 from catdog.storage import files
+
+
+class Listed(NamedTuple):
+    """What tells the class of a photo: its place below the source, the file that holds it, its recorded label or ""."""
+
+    relative: str
+    file: str
+    label: str
+
+
+def list_photos(rows: pa.Table, labels: Sequence[str]) -> list[Listed]:
+    """Return what tells the class of each of `rows` (inputs.INPUTS), whose recorded labels are `labels`, or none."""
+    relatives = rows["relative"].to_pylist()
+    return list(map(Listed, relatives, files_of(rows), labels or [""] * len(relatives)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a shard has: the first photo of each kind that layouts tell apart, and the photos that corrections name."""
+    """What of a shard decides how the photos of all are labelled."""
 
-    examples: list[str]
-    named: dict[str, str]  # path: place below the source
+    examples: list[str]  # the first photo of each kind that layouts tell apart
+    named: dict[str, Listed]  # the photos that corrections name, by path
+    seen: Seen
 
 
-def survey(shard: Shard, names: Shared | frozenset[str]) -> Survey:
-    """Look over the photos of `shard`; `names` are the paths that corrections may mean."""
+def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, directory: str) -> Survey:
+    """Look over the photos of `shard`; `names` are the paths that corrections may mean.
+
+    Its recorded labels, if it has any, are kept in the folder `directory` for `kept_labels`: they take long to read.
+    """
     wanted: frozenset[str] = names.get() if isinstance(names, Shared) else names
     rows, examples = shard.read(), Examples()
-    paths, relatives = rows["path"].to_pylist(), rows["relative"].to_pylist()
-    examples.add(relatives)
-    named = {path: relative for path, relative in zip(paths, relatives, strict=True) if path in wanted}
-    return Survey(examples=examples.relatives, named=named)
+    labels = recorded_labels(rows, column=label_column)
+    if labels:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"label": labels}), sink)
+        files.write_bytes(_labels_file(directory, shard), sink.getvalue())
+    examples.add(rows["relative"].to_pylist())
+    photos = zip(rows["path"].to_pylist(), list_photos(rows, labels), strict=True) if wanted else ()
+    return Survey(
+        examples=examples.relatives,
+        named={path: photo for path, photo in photos if path in wanted},
+        seen=Seen.of(rows, labels),
+    )
+
+
+def _labels_file(directory: str, shard: Shard) -> str:
+    return files.join(directory, f"{shard.name}.parquet")
+
+
+def kept_labels(directory: str, shard: Shard) -> list[str]:
+    """Return the recorded label of each photo of `shard`, which was surveyed; none where it has none."""
+    path = _labels_file(directory, shard)
+    if not files.exists(path):
+        return []
+    found: list[str] = pq.read_table(pa.BufferReader(files.read_bytes(path)))["label"].to_pylist()
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderLabels:
-    """How a task labels photos: by the layout of all folders, then by the corrections."""
+class PhotoLabels:
+    """How a task labels photos: by what is recorded with them or by the layout of folders, then by the corrections."""
 
-    layout: Layout
-    has_hints: bool
-    corrected: Any  # path: (hint, class), or None for a photo to leave out; perhaps Shared
+    rule: RecordedRule | Layout
+    has_hints: bool = True
+    corrected: Any = dataclasses.field(default_factory=dict)  # path: (hint, class), None to leave out; perhaps Shared
 
     @property
     def classes(self) -> tuple[str, ...]:
         """All classes, as labels count them."""
-        return self.layout.classes
+        return self.rule.classes
 
-    def apply(self, rows: pa.Table) -> tuple[pa.Table, list[tuple[str, str]]]:
-        """Return path, version, hint and label of the `rows` (inputs.INPUTS) with a class; (path, reason) of others."""
+    @property
+    def are_recorded(self) -> bool:
+        """Tell whether labels come with the photos."""
+        return isinstance(self.rule, RecordedRule)
+
+    def apply(self, rows: pa.Table, labels: Sequence[str] = ()) -> tuple[pa.Table, list[tuple[str, str]]]:
+        """Return path, version, hint and label of the `rows` (inputs.INPUTS) with a class; (path, reason) of others.
+
+        `labels` are the recorded ones, of each of the rows, or none.
+        """
         corrected = self.corrected.get() if isinstance(self.corrected, Shared) else self.corrected
         numbers = {name: number for number, name in enumerate(self.classes)}
         found, rejected = [], []
-        for path, relative, version in zip(
-            *(rows[name].to_pylist() for name in ("path", "relative", "version")), strict=True
-        ):
-            assigned = self._assign(relative)
-            if path in corrected:
-                assigned = corrected[path]
+        paths, versions = rows["path"].to_pylist(), rows["version"].to_pylist()
+        for path, version, photo in zip(paths, versions, list_photos(rows, labels), strict=True):
+            assigned = corrected[path] if path in corrected else self.assign(photo)
             if assigned:
                 found.append((path, version or "", assigned[0], numbers[assigned[1]]))  # a broken link has no version
             else:
-                rejected.append((path, LEFT_OUT if path in corrected else self.layout.no_class))
+                rejected.append((path, LEFT_OUT if path in corrected else self.rule.no_class))
         columns = zip(*found, strict=True) if found else [()] * len(_LABELLED)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _LABELLED, strict=True)]
         return pa.table(arrays, schema=_LABELLED), rejected
 
-    def _assign(self, relative: str) -> tuple[str | None, str] | None:
-        found = self.layout.class_of(relative)
+    def assign(self, photo: Listed) -> Assigned:
+        """Return (split hint, class) of `photo` without the corrections, None where it has no class."""
+        if isinstance(self.rule, RecordedRule):
+            return self.rule.assign(photo.file, photo.label)
+        found = self.rule.class_of(photo.relative)
         return found if found is None or self.has_hints else (None, found[1])
 
 
@@ -83,33 +134,38 @@ def correction_names(corrections: Corrections | None) -> frozenset[str]:
 
 
 def decide_labels(
-    surveys: Iterable[Survey], *, source: str, splits: str, corrections: Corrections | None, photos: int
-) -> FolderLabels:
+    surveys: Iterable[Survey], *, source: str, annotations: Annotations, photos: int, first: str
+) -> PhotoLabels:
     """Return how the photos of all `surveys` are labelled, `photos` of them, and say what a person should know of it.
 
-    `splits` is the text of --splits. Raises UsageError as assign_classes and apply_corrections do.
+    `first` is a photo, as an example. Raises UsageError as make_rule, assign_classes and apply_corrections do.
     """
-    examples, named = Examples(), dict[str, str]()
+    examples, named, seen = Examples(), dict[str, Listed](), list[Seen]()
     for found in surveys:
         examples.add(found.examples)
         named |= found.named
-    relatives = examples.relatives
-    layout, assigned = assign_classes(relatives, source=source, splits=splits, photos=photos)
-    for line in layout.notes:
-        say(line)
-    labels = FolderLabels(layout=layout, has_hints=any(one and one[0] for one in assigned), corrected={})
-    if not corrections:
+        seen.append(found.seen)
+    rule = make_rule(seen, source=source, may_split=annotations.splits != NO_SPLITS)
+    if rule:
+        labels = PhotoLabels(rule=rule)
+    else:
+        in_tables = any(one.unlabelled for one in seen)
+        layout, assigned = detect_classes(
+            examples.relatives, source=source, splits=annotations.splits, in_tables=in_tables, photos=photos
+        )
+        labels = PhotoLabels(rule=layout, has_hints=any(one and one[0] for one in assigned))
+    if not annotations.corrections:
         return labels
-    corrected = _corrected(corrections, labels, named, first=files.join(source, relatives[0]))
+    corrected = _corrected(annotations.corrections, labels, named, first=first)
     return dataclasses.replace(labels, corrected=corrected)
 
 
 def _corrected(
-    corrections: Corrections, labels: FolderLabels, named: Mapping[str, str], *, first: str
-) -> dict[str, tuple[str | None, str] | None]:
+    corrections: Corrections, labels: PhotoLabels, named: Mapping[str, Listed], *, first: str
+) -> dict[str, Assigned]:
     """Return what becomes of each of the photos that `corrections` name; `first` is a photo, as an example."""
     paths = [first, *sorted(set(named) - {first})]
-    before = [labels._assign(named[path]) if path in named else None for path in paths]
+    before = [labels.assign(named[path]) if path in named else None for path in paths]
     found = apply_corrections(corrections, paths, before, classes=labels.classes)
     say(found.line)
     return {
@@ -119,6 +175,6 @@ def _corrected(
     }
 
 
-def share_labels(labels: FolderLabels) -> FolderLabels:
+def share_labels(labels: PhotoLabels) -> PhotoLabels:
     """Return `labels` as tasks take them: many corrections go to Ray's store, once."""
     return dataclasses.replace(labels, corrected=share(labels.corrected)) if labels.corrected else labels

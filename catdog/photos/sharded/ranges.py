@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.photos.inspection import Inspector, reject_copies
-from catdog.photos.sharded.labels import FolderLabels
+from catdog.photos.sharded.labels import PhotoLabels, kept_labels
 from catdog.photos.sharded.split_rule import Asked, Counts, Places, SplitRule, find_places, pools_of
 from catdog.photos.sharded.tally import NO_CLASS, Tally, tally_rejected
-from catdog.photos.sources.shards import SetDigest, Shard
+from catdog.photos.sources.listing.shards import SetDigest, Shard
 from catdog.storage import files
 from catdog.storage.schemas import MANIFEST, REJECTED
 
@@ -60,7 +60,7 @@ class Steps:
     """The steps of an ingest into the manifest `directory`; each of the methods is the work of a task."""
 
     directory: str
-    labels: FolderLabels
+    labels: PhotoLabels
     inspector: Inspector
     photos_per_task: int
     ranges: int
@@ -73,8 +73,14 @@ class Steps:
             self.inspector(rows, tries)
 
     def _labelled(self, stretch: Stretch) -> tuple[pa.Table, list[tuple[str, str]]]:
-        rows = _read_listed(stretch.shard).slice(stretch.start, stretch.stop - stretch.start)
-        return self.labels.apply(rows)
+        shard, place = stretch.shard, slice(stretch.start, stretch.stop)
+        recorded = _read_labels(self.recorded, shard.first) if self.labels.are_recorded else []
+        return self.labels.apply(_read_listed(shard)[place], recorded[place])
+
+    @property
+    def recorded(self) -> str:
+        """The folder of the recorded labels."""
+        return recorded_folder(self.directory)
 
     def stretches(self, shard: Shard) -> list[Stretch]:
         """Return the work of inspecting `shard`."""
@@ -176,6 +182,16 @@ class Steps:
 
     def _usable(self, number: int) -> str:
         return files.join(self.directory, "ranges", f"{number:05d}.parquet")
+
+
+def recorded_folder(directory: str) -> str:
+    """Return the folder of the recorded labels of an ingest into the manifest `directory`."""
+    return files.join(directory, "recorded")
+
+
+@functools.lru_cache(maxsize=1)  # stretches of one shard come one after the other
+def _read_labels(directory: str, first: str) -> list[str]:
+    return kept_labels(directory, Shard(first=first, digest=SetDigest()))
 
 
 def _read_listed(shard: Shard) -> pa.Table:

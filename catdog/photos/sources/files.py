@@ -14,8 +14,8 @@ from pyarrow import fs
 from catdog.console import counted, say
 from catdog.errors import FailureError, ImageError, UsageError, one_line
 from catdog.photos.decoding.formats import is_photo_name
-from catdog.photos.sources import tables
-from catdog.photos.sources.archives import (
+from catdog.photos.sources.containers import tables
+from catdog.photos.sources.containers.archives import (
     SUFFIXES,
     archive_kind,
     check_size,
@@ -24,10 +24,11 @@ from catdog.photos.sources.archives import (
     read_member,
     sample_key,
 )
+from catdog.photos.sources.containers.cells import read_row
+from catdog.photos.sources.containers.packed import MorePhotosError, list_tars, tars_of_folder
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import is_file, look_at, open_file, open_folder
-from catdog.photos.sources.packed import MorePhotosError, list_tars, tars_of_folder
 from catdog.storage.files import absolute, exists, is_uri, join, read_json, split_query
 from catdog.storage.outages import wait_out
 from catdog.storage.ownership import MARK_FILE
@@ -44,12 +45,12 @@ class MoreFilesError(MorePhotosError):
     """A folder, whose path or URI this is, has more files than one process is to list."""
 
 
-def list_photos(source: str, *, at_most: int | None = None, packed: bool = True) -> list[Photo]:
+def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
     """List every file of `source` as `list_files` does.
 
     Of a folder that holds tars or Parquet files, as datasets are published, and no photos beside them, these alone
     count: the tables themselves, and what is in the tars. Other files there, such as a readme, get a line.
-    Raises MorePackedError for several tars of more photos than `at_most`, where `packed`.
+    Raises MorePackedError for several tars of more photos than `at_most`.
     """
     photos = list_files(source, at_most=at_most)
     base = split_query(as_key(absolute(source)))[0].rstrip("/")
@@ -57,7 +58,7 @@ def list_photos(source: str, *, at_most: int | None = None, packed: bool = True)
         return photos  # of an archive
     tars = _packed(photos, lambda name: archive_kind(name) == "tar")
     if tars:
-        return list_tars(tars_of_folder(source, tars), at_most=at_most if packed else None)
+        return list_tars(tars_of_folder(source, tars), at_most=at_most)
     return _packed(photos, tables.is_table) or photos
 
 
@@ -181,7 +182,7 @@ def _read(path: str, *, max_bytes: int) -> bytes:
             return stream.read(size)
     if archive_kind(container):
         return read_member(container, name, max_bytes=max_bytes)
-    return tables.read_row(container, name, read_other=lambda other: _read(other, max_bytes=max_bytes))
+    return read_row(container, name, read_other=lambda other: _read(other, max_bytes=max_bytes))
 
 
 def permanent_error(error: OSError) -> ImageError | None:

@@ -14,16 +14,17 @@ import pyarrow as pa
 from pyarrow import fs
 
 from catdog.errors import ImageError, UsageError
-from catdog.photos.sources import tables
-from catdog.photos.sources.archives import archive_kind
+from catdog.photos.sources.containers import tables
+from catdog.photos.sources.containers.archives import archive_kind
+from catdog.photos.sources.containers.cells import read_cell
+from catdog.photos.sources.containers.packed import MorePackedError, Packed, are_more_rows, list_tars
+from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.files import list_files, list_photos, read_photo, retry_read
 from catdog.photos.sources.keys import Photo, as_key, below, last_name
-from catdog.photos.sources.lists import SUFFIXES as LIST_SUFFIXES
-from catdog.photos.sources.lists import read_list
+from catdog.photos.sources.listing.lists import SUFFIXES as LIST_SUFFIXES
+from catdog.photos.sources.listing.lists import read_list
+from catdog.photos.sources.listing.shards import SHARD_ROWS
 from catdog.photos.sources.opening import look_at_source
-from catdog.photos.sources.packed import MorePackedError, Packed, are_more_rows, list_tars
-from catdog.photos.sources.shards import SHARD_ROWS
-from catdog.photos.sources.tables import TableColumns
 from catdog.storage import files
 
 INPUTS = pa.schema(
@@ -47,7 +48,6 @@ def list_inputs(
     exclude: Sequence[str] = (),
     columns: TableColumns | None = None,
     at_most: int | None = None,
-    packed: bool = True,
 ) -> pa.Table:
     """Return the photos of `source` as a table of the schema INPUTS, in the order in which they are labelled.
 
@@ -57,27 +57,27 @@ def list_inputs(
     - a .parquet file, a glob or a folder of nothing else, with a column of bytes (or the Hugging Face struct of bytes
       and path), chosen by `columns` where there are several.
 
-    What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found,
-    MoreFilesError for a folder of more photos than `at_most`; and where `packed` MorePackedError for Parquet files or
-    tars of more, MoreLinesError for a .txt file of more lines.
+    What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found;
+    for more photos than `at_most` MoreFilesError where they are in a folder, MorePackedError in Parquet files or tars,
+    MoreLinesError in a .txt file.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
     (kind, version), name = look_at_source(path), files.split_query(path)[0].lower()
     if kind == fs.FileType.File and name.endswith(LIST_SUFFIXES):
-        photos = read_list(path, at_most=at_most if packed else None)
+        photos = read_list(path, at_most=at_most)
     elif kind == fs.FileType.File and tables.is_table(name):
         photos = [Photo(path, last_name(files.split_query(path)[0]), version)]
     elif kind == fs.FileType.NotFound and is_glob(path):
-        photos = _expand_archives(source, _match(path), at_most=at_most if packed else None)
+        photos = _expand_archives(source, _match(path), at_most=at_most)
     else:
-        photos = list_photos(source, at_most=at_most, packed=packed)
+        photos = list_photos(source, at_most=at_most)
     left_out = below(exclude)
     photos = [photo for photo in photos if not photo.path.startswith(left_out)] if left_out else photos
     if not photos:
         raise nothing_left(source)
     if all(tables.is_table(photo.relative) for photo in photos):
-        if at_most is not None and packed and are_more_rows([one.path for one in photos], at_most=at_most):
+        if at_most is not None and are_more_rows([one.path for one in photos], at_most=at_most):
             raise MorePackedError(Packed(source=source, files=tuple(photos), columns=columns))
         return pa.concat_tables([rows for photo in photos for rows in list_table(photo, columns)])
     return photo_table(photos)
@@ -140,7 +140,7 @@ def _read_cell(row: dict[str, Any], on_retry: Retry | None) -> bytes:
     place = (row["table"], row["row_group"], row["row"])
 
     def read() -> bytes:
-        return tables.read_cell(*place, column=row["column"] or "", read_other=read_photo)
+        return read_cell(*place, column=row["column"] or "", read_other=read_photo)
 
     return retry_read(read, where=row["table"], on_retry=on_retry)
 

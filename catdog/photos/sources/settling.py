@@ -19,7 +19,7 @@ from time import monotonic, sleep, time_ns
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catdog.photos.sources.shards import Shard
+from catdog.photos.sources.listing.shards import Shard
 
 _STEP_SECONDS = 2.0  # the longest: of FAT
 _CLOCKS_SECONDS = 900  # by which clocks may differ: S3 refuses requests beyond

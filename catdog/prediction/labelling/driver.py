@@ -19,7 +19,7 @@ from catdog.cluster.failures import root_cause
 from catdog.cluster.plan import Plan
 from catdog.console import Progress
 from catdog.errors import FailureError
-from catdog.photos.sources.shards import Shard
+from catdog.photos.sources.listing.shards import Shard
 from catdog.prediction.labelling.decoding import Decoding
 from catdog.prediction.labelling.pool import ActorPool, LostProcessesError
 from catdog.prediction.labelling.stretches import Stretch, Survey, photos_per_stretch, survey

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from catdog.photos.sources.shards import Shard
+from catdog.photos.sources.listing.shards import Shard
 from catdog.prediction.results.parts import Part, finished_parts, plan_parts
 
 MAX_PHOTOS = 4096  # some 250 calls for a million photos: Ray's scheduler takes milliseconds for each

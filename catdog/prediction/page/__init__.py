@@ -1,1 +1,1 @@
-"""The page of a predict job: which rows it shows (`gallery`), their cards and search (`cards`), the page (`report`)."""
+"""The page of a predict job: its rows (`gallery`), sections (`cards`), data (`content`), and the whole (`report`)."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from catdog.console import counted, duration
-from catdog.prediction.page.cards import gallery_section, page_content, search_section
+from catdog.prediction.page.cards import gallery_section, search_section
+from catdog.prediction.page.content import page_content
 from catdog.prediction.page.gallery import Shown, choose_rows
 from catdog.prediction.results.commit import read_rows
 from catdog.prediction.results.rows import LabelRule

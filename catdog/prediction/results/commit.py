@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
-from catdog.photos.sources.shards import SetDigest
+from catdog.photos.sources.listing.shards import SetDigest
 from catdog.prediction.results.parts import parts_directory
 from catdog.prediction.results.rows import LabelRule, decode
 from catdog.storage import files

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from catdog.cluster.failures import root_cause
 from catdog.errors import FailureError
-from catdog.photos.sources.shards import SetDigest, Shard
+from catdog.photos.sources.listing.shards import SetDigest, Shard
 from catdog.prediction.results.commit import staging_directory
 from catdog.prediction.results.parts import error_codes, plan_parts, read_prediction_part
 from catdog.prediction.results.rows import FORMATS, LabelRule, encode

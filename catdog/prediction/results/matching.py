@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catdog.cluster.actors import Map
-from catdog.photos.sources.shards import Shard, read_all
+from catdog.photos.sources.listing.shards import Shard, read_all
 from catdog.prediction.results.commit import read_inputs, read_result_manifest
 from catdog.storage import files
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.photos.sources.inputs import part_bounds
-from catdog.photos.sources.shards import Shard
+from catdog.photos.sources.listing.shards import Shard
 from catdog.storage import files
 
 

@@ -14,11 +14,11 @@ from catdog.cluster.actors import task_errors
 from catdog.cluster.connection import connected
 from catdog.console import counted, say
 from catdog.errors import FailureError, UsageError
+from catdog.photos.sources.containers.packed import MorePhotosError
+from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.packed import MorePhotosError
-from catdog.photos.sources.packed_tasks import list_many
-from catdog.photos.sources.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
-from catdog.photos.sources.tables import TableColumns
+from catdog.photos.sources.listing.packed_tasks import list_many
+from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
 from catdog.prediction import output
 from catdog.prediction.results import commit
 from catdog.prediction.results.rows import LabelRule

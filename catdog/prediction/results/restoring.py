@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catdog.cluster.actors import Map
-from catdog.photos.sources.shards import Shard
+from catdog.photos.sources.listing.shards import Shard
 from catdog.prediction.results.commit import ResultFile, result_files
 from catdog.prediction.results.matching import RecordedPhotos, recorded_photos, spans
 from catdog.prediction.results.parts import finished_parts, has_passing_errors, plan_parts, write_prediction_part

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from catdog.errors import UsageError
-from catdog.photos.sources.archives import TAR_SUFFIXES, ZIP_SUFFIXES
+from catdog.photos.sources.containers.archives import TAR_SUFFIXES, ZIP_SUFFIXES
 from catdog.storage import files
 from catdog.storage.schemas import UNSURE
 

@@ -1,1 +1,1 @@
-"""The page of a train job: sections on scores (`scores`) and on photos (`photos`), and the page (`report`)."""
+"""The page of a train job (`report`): sections on scores and on photos, and heatmaps of what the model looked at."""

@@ -1,4 +1,8 @@
-"""Runs trials on Ray Tune: once for all, or first their frozen stage and then the rest of the best quarter."""
+"""Runs trials on Ray Tune: once for all, or first their frozen stage and then the rest of the best quarter.
+
+Its schedulers stop poor trials early. They count a trial's `budget`: 1 for the frozen stage, which costs little, plus
+the epochs of the unfrozen stage. Trial 0, the default settings, reports a budget of 0, on which no scheduler acts.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Stopper
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from catdog.cluster.failures import root_cause
 from catdog.config import TuneConfig
@@ -23,9 +28,11 @@ from catdog.tuning.trials.callbacks import MAX_FAILURES, TIME_BUDGET, TrialFollo
 from catdog.tuning.trials.distributed import run_distributed_trial
 from catdog.tuning.trials.quick import run_trial
 from catdog.tuning.trials.resources import TrialResources
-from catdog.tuning.trials.schedulers import FACTOR, make_scheduler
 
 Planned = Mapping[int, Mapping[str, Any]]
+
+_FACTOR = 4  # one in four of the trials that reach a rung continues
+_GRACE = 4  # the budget at which trials of the unfrozen stage are compared first, if all had passed the frozen one
 
 # Of a trial that runs. Ray Tune writes the state of all trials whenever one of them has stored so many since the last
 # time, which with 1 is each time that any trial ends: half a second after 600 trials. With more, it does so every 10 s,
@@ -46,6 +53,20 @@ class TimeLimit(Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Tell whether all trials are to stop."""
         return self._is_late()
+
+
+def make_scheduler(name: str, *, epochs: int, screened: bool) -> TrialScheduler | None:
+    """Return Ray Tune's scheduler for `name`, or None for `none`; `epochs` are those of the unfrozen stage.
+
+    `screened` trials are the best quarter of a run of the frozen stage; others are compared after that stage.
+    """
+    compared: dict[str, Any] = {"time_attr": "budget", "metric": "objective", "mode": "min"}
+    if name == "asha":
+        grace = min(_GRACE, epochs + 1) if screened else 1
+        return ASHAScheduler(grace_period=grace, max_t=epochs + 2, reduction_factor=_FACTOR, **compared)
+    if name == "median":
+        return MedianStoppingRule(grace_period=2, min_samples_required=3, **compared)
+    return None
 
 
 class TrialRunner:
@@ -83,7 +104,7 @@ class TrialRunner:
             self._run(waiting, stages, screened=False)
             return
         self._run([number for number in waiting if number not in self._records], stages[:1], screened=False)
-        chosen = choose_promoted(self._records, self._sweep.metric, factor=FACTOR)
+        chosen = choose_promoted(self._records, self._sweep.metric, factor=_FACTOR)
         open_ = [number for number in chosen if self._is_open(self._records[number])]
         if open_ and not self._is_late():
             say(f"The best {len(chosen)} of {len(self._records)} trials continue with the unfrozen stage.")

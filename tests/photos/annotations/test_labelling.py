@@ -18,8 +18,8 @@ from catdog.photos.annotations.groups import read_groups
 from catdog.photos.annotations.label_table import read_label_table
 from catdog.photos.annotations.labelling import Annotations, label_photos
 from catdog.photos.ingest import build_manifest
+from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.tables import TableColumns
 
 
 def jpeg(seed: int) -> bytes:

@@ -20,7 +20,7 @@ from catdog.photos.manifest import read_manifest
 from catdog.photos.sharded import driver
 from catdog.photos.sharded.manifest import ShardedManifest, write_sharded
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.shards import cut_into_shards
+from catdog.photos.sources.listing.shards import cut_into_shards
 from catdog.storage.schemas import MANIFEST
 
 ALL = {"train": -1, "validation": -1, "test": -1}

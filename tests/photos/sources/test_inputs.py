@@ -12,8 +12,9 @@ import pytest
 from object_store import ObjectStore
 
 from catdog.errors import ImageError, UsageError
-from catdog.photos.sources import archives, tables
 from catdog.photos.sources import inputs as sources
+from catdog.photos.sources.containers import archives
+from catdog.photos.sources.containers.cells import forget_tables
 from catdog.photos.sources.inputs import find_inputs, list_inputs, part_bounds, read_inputs
 
 
@@ -257,7 +258,7 @@ def test_a_row_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda *args, **options: reads.append(args[1]) or read(*args, **options)
     )
-    tables.forget_tables()
+    forget_tables()
     assert contents(list_inputs(path)) == [str(row) for row in range(10)]
     assert reads == [0, 1]
 
@@ -266,7 +267,7 @@ def test_a_table_that_vanishes_is_an_error_for_each_of_its_rows(tmp_path: Path) 
     path = write_table(tmp_path / "t.parquet", {"bytes": [b"A", b"B"]})
     inputs = list_inputs(path)
     Path(path).unlink()
-    tables.forget_tables()
+    forget_tables()
     assert contents(inputs) == ["missing", "missing"]
 
 

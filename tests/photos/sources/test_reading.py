@@ -4,7 +4,8 @@ import pytest
 from object_store import ObjectStore
 
 from catdog.errors import FailureError, ImageError
-from catdog.photos.sources import files, opening, packed
+from catdog.photos.sources import files, opening
+from catdog.photos.sources.containers import packed
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.reading import read_each
 from catdog.storage import outages

@@ -9,8 +9,8 @@ import pytest
 
 from catdog.photos.sources import settling
 from catdog.photos.sources.inputs import INPUTS, find_inputs
+from catdog.photos.sources.listing.shards import SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.settling import are_fresh, let_settle
-from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
 
 NOON = 1_700_000_000 * 10**9
 

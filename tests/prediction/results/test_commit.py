@@ -15,7 +15,7 @@ from object_store import ObjectStore
 
 from catdog.errors import FailureError
 from catdog.photos.sources.inputs import INPUTS, find_inputs
-from catdog.photos.sources.shards import SetDigest, Shard, cut_into_shards
+from catdog.photos.sources.listing.shards import SetDigest, Shard, cut_into_shards
 from catdog.prediction.results import commit
 from catdog.prediction.results.joining import Run, plan_files, write_file
 from catdog.prediction.results.matching import Changes, find_changes

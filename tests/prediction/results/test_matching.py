@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from catdog.photos.sources.inputs import find_inputs
-from catdog.photos.sources.shards import cut_into_shards
+from catdog.photos.sources.listing.shards import cut_into_shards
 from catdog.prediction.results.matching import RecordedPhotos as Piece
 from catdog.prediction.results.matching import match, spans
 

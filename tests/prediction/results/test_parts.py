@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from catdog.photos.sources.shards import SetDigest, Shard
+from catdog.photos.sources.listing.shards import SetDigest, Shard
 from catdog.prediction.results import parts
 from catdog.prediction.results.parts import Part, plan_parts
 from catdog.prediction.results.rows import LabelRule, build_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from catdog.tuning.trials.schedulers import make_scheduler
+from catdog.tuning.trials.run import make_scheduler
 
 
 def test_each_scheduler_is_ray_tune_s_own_and_goes_by_the_objective() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from catdog.photos.annotations import examples
-from catdog.photos.annotations.examples import Examples
+from catdog.photos.annotations.layouts import examples
+from catdog.photos.annotations.layouts.examples import Examples
 
 
 def test_the_first_photo_of_each_folder_name_and_kind_stands_for_the_others() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from catdog.errors import UsageError
-from catdog.photos.annotations.class_layout import assign_classes
+from catdog.photos.annotations.layouts.class_layout import assign_classes
 
 CAT, DOG = (None, "cat"), (None, "dog")
 TRAIN_CAT, TRAIN_DOG = ("train", "cat"), ("train", "dog")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from catdog.errors import FailureError, ImageError, UsageError
-from catdog.photos.sources import archives
+from catdog.photos.sources.containers import archives
 from catdog.photos.sources.files import list_photos, read_photo
 from catdog.photos.sources.inputs import list_inputs, read_inputs
 
@@ -178,7 +178,7 @@ def test_an_archive_of_archives_and_one_of_nothing_are_refused(tmp_path: Path) -
 def test_a_tar_that_decompresses_to_far_more_than_photos_do_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.photos.sources.archives._MOST_BESIDE", 1000)
+    monkeypatch.setattr("catdog.photos.sources.containers.archives._MOST_BESIDE", 1000)
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(tar_bytes({"1.jpg": bytes(20_000_000)})))
     with pytest.raises(UsageError, match="it decompresses to far more than photos do"):
         list_photos(str(tmp_path / "bomb.tar.gz"))

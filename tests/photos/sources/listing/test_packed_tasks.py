@@ -12,12 +12,12 @@ from made_packed import left, write_table, write_tar
 
 from catdog.errors import UsageError
 from catdog.photos.sources import inputs as inputs_module
-from catdog.photos.sources import packed_tasks
+from catdog.photos.sources.containers.packed import MorePackedError
+from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.packed import MorePackedError
-from catdog.photos.sources.packed_tasks import list_group, list_many
-from catdog.photos.sources.shards import SetDigest, Shard, read_all
-from catdog.photos.sources.tables import TableColumns
+from catdog.photos.sources.listing import packed_tasks
+from catdog.photos.sources.listing.packed_tasks import list_group, list_many
+from catdog.photos.sources.listing.shards import SetDigest, Shard, read_all
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -87,7 +87,7 @@ def test_tars_are_the_same_photos_in_the_same_places(tmp_path: Path, capsys: pyt
 def test_tars_that_nobody_opened_before_are_in_folders_of_their_names_where_none_of_them_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.photos.sources.packed._MOST_BYTES_PER_PHOTO", 1)
+    monkeypatch.setattr("catdog.photos.sources.containers.packed._MOST_BYTES_PER_PHOTO", 1)
     for number, names in enumerate((["1.jpg"], ["cat/1.jpg"])):
         folder = tmp_path / str(number)
         write_tar(folder / "one.tar", "1.jpg")

@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from catdog.cluster.actors import map_in_order
-from catdog.photos.sources.archives import forget_archives
+from catdog.photos.sources.containers.archives import forget_archives
+from catdog.photos.sources.containers.packed import MorePackedError, MorePhotosError, Packed, photos_in
 from catdog.photos.sources.inputs import list_table, nothing_left, photo_table
 from catdog.photos.sources.keys import Photo, below
-from catdog.photos.sources.list_tasks import list_lines
-from catdog.photos.sources.lists import MoreLinesError
+from catdog.photos.sources.listing.list_tasks import list_lines
+from catdog.photos.sources.listing.lists import MoreLinesError
+from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard, write_shard
+from catdog.photos.sources.listing.tree import Tree, list_tree
 from catdog.photos.sources.opening import size_of
-from catdog.photos.sources.packed import MorePackedError, MorePhotosError, Packed, photos_in
-from catdog.photos.sources.shards import SHARD_ROWS, Shard, write_shard
-from catdog.photos.sources.tree import Tree, list_tree
 
 _BYTES_PER_TASK = 2**30
 _BYTES_PER_FILE = 2**24  # that it counts for beside its own: opening one takes a while, however small it is

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from catdog.console import counted
 from catdog.errors import UsageError
-from catdog.photos.annotations.layout import Layout, folded
-from catdog.photos.annotations.layout_detection import detect_layout
+from catdog.photos.annotations.layouts.layout import Layout, folded
+from catdog.photos.annotations.layouts.layout_detection import detect_layout
 
 LAYOUTS = (
     "CLASS/photo.jpg, or train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "

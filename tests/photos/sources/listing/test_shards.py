@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from catdog.errors import FailureError
-from catdog.photos.sources import shards
 from catdog.photos.sources.inputs import photo_table
 from catdog.photos.sources.keys import Photo
-from catdog.photos.sources.shards import SetDigest, cut_into_shards, read_all, write_shard
+from catdog.photos.sources.listing import shards
+from catdog.photos.sources.listing.shards import SetDigest, cut_into_shards, read_all, write_shard
 
 
 def inputs(*paths: str, version: str | None = "1") -> pa.Table:

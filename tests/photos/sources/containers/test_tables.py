@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from catdog.errors import ImageError, UsageError
+from catdog.photos.sources.containers.tables import TableColumns, read_labels
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.inputs import list_inputs, read_inputs
-from catdog.photos.sources.tables import TableColumns, read_labels
 
 
 def write(path: Path, columns: dict[str, Any], **options: Any) -> str:

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catdog.errors import ImageError, UsageError, one_line
+from catdog.errors import ImageError, UsageError
 from catdog.photos.sources.keys import escape_uri
 from catdog.photos.sources.opening import describe_stranger, open_file
 from catdog.storage.files import is_uri, split_query
 
 SUFFIX = ".parquet"
 # Columns that name a photo, in the order of preference.
-_GIVEN = re.compile(r"(.+?)\[(\d+)\]!.*", re.DOTALL)
 _NAME_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "name", "id", "__key__")
 
 
@@ -63,7 +60,7 @@ def is_table(path: str) -> bool:
 def count_rows(path: str) -> int:
     """Return the rows of the Parquet file at `path`, by its footer; 0 for one that cannot be read."""
     try:
-        with _open_table(path) as file:
+        with open_table(path) as file:
             return int(file.metadata.num_rows)
     except (OSError, ImageError, pa.ArrowException):
         return 0
@@ -75,7 +72,7 @@ def list_rows(path: str, columns: TableColumns) -> TableRows:
     Raises UsageError for a file that cannot be read, has no rows, or no column, or several, of bytes.
     """
     try:
-        with _open_table(path) as file:
+        with open_table(path) as file:
             column = find_content_column(file.schema_arrow, path, columns)
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             names = _read_names(file, path, columns)
@@ -161,7 +158,8 @@ def _is_image(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
-def _open_table(path: str) -> pq.ParquetFile:
+def open_table(path: str) -> pq.ParquetFile:
+    """Open the Parquet file at `path`; its footer is read. Raises what the file system and pyarrow raise."""
     return pq.ParquetFile(open_file(path))
 
 
@@ -174,92 +172,13 @@ def keys_of_rows(path: str, listed: TableRows, columns: TableColumns) -> list[st
     return [f"{base}!{listed.column}[{row}]!{name}{query}" for row, name in enumerate(names, listed.first)]
 
 
-def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> bytes:
-    """Return the bytes of the photo whose key ends with `name`; errors are those of `read_cell`."""
-    given = _GIVEN.fullmatch(name)
-    if given:
-        group, row = _place_of_row(path, int(given[2]))
-        return read_cell(path, group, row, column=given[1], read_other=read_other)
-    try:
-        group, row = row_places(path)[name]
-    except KeyError as error:
-        raise ImageError("missing", "no such row in the table") from error
-    except UsageError as error:
-        raise ImageError("io", str(error)) from error
-    return read_cell(path, group, row, column="", read_other=read_other)
-
-
-def read_cell(path: str, group: int, row: int, *, column: str, read_other: Callable[[str], bytes]) -> bytes:
-    """Return the bytes in one row; `read_other` reads the file that a struct names instead of holding its bytes.
-
-    An empty `column` is found by its type. Raises ImageError of code missing or io, OSError as the file system does.
-    """
-    try:
-        value = _read_group(path, group, column)[row].as_py()
-    except (pa.ArrowException, IndexError) as error:  # no such Parquet any more
-        if isinstance(error, OSError):
-            raise
-        raise ImageError("io", one_line(error)) from error
-    if isinstance(value, dict):
-        content, other = value.get("bytes"), value.get("path")
-        if content is None and other:
-            return read_other(_beside(path, other))
-        value = content
-    if value is None:
-        raise ImageError("missing", "the row has no bytes")
-    return bytes(value)
-
-
-def _beside(path: str, other: str) -> str:
-    if is_uri(other) or other.startswith("/"):
-        return other
-    base, query = split_query(path)
-    return f"{base.rpartition('/')[0]}/{escape_uri(other) if is_uri(path) else other}{query}"
-
-
-@lru_cache(maxsize=1)
-def _read_group(path: str, group: int, column: str) -> pa.ChunkedArray:
-    """Return the photos of one row group: the rows of a part are one after the other in it."""
-    with _open_table(path) as file:
-        name = find_content_column(file.schema_arrow, path, TableColumns(content=column))
-        return file.read_row_group(group, columns=[name]).column(0)
-
-
-@lru_cache(maxsize=4)
-def row_places(path: str) -> dict[str, tuple[int, int]]:
-    """Return the row group and row of each name of the Parquet file at `path`; read once a process."""
-    listed = list_rows(path, TableColumns())
-    return dict(zip(listed.names, zip(listed.groups.tolist(), listed.rows.tolist(), strict=True), strict=True))
-
-
-@lru_cache(maxsize=4)
-def row_ends(path: str) -> np.ndarray:
-    """Return where each row group of the Parquet file at `path` ends, in rows of the whole table."""
-    with _open_table(path) as file:
-        counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    return np.cumsum(counts)
-
-
-def _place_of_row(path: str, row: int) -> tuple[int, int]:
-    ends = row_ends(path)
-    group = int(np.searchsorted(ends, row, side="right"))
-    return group, row - (int(ends[group - 1]) if group else 0)
-
-
-def forget_tables() -> None:
-    """Read tables anew from now on: a file may have changed."""
-    _read_group.cache_clear()
-    row_places.cache_clear()
-    row_ends.cache_clear()
-
-
 def read_labels(path: str, column: str) -> list[str] | None:
     """Return the label of each row as text; None without `column` where no column is called label.
 
     Numbers of Hugging Face's ClassLabel get their names; -1 and others outside of them mean no label. Raises UsageError
     for a column that is not there, and for one that holds neither texts nor numbers.
     """
-    with _open_table(path) as file:
+    with open_table(path) as file:
         schema = file.schema_arrow
         named = column or next((name for name in ("label", "labels", "class", "category") if name in schema.names), "")
         if not named:

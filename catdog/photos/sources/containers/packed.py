@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from catdog.console import counted, say
 from catdog.errors import FailureError, UsageError, one_line
-from catdog.photos.annotations.split_names import splits_of_names
-from catdog.photos.sources.archives import list_members, shard_set
+from catdog.photos.annotations.layouts.split_names import splits_of_names
+from catdog.photos.sources.containers.archives import list_members, shard_set
+from catdog.photos.sources.containers.tables import TableColumns, count_rows
 from catdog.photos.sources.keys import Photo, escape_uri
 from catdog.photos.sources.opening import size_of
-from catdog.photos.sources.tables import TableColumns, count_rows
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
 

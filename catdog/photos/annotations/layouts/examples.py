@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from catdog.photos.annotations.layout import carried_class
+from catdog.photos.annotations.layouts.layout import carried_class
 from catdog.photos.decoding.formats import is_photo_name
 
 MOST_NAMES = 1000  # of classes that are not known: more of them tell no more

@@ -21,7 +21,7 @@ from catdog.cluster.actors import map_in_order
 from catdog.errors import CatdogError, UsageError
 from catdog.photos.sources.inputs import nothing_left, photo_table
 from catdog.photos.sources.keys import below
-from catdog.photos.sources.lists import (
+from catdog.photos.sources.listing.lists import (
     LOOKED_AT,
     MARK,
     common_folder,
@@ -32,8 +32,8 @@ from catdog.photos.sources.lists import (
     place_of,
     unreadable,
 )
+from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard, write_shard
 from catdog.photos.sources.opening import open_file
-from catdog.photos.sources.shards import SHARD_ROWS, Shard, write_shard
 
 _LEAST_BYTES, _MOST_BYTES = 2**22, 2**26  # of a range: less is not worth a task, of more it would take 1 GB
 _RANGES = 64  # of bytes, while these are not too long

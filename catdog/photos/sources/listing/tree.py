@@ -20,7 +20,7 @@ from catdog.photos.sources.files import open_tree
 from catdog.photos.sources.folders import Found, LeftOut, Scanned, scan_local, scan_remote, unreadable_text, walk_local
 from catdog.photos.sources.inputs import photo_table
 from catdog.photos.sources.keys import Photo, below, escape_uri, key_of_name
-from catdog.photos.sources.shards import SHARD_ROWS, SetDigest, Shard, write_shard
+from catdog.photos.sources.listing.shards import SHARD_ROWS, SetDigest, Shard, write_shard
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
 

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 from catdog.console import say
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.photos.annotations.csv_table import read_csv_table
+from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, local_path
 from catdog.photos.sources.opening import look_at, open_file
-from catdog.photos.sources.packed import MorePhotosError
 from catdog.storage.files import absolute, is_uri, read_bytes, refuse_secrets, split_query
 
 SUFFIXES = (".txt", ".csv", ".tsv")

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from catdog.errors import UsageError
-from catdog.photos.annotations.layout import Folder, Layout, carried_class, folded
-from catdog.photos.annotations.split_names import split_of_name, splits_of_names
+from catdog.photos.annotations.layouts.layout import Folder, Layout, carried_class, folded
+from catdog.photos.annotations.layouts.split_names import split_of_name, splits_of_names
 from catdog.photos.decoding.formats import is_photo_name
 from catdog.storage.schemas import SPLITS
 

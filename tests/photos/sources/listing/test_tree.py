@@ -8,11 +8,11 @@ import pytest
 from object_store import ObjectStore
 
 from catdog.errors import FailureError, UsageError
-from catdog.photos.sources import tree
 from catdog.photos.sources.files import MoreFilesError
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.shards import SetDigest, read_all
-from catdog.photos.sources.tree import Listed, Tree, list_folders, list_tree
+from catdog.photos.sources.listing import tree
+from catdog.photos.sources.listing.shards import SetDigest, read_all
+from catdog.photos.sources.listing.tree import Listed, Tree, list_folders, list_tree
 from catdog.storage.ownership import mark_folder
 
 

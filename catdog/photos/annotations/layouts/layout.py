@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from catdog.photos.annotations.split_names import split_of_name
+from catdog.photos.annotations.layouts.split_names import split_of_name
 
 Folder = tuple[str, ...]  # names from the source down, as they are compared
 _CARRIES_CLASS = re.compile(r"([^.]+)\.\d+\.[^.]+")

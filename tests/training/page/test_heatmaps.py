@@ -6,7 +6,7 @@ from PIL import Image
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DEFAULT_LIMITS
-from catdog.training.heatmaps import make_seen_thumbnail
+from catdog.training.page.heatmaps import make_seen_thumbnail
 
 
 def test_the_heat_lies_over_what_the_network_saw() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import UsageError
-from catdog.photos.sources import list_tasks
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.list_tasks import Lines
-from catdog.photos.sources.lists import MoreLinesError
-from catdog.photos.sources.packed_tasks import list_many
-from catdog.photos.sources.shards import SetDigest, Shard, read_all
+from catdog.photos.sources.listing import list_tasks
+from catdog.photos.sources.listing.list_tasks import Lines
+from catdog.photos.sources.listing.lists import MoreLinesError
+from catdog.photos.sources.listing.packed_tasks import list_many
+from catdog.photos.sources.listing.shards import SetDigest, Shard, read_all
 
 
 def list_both_ways(source: str, place: str, *, exclude: tuple[str, ...] = ()) -> list[Shard]:
@@ -101,7 +101,6 @@ def test_each_line_is_in_one_range_of_bytes(tmp_path: Path, content: bytes) -> N
 def test_short_lists_of_paths_and_those_of_tables_are_read_here(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\nc.jpg\n")
     assert list_inputs(str(tmp_path / "list.txt"), at_most=3).num_rows == 3
-    assert list_inputs(str(tmp_path / "list.txt"), at_most=2, packed=False).num_rows == 3
     (tmp_path / "list.txt").write_text("a.parquet\n# tables\n\nb.PARQUET\nc.parquet\n")
     with pytest.raises(UsageError, match="expected a Parquet file"):
         list_inputs(str(tmp_path / "list.txt"), at_most=2)

@@ -1,0 +1,1 @@
+"""How folders and file names tell classes and splits."""
