@@ -94,6 +94,7 @@ def label(folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: D
         photos_per_part=PART,
         progress=lambda done, total: seen.append(done),
     )
+    assert seen == sorted(seen)
     return seen
 
 

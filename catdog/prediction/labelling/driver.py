@@ -115,13 +115,15 @@ def _label(
     total: int,
     progress: Progress,
 ) -> None:
-    running, shown = set[str](), [time.monotonic()]
+    running, shown, most = set[str](), [time.monotonic()], [done]
 
     def look() -> None:
         if time.monotonic() - shown[0] < 1.0:
             return
         shown[0] = time.monotonic()
-        progress(min(total, done + sum(messages.shown(list(running)))), total)
+        # A busy machine does not always answer in time what its actors have done.
+        most[0] = min(total, max(most[0], done + sum(messages.shown(list(running)))))
+        progress(most[0], total)
 
     def handed_out() -> Iterator[Stretch]:
         for stretch in stretches:
@@ -133,7 +135,8 @@ def _label(
         for stretch, rows in pool.map(handed_out(), look=look):
             running.discard(stretch.name)
             done = min(total, done + rows)
-            progress(done, total)
+            most[0] = max(most[0], done)
+            progress(most[0], total)
     finally:
         pool.close()
     if done < total:  # of a stretch that was tried again

@@ -87,7 +87,7 @@ def test_int8_is_refused_where_it_was_not_made_or_cannot_run(model_dir: Path) ->
 
 
 def test_the_accuracy_aware_mode_runs_where_plain_quantization_loses_too_much(
-    quantized: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quantized: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = np.stack([decode_image(file.read_bytes(), size=224) for file in sorted(photos.rglob("*.jpg"))[:4]])
     folder = tmp_path / "model"
@@ -105,3 +105,4 @@ def test_the_accuracy_aware_mode_runs_where_plain_quantization_loses_too_much(
     scores = quantization.quantize_model(str(folder), calibration=images, validation=images, labels=labels)
     assert controlled == [1]
     assert (scores.accuracy_aware, scores.accuracy_int8) == (True, 1.0)
+    assert "int8: accuracy 0.0000, in float32 1.0000: looking for the layers that cost it" in capsys.readouterr().out
