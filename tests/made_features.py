@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pyarrow as pa
 
 from catdog.config import AugmentationConfig
@@ -33,3 +36,25 @@ def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
         }
     )
     return PhotoSet(photos=PhotoRows.of(table), views=views)
+
+
+class ViewRows:
+    """Features in memory: (V, N, D) of V views of N photos, with an epoch for each view."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+        self.rows, self._features, self._labels = len(labels), features, labels
+        self.first, self.total = 0, self.rows
+
+    @property
+    def every_view_rows(self) -> int:
+        return self.rows * len(self._features)
+
+    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        photos = np.arange(min(self.rows, -(-limit // len(self._features))))
+        views = len(self._features)
+        features = self._features[:, photos].reshape(-1, self._features.shape[-1])
+        return features, np.tile(self._labels[photos], views), np.tile(photos, views)
+
+    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.random.default_rng(number).permutation(self.rows)
+        yield self._features[number % len(self._features)][order], self._labels[order]

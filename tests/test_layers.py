@@ -27,6 +27,8 @@ HEAVY = {"tensorflow", "tf_keras", "efficientnet"}
 HEAVY_MODULES = {"catdog.model.backbones", "catdog.model.classifier"}
 # What drivers run before they know that TensorFlow is needed.
 DRIVERS = ["catdog.training.job", "catdog.tuning.job", "catdog.prediction.job", "catdog.model.export"]
+# What train workers run, who need it for stages of epochs alone.
+DRIVERS += ["catdog.training.worker", "catdog.training.head_network"]
 
 
 def module_name(source: Path) -> str:

@@ -30,6 +30,7 @@ from catdog.model.saved_model import (
     OUTPUT,
     WEIGHTS_FILE,
     ClassifierSpec,
+    evidence_maps,
     read_card,
     spec_from_card,
 )
@@ -144,21 +145,16 @@ def trunk_with_outputs(classifier: tf_keras.Model, cuts: Sequence[str]) -> tf_ke
 
 
 def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return where in each image the evidence for its label lies: (N, H, W) float32 from 0 to 1.
+    """Return where in each image the evidence for its label lies, as evidence_maps does: (N, H, W) float32.
 
-    `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map. This is Grad-CAM (R. R.
-    Selvaraju and others, ICCV 2017): the channels of that map weighted by the mean gradient of the label's score,
-    negative sums cut off. Behind the map there are only the pooling and one dense layer, so for both poolings the mean
-    gradient of a channel is its weight in that layer over H * W, and nothing is differentiated.
+    `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map.
     """
     last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
     maps = np.asarray(last(tf.convert_to_tensor(images), training=False))
     kernel = np.asarray(classifier.get_layer(OUTPUT).kernel)
     if CLASS_SUMS in {layer.name for layer in classifier.layers}:
         kernel = kernel @ np.asarray(classifier.get_layer(CLASS_SUMS).kernel)  # of the units of a class together
-    evidence = np.maximum(np.einsum("nhwc,cn->nhw", maps, kernel[:, labels]), 0.0)
-    found: np.ndarray = evidence / np.maximum(evidence.max(axis=(1, 2), keepdims=True), np.float32(1e-9))
-    return found.astype(np.float32)
+    return evidence_maps(maps, kernel, labels)
 
 
 def configure_tensorflow(*, threads: int) -> None:

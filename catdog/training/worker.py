@@ -15,12 +15,14 @@ from typing import Any
 from catdog.cluster import messages
 from catdog.cluster.actors import Shared
 from catdog.features.rows import MEMORY_BYTES
+from catdog.model.weights.pretrained import Pretrained
 from catdog.storage import files
 from catdog.training.fit.checkpoint import StageState, write_history
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_loop import DivergedError
-from catdog.training.fit.train_step import Networks
+from catdog.training.fit.train_step import Networks, Trained
+from catdog.training.head_network import HeadNetwork, needs_tensorflow
 from catdog.training.page.heatmaps import write_heatmaps
 
 # What the driver tells workers that wait for the rows of the trunk pass.
@@ -46,7 +48,12 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     context = ray.train.get_context()
     place = Place(rank=context.get_world_rank(), workers=context.get_world_size())
     threads = max(1, (os.cpu_count() or 1) // max(1, context.get_local_world_size()))
-    networks = _build_networks(job, pretrained, workers=place.workers, threads=threads)
+    weights = pretrained.get()
+    networks: Trained
+    if needs_tensorflow(job, workers=place.workers, pretrained=weights):
+        networks = _build_networks(job, weights, workers=place.workers, threads=threads)
+    else:
+        networks = HeadNetwork(job.spec, weights)
     resumed = _read_checkpoint(ray.train.get_checkpoint())
     if not _await_rows(job):
         return
@@ -65,10 +72,10 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
         messages.post(progress_topic(job.run_dir), {"kind": "diverged", "text": str(error)})
         return
     if job.explain and place.rank == 0:
-        write_heatmaps(job, networks)
+        write_heatmaps(job, networks, threads=threads)
 
 
-def _build_networks(job: TrainJob, pretrained: Shared, *, workers: int, threads: int) -> Networks:
+def _build_networks(job: TrainJob, weights: Pretrained | None, *, workers: int, threads: int) -> Networks:
     import tensorflow as tf
     import tf_keras
 
@@ -84,7 +91,6 @@ def _build_networks(job: TrainJob, pretrained: Shared, *, workers: int, threads:
         trained = model.build_classifier(job.spec, precision=precision)
         # What is reported is what the saved model says, and that computes in float32.
         float32 = trained if precision == "float32" else model.build_classifier(job.spec)
-        weights = pretrained.get()
         if weights is not None:
             backbones.load_pretrained(trained, weights)
     return Networks(trained=trained, float32=float32, strategy=strategy)

@@ -40,6 +40,9 @@ def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
         raise FailureError(f"the model: {WEIGHTS_FILE} cannot be used: {one_line(error)}") from error
 
 
+LAST_MAP = "gap"  # the cut before the pooling
+
+
 def can_cut(cut: str) -> bool:
     """Tell whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
     return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-z]_(expand_|dw|project_))conv", cut) is not None
@@ -48,7 +51,8 @@ def can_cut(cut: str) -> bool:
 def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> Any:
     """Return the openvino.Model of a trunk: (?, S, S, 3) uint8 images to the float32 features at each of `cuts`.
 
-    Feature maps are (?, H, W, C), those at the head (?, C). The classes and the dropout of `spec` do not matter.
+    Feature maps are (?, H, W, C), at LAST_MAP too, those at the head (?, C). The classes and the dropout of `spec` do
+    not matter.
     Raises FailureError when `tensors` do not fit the backbone.
     """
     import_openvino()
@@ -65,7 +69,7 @@ class _Builder:
         self._ops = importlib.import_module("openvino.opset13")
         self._spec, self._tensors = spec, tensors
         self._backbone_spec = backbone_spec(spec.backbone)
-        self._inputs: dict[str, Any] = {}  # of each convolution, by its name
+        self._inputs: dict[str, Any] = {}  # of each convolution and of the pooling, by its name
 
     def build(self) -> Any:
         """Return the classifier. Raises KeyError for a missing layer, RuntimeError where shapes do not fit."""
@@ -97,7 +101,7 @@ class _Builder:
         node = self._activate(self._convolve(node, "stem_conv", normalization="stem_bn", stride=2))
         for block in self._backbone_spec.blocks():
             node = self._block(node, block)
-        node = self._activate(self._convolve(node, "top_conv", normalization="top_bn"))
+        node = self._inputs[LAST_MAP] = self._activate(self._convolve(node, "top_conv", normalization="top_bn"))
         pool = {"max": ops.reduce_max, "avg": ops.reduce_mean}[spec.pooling]
         return image, pool(node, ops.constant([2, 3]), keep_dims=False)
 

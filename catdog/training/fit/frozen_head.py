@@ -14,12 +14,11 @@ import numpy as np
 from scipy import special
 
 from catdog.config import FrozenStageConfig
-from catdog.model.saved_model import OUTPUT
 from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.head_batches import BatchProblem, HeadState
 from catdog.training.fit.logistic_head import HeadRows, LogisticHead, fit_logistic_head
 from catdog.training.fit.train_loop import DivergedError, Observer, StageRows, mean_scores
-from catdog.training.fit.train_step import Networks, Tail
+from catdog.training.fit.train_step import Head
 
 FOLDS = 5
 _EXACT_BYTES = 2**30  # of float32 features of one worker; the solver holds them about twice
@@ -28,55 +27,50 @@ _ROWS_AT_ONCE = 8192
 
 
 def fit_frozen_head(
-    networks: Networks,
+    head: Head,
     settings: FrozenStageConfig,
     rows: StageRows,
     observer: Observer,
     *,
-    cut: str,
     class_weights: tuple[float, ...] = (),
     exact_bytes: int = _EXACT_BYTES,
 ) -> StageState:
-    """Give the output layer of the classifier the head of `rows.train`; every worker calls this with its share.
+    """Fit `head` to `rows.train`; every worker calls this with its share.
 
     All views of a photo count as one photo. `class_weights` has the weight of each class; empty: all count the same.
     Raises DivergedError where the features are not numbers.
     """
-    tail = Tail(networks.trained, networks.strategy, cut=cut)
-    fit = _HeadFit(networks, tail, rows, settings, class_weights)
+    fit = _HeadFit(head, rows, settings, class_weights)
     state = observer.resume() or StageState()
-    limit = max(1, exact_bytes // (4 * int(np.prod(tail.model.input.shape[1:]))))
+    limit = max(1, exact_bytes // (4 * head.width))
     if rows.train.every_view_rows <= limit:
         if not state.epoch:
             fit.solve(state, limit)
             observer.on_epoch(state, checkpoint=True)
     else:
         fit.refine(state, limit, observer)
-    networks.trained.get_layer(OUTPUT).set_weights(state.best_weights)
+    head.set(state.best_weights)
     return state
 
 
 class _HeadFit:
     def __init__(
         self,
-        networks: Networks,
-        tail: Tail,
+        head: Head,
         rows: StageRows,
         settings: FrozenStageConfig,
         class_weights: tuple[float, ...],
     ) -> None:
-        self._tail, self._rows, self._settings = tail, rows, settings
-        self._layer = networks.trained.get_layer(OUTPUT)
-        self._workers = networks.strategy.num_replicas_in_sync
+        self._head, self._rows, self._settings = head, rows, settings
         self._uneven = bool(class_weights)
-        self._class_weights = np.array(class_weights or (1.0,) * tail.classes, np.float32)
+        self._class_weights = np.array(class_weights or (1.0,) * head.classes, np.float32)
 
     def solve(self, state: StageState, limit: int) -> None:
         """Enter the exact head of all rows into `state`, as its only epoch."""
         start = time.monotonic()
         share = self._read(limit)
         head = self._solve(share)
-        self._layer.set_weights([head.kernel, head.bias])
+        self._head.set([head.kernel, head.bias])
         trained = _score_rows(share, head)
         self._record(state, start=start, trained=trained, steps=1, learning_rate=0.0)
         state.note = _note(head)
@@ -87,17 +81,17 @@ class _HeadFit:
             sample = self._read(limit)
             head = self._solve(sample)
             state.note = _note(head)
-            found = HeadState.start(head, sample.features, total=self._tail.total)
+            found = HeadState.start(head, sample.features, total=self._head.total)
         else:
             found = HeadState.from_arrays(state.weights, state.optimizer)
-        batch = max(1, self._settings.global_batch_size // self._workers)
+        batch = max(1, self._settings.global_batch_size // self._head.workers)
         steps = max(1, self._rows.train.rows // batch)
         problem = BatchProblem(
             found,
-            penalty=1 / (state.note["c"] * self._rows.train.rows * self._workers),
+            penalty=1 / (state.note["c"] * self._rows.train.rows * self._head.workers),
             class_weights=self._class_weights,
             steps=steps * self._settings.epochs,
-            total=self._tail.total,
+            total=self._head.total,
         )
         shift = np.array(state.note.get("shift", 0.0), np.float32)
         last_checkpoint = time.monotonic()
@@ -107,9 +101,9 @@ class _HeadFit:
                 trained += problem.step(features, labels)
                 observer.on_step(state.epoch, step + 1, steps)
             kernel, bias = problem.state.unfold()
-            self._layer.set_weights([kernel, bias + shift])
+            self._head.set([kernel, bias + shift])
             due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
-            checkpoint = bool(self._tail.total(np.array([float(due)]))[0]) or state.epoch + 1 == self._settings.epochs
+            checkpoint = bool(self._head.total(np.array([float(due)]))[0]) or state.epoch + 1 == self._settings.epochs
             self._record(state, start=start, trained=trained, steps=steps, learning_rate=rate)
             state.weights, state.optimizer = problem.state.to_arrays()
             observer.on_epoch(state, checkpoint=checkpoint)
@@ -129,13 +123,13 @@ class _HeadFit:
     def _solve(self, share: HeadRows) -> LogisticHead:
         given = {"candidates": [self._settings.c]} if self._settings.c else {}
         return fit_logistic_head(
-            share, classes=self._tail.classes, folds=FOLDS, uneven=self._uneven, total=self._tail.total, **given
+            share, classes=self._head.classes, folds=FOLDS, uneven=self._uneven, total=self._head.total, **given
         )
 
     def _record(
         self, state: StageState, *, start: float, trained: np.ndarray, steps: int, learning_rate: float
     ) -> None:
-        sums = self._tail.total(np.concatenate([trained, self._tail.evaluate(self._rows.validation)]))
+        sums = self._head.total(np.concatenate([trained, self._head.evaluate(self._rows.validation)]))
         if not np.isfinite(sums).all():
             raise DivergedError("the features of the frozen stage are not numbers: check --weights and --input-scaling")
         state.epoch += 1
@@ -150,7 +144,7 @@ class _HeadFit:
             }
         )
         # The last one: the problem is convex, and the steps end at nothing.
-        state.best_epoch, state.best_weights = state.epoch, self._layer.get_weights()
+        state.best_epoch, state.best_weights = state.epoch, self._head.get()
 
 
 def _note(head: LogisticHead) -> dict[str, Any]:

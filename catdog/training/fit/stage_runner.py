@@ -25,7 +25,7 @@ from catdog.training.fit.frozen_head import fit_frozen_head
 from catdog.training.fit.marks import best_stage, finished_marks
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.train_loop import Observer, Scored, StageRows, fit_stage, score_splits
-from catdog.training.fit.train_step import Networks
+from catdog.training.fit.train_step import Networks, Trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Place:
 
 def train_stages(
     job: TrainJob,
-    networks: Networks,
+    networks: Trained,
     *,
     place: Place,
     open_rows: Callable[[StageJob], StageRows],
@@ -49,29 +49,26 @@ def train_stages(
     Every worker calls this; rank 0 writes. `open_rows` gives this worker's share of a stage, `observe` who follows it.
     Raises DivergedError when a loss is no longer a number.
     """
-    from catdog.model import classifier as model
-
     for stage in job.stages:
         directory = files.join(job.run_dir, stage.name)
         if files.exists(files.join(directory, artifacts.COMPLETE)):
-            for network in {id(each): each for each in (networks.trained, networks.float32)}.values():
-                model.load_weights_into(network, files.join(directory, "model"))
+            networks.load(files.join(directory, "model"))
             continue
         rows, observer = open_rows(stage), observe(stage)
         state = _fit(job, stage, networks, rows, observer)
-        weights = networks.trained.get_weights()  # every worker: some variables are gathered when they are read
-        if networks.float32 is not networks.trained:
-            networks.float32.set_weights(weights)
+        weights = networks.gather()
         scored = score_splits(networks, cut=stage.cut, splits=rows.held_out())
         if place.rank == 0:
             _write_stage(job, stage, networks, state, scored, weights)
         observer.on_end()
 
 
-def _fit(job: TrainJob, stage: StageJob, networks: Networks, rows: StageRows, observer: Observer) -> StageState:
-    given: dict[str, Any] = {"cut": stage.cut, "class_weights": job.class_weights}
+def _fit(job: TrainJob, stage: StageJob, networks: Trained, rows: StageRows, observer: Observer) -> StageState:
     if isinstance(stage.settings, FrozenStageConfig) and stage.is_logistic:
-        return fit_frozen_head(networks, stage.settings, rows, observer, **given)
+        head = networks.head(stage.cut)
+        return fit_frozen_head(head, stage.settings, rows, observer, class_weights=job.class_weights)
+    assert isinstance(networks, Networks)  # a stage of epochs needs TensorFlow
+    given: dict[str, Any] = {"cut": stage.cut, "class_weights": job.class_weights}
     return fit_stage(networks, stage.settings, rows, observer, **given)
 
 
@@ -99,16 +96,12 @@ def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any,
 def _write_stage(
     job: TrainJob,
     stage: StageJob,
-    networks: Networks,
+    networks: Trained,
     state: StageState,
     scored: dict[str, Scored],
     weights: list[np.ndarray],
 ) -> None:
-    from catdog.model import classifier as model
-
-    directory, classifier = files.join(job.run_dir, stage.name), networks.own_float32(job.spec)
-    if classifier is not networks.float32:
-        classifier.set_weights(weights)
+    directory = files.join(job.run_dir, stage.name)
     outcomes = _make_outcomes(job, stage, scored)
     mark = {
         "name": stage.name,
@@ -121,7 +114,7 @@ def _write_stage(
     }
     card = {**spec_to_card(job.spec), **job.card, "stage": mark}
     with files.staged_directory(files.join(directory, "model")) as folder:
-        model.save_model(folder, classifier, card)
+        networks.save(folder, card, spec=job.spec, weights=weights)
     write_history(directory, state.history)
     write_outcomes(directory, outcomes)
     artifacts.mark_complete(directory, inputs={}, summary=mark)

@@ -14,7 +14,7 @@ from catdog.config import StageConfig
 from catdog.errors import FailureError
 from catdog.features.rows import CachedRows, RowSource
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.train_step import Networks, StepPlan, Tail
+from catdog.training.fit.train_step import Networks, StepPlan, Tail, Trained
 
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. A killed job repeats at most so much work.
 _CHECKPOINT_EVERY_SECONDS = 2.0
@@ -123,18 +123,18 @@ class Scored:
     probabilities: np.ndarray
 
 
-def score_splits(networks: Networks, *, cut: str, splits: Mapping[str, CachedRows]) -> dict[str, Scored]:
+def score_splits(networks: Trained, *, cut: str, splits: Mapping[str, CachedRows]) -> dict[str, Scored]:
     """Run the float32 classifier over each split once; every worker calls this with its shares and gets the whole."""
-    tail = Tail(networks.float32, networks.strategy, cut=cut)
+    scorer = networks.scorer(cut)
     found = {}
     for split, rows in splits.items():
         kept: list[np.ndarray] = []
-        sums = tail.evaluate(rows, kept)
+        sums = scorer.evaluate(rows, kept)
         # A share is entered at its place among zeros, so that the sum over the workers is the whole.
-        whole = np.zeros((rows.total, 1 + tail.classes))
+        whole = np.zeros((rows.total, 1 + scorer.classes))
         if kept:
             whole[rows.first : rows.first + rows.rows] = np.concatenate(kept)
-        columns = tail.total(np.concatenate([sums, whole.ravel()]))
+        columns = scorer.total(np.concatenate([sums, whole.ravel()]))
         scores = mean_scores(columns[:3], prefix="")
         labelled = columns[3:].reshape(whole.shape)
         labels, probabilities = labelled[:, 0].astype(np.int32), labelled[:, 1:].astype(np.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pyarrow as pa
 
 from catdog.errors import ImageError, one_line
 from catdog.evaluation.held_out import brief, find_outcomes
+from catdog.model.engines import OpenvinoRunner, choose_engine
+from catdog.model.openvino.graph import LAST_MAP, build_trunk
+from catdog.model.saved_model import evidence_maps
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits
@@ -20,13 +24,16 @@ from catdog.storage import files
 from catdog.storage.schemas import PICTURES
 from catdog.training.fit.marks import best_stage, stage_mark
 from catdog.training.fit.stage_job import TrainJob
-from catdog.training.fit.train_step import Networks
+from catdog.training.fit.train_step import Networks, Trained
+from catdog.training.head_network import HeadNetwork
+
+MapMaker = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of images and labels, as model.class_maps
 
 WORST = 24  # errors that are shown
 HEATMAP_FILE, HEATMAP_FAILURE = "heat.parquet", "heat.json"
 
 
-def write_heatmaps(job: TrainJob, networks: Networks) -> None:
+def write_heatmaps(job: TrainJob, networks: Trained, *, threads: int) -> None:
     """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
 
     The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
@@ -39,20 +46,27 @@ def write_heatmaps(job: TrainJob, networks: Networks) -> None:
         best = best_stage({stage.name: stage_mark(job.run_dir, stage.name) for stage in job.stages})
         outcomes = find_outcomes(files.join(job.run_dir, best), classes=job.spec.classes)
         worst = brief(outcomes.worst(limit=WORST)) if outcomes is not None else []
-        pictures = _make_heatmaps(job, _load_best(job, networks, best), worst) if worst else []
+        pictures = _make_heatmaps(job, _map_maker(job, networks, best, threads=threads), worst) if worst else []
         write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
     except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
         files.write_json(files.join(job.run_dir, HEATMAP_FAILURE), {"message": one_line(error)})
 
 
-def _load_best(job: TrainJob, networks: Networks, best: str) -> Any:
-    """Return a classifier of this process alone with the weights of the stage `best`."""
+def _map_maker(job: TrainJob, networks: Trained, best: str, *, threads: int) -> MapMaker:
+    """Return what makes the class maps of the stage `best`, in this process alone."""
+    if isinstance(networks, HeadNetwork) and choose_engine("auto", gpus=False) == "openvino":
+        last = OpenvinoRunner(build_trunk(job.spec, networks.tensors, [LAST_MAP]), threads=threads)
+        kernel, _ = networks.get()
+        return lambda images, labels: evidence_maps(last(images)[0], kernel, labels)
     from catdog.model import classifier as model
 
-    classifier = networks.own_float32(job.spec)
-    if classifier is not networks.float32 or best != job.stages[-1].name:
-        model.load_weights_into(classifier, files.join(job.run_dir, best, "model"))
-    return classifier
+    if isinstance(networks, Networks):
+        classifier = networks.own_float32(job.spec)
+        if classifier is not networks.float32 or best != job.stages[-1].name:
+            model.load_weights_into(classifier, files.join(job.run_dir, best, "model"))
+    else:
+        classifier = model.load_classifier(files.join(job.run_dir, best, "model")).network
+    return functools.partial(model.class_maps, classifier)
 
 
 def make_seen_thumbnail(content: bytes, image: np.ndarray, *, framing: Framing, limits: DecodeLimits) -> bytes:
@@ -62,10 +76,8 @@ def make_seen_thumbnail(content: bytes, image: np.ndarray, *, framing: Framing, 
     return make_thumbnail(encode_jpeg(image, quality=95), size=THUMBNAIL_SIZE)
 
 
-def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _make_heatmaps(job: TrainJob, make_maps: MapMaker, worst: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of the schema PICTURES for the photos of `worst` that can be read."""
-    from catdog.model import classifier as model
-
     names, images, thumbnails, labels = [], [], [], []
     for row in worst:
         try:
@@ -79,7 +91,7 @@ def _make_heatmaps(job: TrainJob, classifier: Any, worst: Sequence[Mapping[str, 
         labels.append(job.spec.classes.index(row["label"]))
     if not names:
         return []
-    heatmaps = model.class_maps(classifier, np.stack(images), np.array(labels))
+    heatmaps = make_maps(np.stack(images), np.array(labels))
     return [
         {"name": name, "kind": "heat", "jpeg": overlay_heat(thumbnail, heatmap)}
         for name, thumbnail, heatmap in zip(names, thumbnails, heatmaps, strict=True)

@@ -1,7 +1,6 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
+from made_features import ViewRows
 
 from catdog.config import FrozenStageConfig
 from catdog.model.backbone_specs import HEAD_CUT
@@ -11,28 +10,6 @@ from catdog.training.fit.train_loop import DivergedError, StageRows
 from catdog.training.fit.train_step import Networks
 
 WIDTH = 40
-
-
-class ViewRows:
-    """Features in memory: (V, N, D) of V views of N photos, with an epoch for each view."""
-
-    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
-        self.rows, self._features, self._labels = len(labels), features, labels
-        self.first, self.total = 0, self.rows
-
-    @property
-    def every_view_rows(self) -> int:
-        return self.rows * len(self._features)
-
-    def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        photos = np.arange(min(self.rows, -(-limit // len(self._features))))
-        views = len(self._features)
-        features = self._features[:, photos].reshape(-1, self._features.shape[-1])
-        return features, np.tile(self._labels[photos], views), np.tile(photos, views)
-
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng(number).permutation(self.rows)
-        yield self._features[number % len(self._features)][order], self._labels[order]
 
 
 def make_rows(photos: int, *, seed: int, views: int = 2, rare: float = 0.5) -> ViewRows:
@@ -75,7 +52,7 @@ class Follower:
 def fit(networks: Networks, train: ViewRows, *, follower: Follower | None = None, **options: object) -> StageState:
     settings = FrozenStageConfig(epochs=6, global_batch_size=64)
     rows = StageRows(train=train, validation=make_rows(400, seed=1))  # type: ignore[arg-type]
-    return fit_frozen_head(networks, settings, rows, follower or Follower(), cut=HEAD_CUT, **options)  # type: ignore[arg-type]
+    return fit_frozen_head(networks.head(HEAD_CUT), settings, rows, follower or Follower(), **options)  # type: ignore[arg-type]
 
 
 def test_a_head_is_solved_in_one_epoch_and_given_to_the_classifier(networks: Networks) -> None:

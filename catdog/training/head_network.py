@@ -1,0 +1,102 @@
+"""A classifier of which the head alone is trained: its weights as arrays, so that nothing needs TensorFlow.
+
+Importing TensorFlow and building the network take a worker five to ten seconds of a core, which it would take from the
+trunk pass. A head that is solved needs neither: its features are cached, and it is one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from catdog.features.rows import RowSource
+from catdog.model.backbone_specs import HEAD_CUT, backbone_spec
+from catdog.model.saved_model import CARD_FILE, OUTPUT, WEIGHTS_FILE, ClassifierSpec
+from catdog.model.weights.hdf5_file import write_tensors
+from catdog.model.weights.pretrained import Pretrained
+from catdog.model.weights.weights_file import Tensors, check_tensors, parse_weights
+from catdog.storage import files
+from catdog.training.fit.stage_job import TrainJob
+
+
+def needs_tensorflow(job: TrainJob, *, workers: int, pretrained: Pretrained | None) -> bool:
+    """Tell whether `job` is more than a head that one worker solves on CPUs behind given weights."""
+    solved = all(stage.is_logistic and stage.cut == HEAD_CUT for stage in job.stages)
+    on_cpus = not job.plan.worker_gpus and job.precision != "bfloat16"
+    return not (solved and on_cpus and workers == 1 and pretrained is not None)
+
+
+class HeadNetwork:
+    """The classifier of `spec` behind the weights of `pretrained`: a Trained, and the Head and Scorer of it too.
+
+    Raises UsageError where these weights are not those of the backbone.
+    """
+
+    workers = 1
+
+    def __init__(self, spec: ClassifierSpec, pretrained: Pretrained) -> None:
+        backbone = backbone_spec(spec.backbone)
+        shapes = backbone.tensor_shapes()
+        check_tensors(pretrained.tensors, shapes=shapes, where=pretrained.source)
+        self._spec, self._backbone = spec, {layer: pretrained.tensors[layer] for layer in shapes}
+        self.classes, self.width = len(spec.classes), backbone.top_filters
+        self._kernel = np.zeros((self.width, self.classes), np.float32)
+        self._bias = np.zeros(self.classes, np.float32)
+
+    @property
+    def tensors(self) -> Tensors:
+        """All weights, by layer and variable."""
+        return {**self._backbone, OUTPUT: {"kernel": self._kernel, "bias": self._bias}}
+
+    def head(self, cut: str) -> HeadNetwork:
+        """Return itself: `cut` is before the head."""
+        return self
+
+    def scorer(self, cut: str) -> HeadNetwork:
+        """Return itself: `cut` is before the head."""
+        return self
+
+    def get(self) -> list[np.ndarray]:
+        """Return kernel and bias of the head."""
+        return [self._kernel, self._bias]
+
+    def set(self, weights: Sequence[np.ndarray]) -> None:
+        """Set kernel and bias of the head."""
+        self._kernel, self._bias = (np.asarray(values, np.float32) for values in weights)
+
+    def evaluate(self, rows: RowSource, kept: list[np.ndarray] | None = None) -> np.ndarray:
+        """Return [sum of losses, right answers, rows] over one epoch of `rows`.
+
+        What it said is appended to `kept`: arrays (N, 1 + classes) of label and probabilities.
+        """
+        sums = np.zeros(3)
+        for features, labels in rows.epoch(0):
+            logits = special.log_softmax(features.astype(np.float32) @ self._kernel + self._bias, axis=1)
+            losses = -logits[np.arange(len(labels)), labels]
+            sums += [losses.sum(dtype=np.float64), (logits.argmax(axis=1) == labels).sum(), len(labels)]
+            if kept is not None:
+                kept.append(np.concatenate([labels[:, np.newaxis], np.exp(logits)], axis=1).astype(np.float32))
+        return sums
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return `values`: there is one worker."""
+        return values
+
+    def gather(self) -> list[np.ndarray]:
+        """Return kernel and bias of the head."""
+        return self.get()
+
+    def load(self, model_dir: str) -> None:
+        """Take the head from a saved model of the same backbone's weights."""
+        content = files.read_bytes(files.join(model_dir, WEIGHTS_FILE))
+        found = parse_weights(content, shapes=self._spec.tensor_shapes(), where=WEIGHTS_FILE)[OUTPUT]
+        self.set([found["kernel"], found["bias"]])
+
+    def save(self, folder: Path, card: Mapping[str, Any], *, spec: ClassifierSpec, weights: list[np.ndarray]) -> None:
+        """Write the model directory `folder`."""
+        (folder / WEIGHTS_FILE).write_bytes(write_tensors(self.tensors))
+        files.write_json(str(folder / CARD_FILE), card)
