@@ -28,7 +28,7 @@ HEAVY_MODULES = {"catdog.model.backbones", "catdog.model.classifier"}
 # What drivers run before they know that TensorFlow is needed.
 DRIVERS = ["catdog.training.job", "catdog.tuning.job", "catdog.prediction.job", "catdog.model.export"]
 # What train workers run, who need it for stages of epochs alone.
-DRIVERS += ["catdog.training.worker", "catdog.training.head_network"]
+DRIVERS += ["catdog.training.worker", "catdog.training.fit.head.head_network"]
 
 
 def module_name(source: Path) -> str:
@@ -80,7 +80,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_a_folder_says_what_it_does_and_holds_four_to_nine_modules(initial: Path) -> None:
     docstring = ast.get_docstring(ast.parse(initial.read_text()))
     assert docstring
-    assert len(docstring.splitlines()) <= 4
+    assert 2 <= len([line for line in docstring.splitlines() if line]) <= 3
     folder = initial.parent
     if folder != Path("catdog"):
         assert 4 <= len([*folder.glob("[!_]*.py"), *folder.glob("*/__init__.py")]) <= 9

@@ -18,11 +18,11 @@ from catdog.features.rows import MEMORY_BYTES
 from catdog.model.weights.pretrained import Pretrained
 from catdog.storage import files
 from catdog.training.fit.checkpoint import StageState, write_history
+from catdog.training.fit.head.head_network import HeadNetwork, needs_tensorflow
+from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_loop import DivergedError
-from catdog.training.fit.train_step import Networks, Trained
-from catdog.training.head_network import HeadNetwork, needs_tensorflow
 from catdog.training.page.heatmaps import write_heatmaps
 
 # What the driver tells workers that wait for the rows of the trunk pass.

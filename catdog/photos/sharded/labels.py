@@ -30,7 +30,7 @@ class Listed(NamedTuple):
     label: str
 
 
-def list_photos(rows: pa.Table, labels: Sequence[str]) -> list[Listed]:
+def listed_photos(rows: pa.Table, labels: Sequence[str]) -> list[Listed]:
     """Return what tells the class of each of `rows` (inputs.INPUTS), whose recorded labels are `labels`, or none."""
     relatives = rows["relative"].to_pylist()
     return list(map(Listed, relatives, files_of(rows), labels or [""] * len(relatives)))
@@ -58,7 +58,7 @@ def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, d
         pq.write_table(pa.table({"label": labels}), sink)
         files.write_bytes(_labels_file(directory, shard), sink.getvalue())
     examples.add(rows["relative"].to_pylist())
-    photos = zip(rows["path"].to_pylist(), list_photos(rows, labels), strict=True) if wanted else ()
+    photos = zip(rows["path"].to_pylist(), listed_photos(rows, labels), strict=True) if wanted else ()
     return Survey(
         examples=examples.relatives,
         named={path: photo for path, photo in photos if path in wanted},
@@ -106,7 +106,7 @@ class PhotoLabels:
         numbers = {name: number for number, name in enumerate(self.classes)}
         found, rejected = [], []
         paths, versions = rows["path"].to_pylist(), rows["version"].to_pylist()
-        for path, version, photo in zip(paths, versions, list_photos(rows, labels), strict=True):
+        for path, version, photo in zip(paths, versions, listed_photos(rows, labels), strict=True):
             assigned = corrected[path] if path in corrected else self.assign(photo)
             if assigned:
                 found.append((path, version or "", assigned[0], numbers[assigned[1]]))  # a broken link has no version

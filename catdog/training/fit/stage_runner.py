@@ -21,11 +21,11 @@ from catdog.features.rows import CachedRows, RowSource, StreamedRows, StreamSour
 from catdog.model.saved_model import spec_to_card
 from catdog.storage import artifacts, files
 from catdog.training.fit.checkpoint import StageState, write_history
-from catdog.training.fit.frozen_head import fit_frozen_head
+from catdog.training.fit.head.frozen_head import fit_frozen_head
 from catdog.training.fit.marks import best_stage, finished_marks
+from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.train_loop import Observer, Scored, StageRows, fit_stage, score_splits
-from catdog.training.fit.train_step import Networks, Trained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

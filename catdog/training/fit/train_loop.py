@@ -14,7 +14,8 @@ from catdog.config import StageConfig
 from catdog.errors import FailureError
 from catdog.features.rows import CachedRows, RowSource
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.train_step import Networks, StepPlan, Tail, Trained
+from catdog.training.fit.networks import Networks, Trained
+from catdog.training.fit.train_step import StepPlan, Tail
 
 # A report costs 0.2 s and more; epochs of cached rows may be shorter. A killed job repeats at most so much work.
 _CHECKPOINT_EVERY_SECONDS = 2.0

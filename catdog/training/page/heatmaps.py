@@ -22,10 +22,10 @@ from catdog.photos.sources.files import read_photo
 from catdog.report.thumbnails import THUMBNAIL_SIZE, write_pictures
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES
+from catdog.training.fit.head.head_network import HeadNetwork
 from catdog.training.fit.marks import best_stage, stage_mark
+from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import TrainJob
-from catdog.training.fit.train_step import Networks, Trained
-from catdog.training.head_network import HeadNetwork
 
 MapMaker = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of images and labels, as model.class_maps
 

@@ -1,1 +1,4 @@
-"""The page of a sweep, and which of its settings mattered. Imported by the tune job alone."""
+"""The page of a sweep, and which of its settings mattered.
+
+Imported by the tune job alone.
+"""

@@ -47,8 +47,8 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
     import tensorflow as tf
 
     from catdog.model import classifier as model
+    from catdog.training.fit.networks import Networks
     from catdog.training.fit.train_loop import score_splits
-    from catdog.training.fit.train_step import Networks
 
     model.configure_tensorflow(threads=1)
     stage = sweep.stage(record["values"], record["stage"])

@@ -18,8 +18,8 @@ from catdog.config import FrozenStageConfig
 from catdog.features.rows import CachedRows
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.frozen_head import FOLDS
-from catdog.training.fit.logistic_head import C_GRID, HeadRows, fit_logistic_head
+from catdog.training.fit.head.frozen_head import FOLDS
+from catdog.training.fit.head.logistic_head import C_GRID, HeadRows, fit_logistic_head
 
 _LEAST_PROBABILITY = 1e-7  # that of Keras's cross-entropy
 

@@ -22,9 +22,9 @@ from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import ClassifierSpec
 from catdog.storage import files
 from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.networks import Networks
 from catdog.training.fit.stage_job import StageJob
 from catdog.training.fit.train_loop import DivergedError, StageRows, fit_stage
-from catdog.training.fit.train_step import Networks
 from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import checkpoint_path
 from catdog.tuning.selection import objective

@@ -19,9 +19,9 @@ from catdog.model.saved_model import ClassifierSpec, read_card
 from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.training.fit.checkpoint import StageState, read_history
 from catdog.training.fit.marks import best_stage, finished_marks
+from catdog.training.fit.networks import Networks
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
-from catdog.training.fit.train_step import Networks
 
 WIDTH = 24
 

@@ -10,8 +10,9 @@ from catdog.model import classifier as model
 from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
 from catdog.model.saved_model import ClassifierSpec
 from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.networks import Networks
 from catdog.training.fit.train_loop import DivergedError, StageRows, fit_stage, mean_scores, score_splits
-from catdog.training.fit.train_step import Networks, Tail
+from catdog.training.fit.train_step import Tail
 
 
 class ArrayRows:

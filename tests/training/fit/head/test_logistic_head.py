@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.preprocessing import StandardScaler
 
-from catdog.training.fit.logistic_head import HeadRows, LogisticHead, fit_logistic_head
+from catdog.training.fit.head.logistic_head import HeadRows, LogisticHead, fit_logistic_head
 
 
 def make_rows(*, classes: int, photos: int = 150, width: int = 40, views: int = 1, seed: int = 0) -> HeadRows:

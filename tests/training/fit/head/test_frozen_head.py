@@ -5,9 +5,9 @@ from made_features import ViewRows
 from catdog.config import FrozenStageConfig
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.frozen_head import fit_frozen_head
+from catdog.training.fit.head.frozen_head import fit_frozen_head
+from catdog.training.fit.networks import Networks
 from catdog.training.fit.train_loop import DivergedError, StageRows
-from catdog.training.fit.train_step import Networks
 
 WIDTH = 40
 

@@ -15,10 +15,10 @@ from scipy import special
 
 from catdog.config import FrozenStageConfig
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.head_batches import BatchProblem, HeadState
-from catdog.training.fit.logistic_head import HeadRows, LogisticHead, fit_logistic_head
+from catdog.training.fit.head.head_batches import BatchProblem, HeadState
+from catdog.training.fit.head.logistic_head import HeadRows, LogisticHead, fit_logistic_head
+from catdog.training.fit.networks import Head
 from catdog.training.fit.train_loop import DivergedError, Observer, StageRows, mean_scores
-from catdog.training.fit.train_step import Head
 
 FOLDS = 5
 _EXACT_BYTES = 2**30  # of float32 features of one worker; the solver holds them about twice

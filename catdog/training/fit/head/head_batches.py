@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import special
 
-from catdog.training.fit.logistic_head import LogisticHead
+from catdog.training.fit.head.logistic_head import LogisticHead
 
 _RATE = 3e-3  # at the start, of standardized features
 _DECAYS = (0.9, 0.999)

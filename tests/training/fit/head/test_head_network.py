@@ -21,11 +21,11 @@ from catdog.model.openvino.graph import LAST_MAP, build_trunk
 from catdog.model.saved_model import OUTPUT, ClassifierSpec, evidence_maps, spec_to_card
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.training.fit.checkpoint import StageState
-from catdog.training.fit.frozen_head import fit_frozen_head
+from catdog.training.fit.head.frozen_head import fit_frozen_head
+from catdog.training.fit.head.head_network import HeadNetwork, needs_tensorflow
+from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.train_loop import Scored, StageRows, score_splits
-from catdog.training.fit.train_step import Networks, Trained
-from catdog.training.head_network import HeadNetwork, needs_tensorflow
 
 WIDTH = 1280  # of Lite0
 
