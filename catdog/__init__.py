@@ -1,4 +1,7 @@
-"""Transfer learning of EfficientNet on Ray: tells cats from dogs and labels whole folders."""
+"""Transfer learning of EfficientNet on Ray: tells cats from dogs and labels whole folders.
+
+Programs import `load_classifier` from here. The jobs are in the folders; __main__.py runs them by their names.
+"""
 
 from __future__ import annotations
 
