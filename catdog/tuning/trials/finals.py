@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import ray
 
 from catdog.features.rows import CachedRows
+from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.saved_model import spec_to_card
 from catdog.storage import files
+from catdog.training.fit.head.head_network import HeadNetwork
+from catdog.training.fit.networks import Networks, Trained
+from catdog.training.fit.train_loop import score_splits
 from catdog.tuning.layouts import Sweep
 from catdog.tuning.records import Record, checkpoint_path, model_path
 from catdog.tuning.trials.checkpoint import TrialCheckpoint
@@ -44,16 +47,7 @@ def _measure(sweep: Sweep, records: list[Record]) -> list[Final]:
 
 
 def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
-    import tensorflow as tf
-
-    from catdog.model import classifier as model
-    from catdog.training.fit.networks import Networks
-    from catdog.training.fit.train_loop import score_splits
-
-    model.configure_tensorflow(threads=1)
-    stage = sweep.stage(record["values"], record["stage"])
-    classifier = _rebuild(sweep, record)
-    networks = Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    stage, networks = sweep.stage(record["values"], record["stage"]), _rebuild(sweep, record)
     splits = {"validation": CachedRows(stage.validation)}
     if stage.test is not None:
         splits["test"] = CachedRows(stage.test)
@@ -67,7 +61,8 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
         epochs = {name: trained[name] for name in ("epochs", "best_epoch") if name in trained}
         mark = {"name": record["stage"], **epochs, **scores}
         with files.staged_directory(files.join(sweep.run_dir, "model")) as folder:
-            model.save_model(folder, classifier, {**spec_to_card(spec), **layout.card, "stage": mark})
+            card = {**spec_to_card(spec), **layout.card, "stage": mark}
+            networks.save(folder, card, spec=spec, weights=networks.gather())
     validation = found["validation"]
     chosen = validation.probabilities[np.arange(len(validation.labels)), validation.labels]
     return Final(
@@ -77,20 +72,29 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
     )
 
 
-def _rebuild(sweep: Sweep, record: Record) -> Any:
-    """Return the classifier of a trial's best checkpoint, in float32."""
+def _rebuild(sweep: Sweep, record: Record) -> Trained:
+    """Return the classifier of a trial's best checkpoint, in float32; a head alone needs no TensorFlow."""
+    layout = sweep.layout(record["values"])
+    weights = layout.pretrained.get()
+    path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])
+    checkpoint = TrialCheckpoint.from_bytes(files.read_bytes(path)) if files.exists(path) else None
+    if checkpoint and checkpoint.cut == HEAD_CUT and weights is not None:
+        head = HeadNetwork(layout.spec, weights)
+        head.set(checkpoint.weights)
+        return head
+
+    import tensorflow as tf
+
     from catdog.model import backbones
     from catdog.model import classifier as model
 
-    layout = sweep.layout(record["values"])
+    model.configure_tensorflow(threads=1)
     classifier = model.build_classifier(layout.spec)
-    path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])
-    if not files.exists(path):  # a distributed trial keeps a whole model
-        model.load_weights_into(classifier, model_path(sweep.run_dir, record["number"]))
-        return classifier
-    weights = layout.pretrained.get()
     if weights is not None:
         backbones.load_pretrained(classifier, weights)
-    checkpoint = TrialCheckpoint.from_bytes(files.read_bytes(path))
-    model.split_at(classifier, checkpoint.cut)[1].set_weights(checkpoint.weights)
-    return classifier
+    networks = Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    if checkpoint:
+        model.split_at(classifier, checkpoint.cut)[1].set_weights(checkpoint.weights)
+    else:  # a distributed trial keeps a whole model
+        networks.load(model_path(sweep.run_dir, record["number"]))
+    return networks
