@@ -272,10 +272,11 @@ def test_two_workers_that_stream_on_an_object_store_that_is_busy_now_and_then_tr
 
 
 def copy_run(finished: Path, folder: Path, spoil: Callable[[Path], None]) -> None:
-    """What a finished run holds before its stages, with every part of its features spoilt."""
-    for name in ("config.json", "manifest", "features"):
-        source = finished / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    """What a finished run holds before its frozen stage, the only one, with every part of its features spoilt."""
+    config = json.loads((finished / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "unfrozen.epochs": 0}))
+    for name in ("manifest", "features"):
+        shutil.copytree(finished / name, folder / name)
     for part in (folder / "features").rglob("*.parquet"):
         spoil(part)
 
@@ -291,7 +292,7 @@ def test_features_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
 
     copy_run(finished[0], tmp_path, spoil)
     with pytest.raises(FailureError, match=r"^the features of the frozen stage are not numbers: check --weights"):
-        run(photo_folder, tmp_path)
+        run(photo_folder, tmp_path, **{"unfrozen.epochs": 0})
 
 
 def test_an_exception_in_a_train_worker_is_one_line_with_the_place_of_the_logs(
@@ -299,7 +300,7 @@ def test_an_exception_in_a_train_worker_is_one_line_with_the_place_of_the_logs(
 ) -> None:
     copy_run(finished[0], tmp_path, lambda part: part.write_bytes(part.read_bytes()[:-8]) and None)
     with pytest.raises(FailureError) as raised:
-        run(photo_folder, tmp_path, **{"cluster.max_failures": 0})
+        run(photo_folder, tmp_path, **{"unfrozen.epochs": 0, "cluster.max_failures": 0})
     line = re.fullmatch(
         r"training failed: Parquet magic bytes not found in footer\. .* \(logs: (.*)\)", str(raised.value)
     )

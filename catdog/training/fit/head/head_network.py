@@ -24,10 +24,9 @@ from catdog.training.fit.stage_job import TrainJob
 
 
 def needs_tensorflow(job: TrainJob, *, workers: int, pretrained: Pretrained | None) -> bool:
-    """Tell whether `job` is more than a head that one worker solves on CPUs behind given weights."""
+    """Tell whether `job` is more than a head that one worker solves behind given weights; a GPU would not help it."""
     solved = all(stage.is_logistic and stage.cut == HEAD_CUT for stage in job.stages)
-    on_cpus = not job.plan.worker_gpus and job.precision != "bfloat16"
-    return not (solved and on_cpus and workers == 1 and pretrained is not None)
+    return not (solved and job.precision != "bfloat16" and workers == 1 and pretrained is not None)
 
 
 class HeadNetwork:

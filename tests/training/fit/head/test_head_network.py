@@ -148,7 +148,7 @@ def test_weights_of_another_backbone_are_refused(spec: ClassifierSpec, pretraine
         HeadNetwork(other, pretrained)
 
 
-def test_tensorflow_is_needed_for_all_but_a_solved_head_on_one_worker_s_cpus(
+def test_tensorflow_is_needed_for_all_but_a_head_that_one_worker_solves(
     spec: ClassifierSpec, pretrained: Pretrained
 ) -> None:
     frozen = StageJob(
@@ -158,12 +158,13 @@ def test_tensorflow_is_needed_for_all_but_a_solved_head_on_one_worker_s_cpus(
     plan = make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig())
     job = TrainJob(run_dir="run", spec=spec, seed=0, stages=(frozen,), card={}, plan=plan)
     assert not needs_tensorflow(job, workers=1, pretrained=pretrained)
-    assert not needs_tensorflow(dataclasses.replace(job, precision="float32"), workers=1, pretrained=pretrained)
+    on_gpu = dataclasses.replace(plan, worker_gpus=1)
+    for same in ({"precision": "float32"}, {"plan": on_gpu}):
+        assert not needs_tensorflow(dataclasses.replace(job, **same), workers=1, pretrained=pretrained)  # type: ignore[arg-type]
     assert needs_tensorflow(job, workers=2, pretrained=pretrained)
     assert needs_tensorflow(job, workers=1, pretrained=None)
     steps = dataclasses.replace(frozen, settings=FrozenStageConfig(head="epochs"))
     for changes in (
         {"stages": (frozen, unfrozen)}, {"stages": (steps,)}, {"precision": "bfloat16"},
-        {"plan": dataclasses.replace(plan, worker_gpus=1)},
     ):  # fmt: skip
         assert needs_tensorflow(dataclasses.replace(job, **changes), workers=1, pretrained=pretrained)  # type: ignore[arg-type]
