@@ -3,9 +3,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,7 +75,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    monkeypatch.setattr("catdog.model.weights.download.time.sleep", pauses.append)
+    # Not time.sleep itself: other threads of this process would never pause.
+    own = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
+    monkeypatch.setattr("catdog.model.weights.download.time", own)
     return pauses
 
 
