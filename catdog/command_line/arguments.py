@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
@@ -146,6 +147,11 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's message."""
         raise UsageError(message.removeprefix("argument "))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or version; a console that is closed or full ends nothing, as in later releases of Python 3.11."""
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
 
     def _answer(self, word: str) -> str:
         if word[:1] in _TYPED_DASHES:
