@@ -12,6 +12,7 @@ from catdog.features.spec import Extraction, PhotoSet
 from catdog.model.backbone_specs import Scaling
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sharded.photo_rows import PhotoRows
+from catdog.training.fit.networks import Networks
 
 EXTRACTION = Extraction(
     backbone="efficientnet-lite0",
@@ -36,6 +37,17 @@ def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
         }
     )
     return PhotoSet(photos=PhotoRows.of(table), views=views)
+
+
+def head_networks(width: int) -> Networks:
+    """A classifier of one convolution, for tests of its head."""
+    import tensorflow as tf
+    import tf_keras
+
+    image = tf_keras.Input((8, 8, 3), name="image")
+    feature = tf_keras.layers.GlobalAveragePooling2D(name="gap")(tf_keras.layers.Conv2D(width, 1)(image))
+    classifier = tf_keras.Model(image, tf_keras.layers.Dense(2, activation="softmax", name="fc_out")(feature))
+    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
 
 
 class ViewRows:

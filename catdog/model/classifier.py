@@ -22,6 +22,7 @@ import tf_keras
 from PIL import Image
 
 from catdog.errors import FailureError, UsageError, one_line
+from catdog.evaluation.class_maps import evidence_maps
 from catdog.model.backbone_specs import HEAD_CUT, INPUT_CUT, Shapes
 from catdog.model.backbones import build_backbone, set_tensors, tensor_shapes
 from catdog.model.saved_model import (
@@ -30,7 +31,6 @@ from catdog.model.saved_model import (
     OUTPUT,
     WEIGHTS_FILE,
     ClassifierSpec,
-    evidence_maps,
     read_card,
     spec_from_card,
 )

@@ -17,7 +17,7 @@ from catdog.errors import UsageError
 from catdog.photos.annotations.layouts.class_layout import assign_classes
 from catdog.photos.annotations.layouts.examples import MOST_NAMES, Examples
 from catdog.photos.annotations.layouts.layout import Layout
-from catdog.photos.annotations.recorded import recorded_labels
+from catdog.photos.annotations.recorded import recorded_labels, without_labels
 from catdog.photos.sources.listing.shards import Shard
 
 
@@ -100,7 +100,7 @@ def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, 
         is_recorded |= seen.is_recorded
         labelled, unlabelled = labelled or seen.labelled, unlabelled or seen.unlabelled
     if labelled and unlabelled:
-        raise UsageError(f"expected a column of labels in each table, found none in {unlabelled}: take it away")
+        raise without_labels(unlabelled)
     truth = Truth(classes=tuple(classes), recorded=True)
     if not is_recorded:
         chosen = examples.relatives

@@ -69,7 +69,7 @@ def make_rule(found: Iterable[Seen], *, source: str, may_split: bool) -> Recorde
         files |= seen.files
         labelled, unlabelled = labelled or seen.labelled, unlabelled or seen.unlabelled
     if labelled and unlabelled:
-        raise _without_labels(unlabelled)
+        raise without_labels(unlabelled)
     if not labelled and not classes:
         return None
     if len(classes) < 2:
@@ -83,7 +83,8 @@ def make_rule(found: Iterable[Seen], *, source: str, may_split: bool) -> Recorde
     return RecordedRule(classes=tuple(sorted(classes)), hints=hints, no_class=NO_LABEL if labelled else _NO_SIDECAR)
 
 
-def _without_labels(table: str) -> UsageError:
+def without_labels(table: str) -> UsageError:
+    """Return the error for a `table` without labels beside others that have them."""
     return UsageError(f"expected a column of labels in each table, found none in {table}: take it away")
 
 
@@ -129,7 +130,7 @@ def _table_labels(inputs: pa.Table, column: str) -> list[str]:
     named = {path: read_labels(path, column) for path in tables}
     without = [path for path in tables if named[path] is None]
     if 0 < len(without) < len(tables):
-        raise _without_labels(without[0])
+        raise without_labels(without[0])
     ends = {path: row_ends(path) for path in tables}
     found = []
     for path, group, row in zip(*(inputs[name].to_pylist() for name in ("table", "row_group", "row")), strict=True):

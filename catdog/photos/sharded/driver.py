@@ -24,13 +24,8 @@ from catdog.photos.sources.listing.packed_tasks import list_many
 from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard
 from catdog.storage import files
 
-_MADE = (
-    "recorded",
-    "merged",
-    "ranges",
-    "shards",
-    "rejected",
-)  # folders of an ingest, apart from what is kept of inspections
+# Folders of an ingest, apart from what is kept of inspections.
+_MADE = ("recorded", "merged", "ranges", "shards", "rejected")
 
 
 def ingest_many(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, d
     if labels:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"label": labels}), sink)
-        files.write_bytes(_labels_file(directory, shard), sink.getvalue())
+        files.write_bytes(_labels_file(directory, shard.name), sink.getvalue())
     examples.add(rows["relative"].to_pylist())
     photos = zip(rows["path"].to_pylist(), listed_photos(rows, labels), strict=True) if wanted else ()
     return Survey(
@@ -66,12 +67,13 @@ def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, d
     )
 
 
-def _labels_file(directory: str, shard: Shard) -> str:
-    return files.join(directory, f"{shard.name}.parquet")
+def _labels_file(directory: str, shard: str) -> str:
+    return files.join(directory, f"{shard}.parquet")
 
 
-def kept_labels(directory: str, shard: Shard) -> list[str]:
-    """Return the recorded label of each photo of `shard`, which was surveyed; none where it has none."""
+@functools.lru_cache(maxsize=1)  # stretches of one shard come one after the other
+def kept_labels(directory: str, shard: str) -> list[str]:
+    """Return the recorded label of each photo of the surveyed shard of the name `shard`; none where it has none."""
     path = _labels_file(directory, shard)
     if not files.exists(path):
         return []

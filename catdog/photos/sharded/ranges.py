@@ -74,13 +74,8 @@ class Steps:
 
     def _labelled(self, stretch: Stretch) -> tuple[pa.Table, list[tuple[str, str]]]:
         shard, place = stretch.shard, slice(stretch.start, stretch.stop)
-        recorded = _read_labels(self.recorded, shard.first) if self.labels.are_recorded else []
+        recorded = kept_labels(recorded_folder(self.directory), shard.name) if self.labels.are_recorded else []
         return self.labels.apply(_read_listed(shard)[place], recorded[place])
-
-    @property
-    def recorded(self) -> str:
-        """The folder of the recorded labels."""
-        return recorded_folder(self.directory)
 
     def stretches(self, shard: Shard) -> list[Stretch]:
         """Return the work of inspecting `shard`."""
@@ -187,11 +182,6 @@ class Steps:
 def recorded_folder(directory: str) -> str:
     """Return the folder of the recorded labels of an ingest into the manifest `directory`."""
     return files.join(directory, "recorded")
-
-
-@functools.lru_cache(maxsize=1)  # stretches of one shard come one after the other
-def _read_labels(directory: str, first: str) -> list[str]:
-    return kept_labels(directory, Shard(first=first, digest=SetDigest()))
 
 
 def _read_listed(shard: Shard) -> pa.Table:

@@ -117,13 +117,16 @@ def _label(
 ) -> None:
     running, shown, most = set[str](), [time.monotonic()], [done]
 
+    def tell(count: int) -> None:
+        most[0] = min(total, max(most[0], count))
+        progress(most[0], total)
+
     def look() -> None:
         if time.monotonic() - shown[0] < 1.0:
             return
         shown[0] = time.monotonic()
         # A busy machine does not always answer in time what its actors have done.
-        most[0] = min(total, max(most[0], done + sum(messages.shown(list(running)))))
-        progress(most[0], total)
+        tell(done + sum(messages.shown(list(running))))
 
     def handed_out() -> Iterator[Stretch]:
         for stretch in stretches:
@@ -135,8 +138,7 @@ def _label(
         for stretch, rows in pool.map(handed_out(), look=look):
             running.discard(stretch.name)
             done = min(total, done + rows)
-            most[0] = max(most[0], done)
-            progress(most[0], total)
+            tell(done)
     finally:
         pool.close()
     if done < total:  # of a stretch that was tried again

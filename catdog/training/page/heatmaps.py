@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from catdog.errors import ImageError, one_line
+from catdog.evaluation.class_maps import evidence_maps
 from catdog.evaluation.held_out import brief, find_outcomes
 from catdog.model.engines import OpenvinoRunner, choose_engine
 from catdog.model.openvino.graph import LAST_MAP, build_trunk
-from catdog.model.saved_model import evidence_maps
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.framing import Framing
 from catdog.photos.decoding.limits import DecodeLimits

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_features import EXTRACTION
+from made_features import EXTRACTION, head_networks
 
 from catdog.cluster.plan import make_plan
 from catdog.cluster.resources import Node, Resources
@@ -55,13 +55,7 @@ def make_cache(root: Path, *, photos: int, seed: int) -> FeatureCache:
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
-    import tensorflow as tf
-    import tf_keras
-
-    image = tf_keras.Input((8, 8, 3), name="image")
-    feature = tf_keras.layers.GlobalAveragePooling2D(name="gap")(tf_keras.layers.Conv2D(WIDTH, 1)(image))
-    classifier = tf_keras.Model(image, tf_keras.layers.Dense(2, activation="softmax", name="fc_out")(feature))
-    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    return head_networks(WIDTH)
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ class _HeadFit:
         share = self._read(limit)
         head = self._solve(share)
         self._head.set([head.kernel, head.bias])
-        trained = _score_rows(share, head)
+        scored = score_rows(share.features, share.labels, kernel=head.kernel, bias=head.bias)
+        trained = sum((sums for sums, _ in scored), np.zeros(3))
         self._record(state, start=start, trained=trained, steps=1, learning_rate=0.0)
         state.note = _note(head)
 
@@ -155,16 +156,20 @@ def _note(head: LogisticHead) -> dict[str, Any]:
     return note
 
 
-def _score_rows(rows: HeadRows, head: LogisticHead) -> np.ndarray:
-    """Return [sum of losses, right answers, rows] of `head` on `rows`."""
-    sums = np.zeros(3)
-    for start in range(0, len(rows.labels), _ROWS_AT_ONCE):
-        labels = rows.labels[start : start + _ROWS_AT_ONCE]
-        features = rows.features[start : start + _ROWS_AT_ONCE].astype(np.float32)
-        log_probabilities = special.log_softmax(features @ head.kernel + head.bias, axis=1)
-        losses = -log_probabilities[np.arange(len(labels)), labels]
-        sums += [losses.sum(), (log_probabilities.argmax(axis=1) == labels).sum(), len(labels)]
-    return sums
+def score_rows(
+    features: np.ndarray, labels: np.ndarray, *, kernel: np.ndarray, bias: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what a head makes of some rows at a time: [sum of losses, right answers, rows], and as float32
+    (N, 1 + classes) each label with the probabilities.
+    """
+    for start in range(0, len(labels), _ROWS_AT_ONCE):
+        truth = labels[start : start + _ROWS_AT_ONCE]
+        logits = features[start : start + _ROWS_AT_ONCE].astype(np.float32) @ kernel + bias
+        log_probabilities = special.log_softmax(logits, axis=1)
+        losses = -log_probabilities[np.arange(len(truth)), truth]
+        right = (log_probabilities.argmax(axis=1) == truth).sum()
+        labelled = np.column_stack([truth, np.exp(log_probabilities)]).astype(np.float32)
+        yield np.array([losses.sum(dtype=np.float64), right, len(truth)]), labelled
 
 
 def _batches(

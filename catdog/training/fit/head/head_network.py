@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from catdog.features.rows import RowSource
 from catdog.model.backbone_specs import HEAD_CUT, backbone_spec
@@ -20,6 +19,7 @@ from catdog.model.weights.hdf5_file import write_tensors
 from catdog.model.weights.pretrained import Pretrained
 from catdog.model.weights.weights_file import Tensors, check_tensors, parse_weights
 from catdog.storage import files
+from catdog.training.fit.head.frozen_head import score_rows
 from catdog.training.fit.stage_job import TrainJob
 
 
@@ -74,11 +74,10 @@ class HeadNetwork:
         """
         sums = np.zeros(3)
         for features, labels in rows.epoch(0):
-            logits = special.log_softmax(features.astype(np.float32) @ self._kernel + self._bias, axis=1)
-            losses = -logits[np.arange(len(labels)), labels]
-            sums += [losses.sum(dtype=np.float64), (logits.argmax(axis=1) == labels).sum(), len(labels)]
-            if kept is not None:
-                kept.append(np.concatenate([labels[:, np.newaxis], np.exp(logits)], axis=1).astype(np.float32))
+            for scored, labelled in score_rows(features, labels, kernel=self._kernel, bias=self._bias):
+                sums += scored
+                if kept is not None:
+                    kept.append(labelled)
         return sums
 
     def total(self, values: np.ndarray) -> np.ndarray:

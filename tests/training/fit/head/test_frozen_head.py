@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from made_features import ViewRows
+from made_features import ViewRows, head_networks
 
 from catdog.config import FrozenStageConfig
 from catdog.model.backbone_specs import HEAD_CUT
@@ -25,13 +25,7 @@ def make_rows(photos: int, *, seed: int, views: int = 2, rare: float = 0.5) -> V
 @pytest.fixture(scope="module")
 def networks() -> Networks:
     """A classifier of one convolution: the head is what these tests are about."""
-    import tensorflow as tf
-    import tf_keras
-
-    image = tf_keras.Input((8, 8, 3), name="image")
-    feature = tf_keras.layers.GlobalAveragePooling2D(name="gap")(tf_keras.layers.Conv2D(WIDTH, 1)(image))
-    classifier = tf_keras.Model(image, tf_keras.layers.Dense(2, activation="softmax", name="fc_out")(feature))
-    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    return head_networks(WIDTH)
 
 
 class Follower:

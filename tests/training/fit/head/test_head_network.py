@@ -15,10 +15,11 @@ from catdog.cluster.plan import make_plan
 from catdog.cluster.resources import Node, Resources
 from catdog.config import ClusterConfig, FrozenStageConfig, UnfrozenStageConfig
 from catdog.errors import UsageError
+from catdog.evaluation.class_maps import evidence_maps
 from catdog.model.backbone_specs import HEAD_CUT
 from catdog.model.engines import OpenvinoRunner
 from catdog.model.openvino.graph import LAST_MAP, build_trunk
-from catdog.model.saved_model import OUTPUT, ClassifierSpec, evidence_maps, spec_to_card
+from catdog.model.saved_model import OUTPUT, ClassifierSpec, spec_to_card
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.head.frozen_head import fit_frozen_head
