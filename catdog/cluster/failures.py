@@ -18,7 +18,8 @@ _EXCEPTION_LINE = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)\b.*")
 _OURS = re.compile(r"^catdog\.errors\.\w+: ")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_EVERY_SECONDS = 1.0
-_LAST_WORDS_SECONDS = 20.0  # in which a slow cluster tells what is left to say
+_ANSWER_SECONDS = 8.0  # for a board that a short memory ends again and again: nobody waits for it for good
+_LAST_WORDS_SECONDS = 20.0  # in which a slow cluster tells what is left to say: two answers of the board
 _RAY_ENDS_SECONDS = 5.0  # in which Ray ends a process that has lost its node, or fails what it waits for
 # DeathReason in what ray.nodes() returns.
 _STOPPED, _PREEMPTED, _IDLE = 1, 3, 4
@@ -33,7 +34,7 @@ def report_failures() -> Iterator[None]:
     Ray must be connected until the block ends. Raises FailureError, in the main thread, where the block waits for work
     that nobody will do: this process's own node is lost, and Ray has not ended the process.
     """
-    nodes, stop, gone = _Nodes(), threading.Event(), threading.Event()
+    nodes, stop, gone, left = _Nodes(), threading.Event(), threading.Event(), threading.Event()
     if _had_a_job.is_set():  # else the board is new, and perhaps not up yet: nobody should wait for it
         messages.forget(messages.NOTICES)
     _had_a_job.set()
@@ -47,8 +48,10 @@ def report_failures() -> Iterator[None]:
             news, notices = list[str](), list[str | None]()
             # A cluster that does not answer fails the job itself; what one call tells is said where the other fails.
             with contextlib.suppress(Exception):
-                notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait)
+                notices = messages.read(messages.NOTICES, start=told, wait_seconds=wait, answer_seconds=_ANSWER_SECONDS)
                 told += len(notices)
+            if left.is_set():  # Ray ends a process that calls it when the connection is closed
+                return
             with contextlib.suppress(Exception):
                 news = nodes.news()
             with contextlib.suppress(Exception):
@@ -74,6 +77,7 @@ def report_failures() -> Iterator[None]:
         with contextlib.suppress(Exception):
             messages.wake(messages.NOTICES)
         thread.join(_LAST_WORDS_SECONDS)
+        left.set()
 
 
 class _Nodes:

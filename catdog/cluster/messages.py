@@ -86,9 +86,13 @@ def notify(line: str) -> None:
         post(NOTICES, line)
 
 
-def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0) -> list[Any]:
-    """Return the messages of `topic` from number `start` on; wait up to `wait_seconds` until there is one."""
-    return _call("read", topic, start, wait_seconds) or []
+def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0, answer_seconds: float | None = None) -> list[Any]:
+    """Return the messages of `topic` from number `start` on; wait up to `wait_seconds` until there is one.
+
+    Raises ray.exceptions.GetTimeoutError where the board itself does not answer within `answer_seconds` after that.
+    """
+    timeout = None if answer_seconds is None else wait_seconds + answer_seconds
+    return _call("read", topic, start, wait_seconds, timeout=timeout) or []
 
 
 def forget(topic: str) -> None:

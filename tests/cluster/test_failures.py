@@ -1,6 +1,9 @@
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from ray_processes import find_processes
 
 from catdog.cluster import messages
 from catdog.cluster.failures import _loss_text, log_directory, report_failures, root_cause
@@ -61,6 +64,26 @@ def test_a_notice_of_any_process_is_said_once(ray_session: None, capsys: pytest.
         with report_failures():
             messages.post(messages.NOTICES, line)
         assert capsys.readouterr().out == f"{line}\n"  # and nothing of the job before
+
+
+def test_a_board_that_does_not_answer_holds_up_no_end_and_nobody_calls_ray_after_it(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # Ray ends a process without a word that calls it when the connection is closed, as a thread left behind would.
+    monkeypatch.setattr("catdog.cluster.failures._ANSWER_SECONDS", 0.5)
+    (board,) = find_processes("ray::_MessageBoard", address=ray.get_runtime_context().gcs_address)
+    messages.post("test of an end", "the board answers")
+    try:
+        with report_failures():
+            board.suspend()
+            start = time.monotonic()
+        assert time.monotonic() - start < 10
+        assert "failures" not in [thread.name for thread in threading.enumerate()]
+    finally:
+        board.resume()
+    assert messages.read("test of an end") == ["the board answers"]
 
 
 def test_the_logs_are_in_the_folder_of_the_session(ray_session: None) -> None:
