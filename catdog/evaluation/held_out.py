@@ -19,6 +19,7 @@ from catdog.errors import FailureError, one_line
 from catdog.storage import files
 from catdog.storage.outages import wait_out
 from catdog.storage.schemas import check_schema, outcome_schema
+from catdog.storage.tables import write_parquet
 
 OUTCOMES_FILE = "predictions.parquet"
 _STRETCH_ROWS = 65_536  # of a row group
@@ -46,9 +47,7 @@ def build_outcomes(
 
 def write_outcomes(directory: str, rows: pa.Table) -> None:
     """Write predictions.parquet into the stage's `directory`, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, row_group_size=_STRETCH_ROWS)
-    files.write_bytes(files.join(directory, OUTCOMES_FILE), sink.getvalue())
+    write_parquet(files.join(directory, OUTCOMES_FILE), rows, row_group_size=_STRETCH_ROWS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.cluster.actors import run_in_tasks
 from catdog.cluster.failures import root_cause
@@ -29,6 +28,7 @@ from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.sources.inputs import find_inputs
 from catdog.photos.sources.reading import read_each
 from catdog.storage import files
+from catdog.storage.tables import read_parquet, write_parquet
 
 Progress = Callable[[int, int], None]
 Inspect = Callable[..., Inspection]  # of content and limits
@@ -64,12 +64,10 @@ class Inspector:
         """
         path = self.kept_at(photos)
         if path and files.exists(path):
-            return pq.read_table(pa.BufferReader(files.read_bytes(path)), schema=INSPECTED)
+            return read_parquet(path, schema=INSPECTED)
         found = self.look(photos["path"].to_pylist(), tries)
         if path:
-            sink = pa.BufferOutputStream()
-            pq.write_table(found, sink, compression="zstd")
-            files.write_bytes(path, sink.getvalue())
+            write_parquet(path, found, compression="zstd")
         return found
 
     def kept_at(self, photos: pa.Table) -> str:

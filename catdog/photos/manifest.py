@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.errors import FailureError
 from catdog.photos.sharded.manifest import INDEX_FILE, ShardedManifest, read_sharded
 from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.photos.sharded.summary import Rejected, empty_counts, summary_lines
 from catdog.storage import files
-from catdog.storage.files import join, read_bytes, write_bytes
+from catdog.storage.files import join
 from catdog.storage.schemas import MANIFEST, REJECTED, check_schema
+from catdog.storage.tables import read_parquet, write_parquet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,7 @@ def write_manifest(manifest: Manifest, *, directory: str) -> None:
     named = {b"catdog.classes": json.dumps(manifest.classes).encode()}
     tables = {"rejected": manifest.rejected, "manifest": manifest.table.replace_schema_metadata(named)}
     for name, table in tables.items():
-        content = pa.BufferOutputStream()
-        pq.write_table(table, content, compression="zstd")
-        write_bytes(join(directory, f"{name}.parquet"), content.getvalue())
+        write_parquet(join(directory, f"{name}.parquet"), table, compression="zstd")
 
 
 def read_manifest(directory: str) -> AnyManifest:
@@ -106,7 +104,7 @@ def read_manifest(directory: str) -> AnyManifest:
 
 def _read_parquet(path: str, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(path)))
+        table = read_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise FailureError(f"cannot read {path}: {error}; delete it and run the step again") from error
     if "look" in table.column_names:  # its name in an earlier version

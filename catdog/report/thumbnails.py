@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.cluster.actors import count_tries, map_in_tasks
 from catdog.errors import FailureError, ImageError, one_line
@@ -16,6 +15,7 @@ from catdog.photos.decoding.thumbnails import make_thumbnail
 from catdog.photos.sources.inputs import find_inputs, read_inputs
 from catdog.storage import files
 from catdog.storage.schemas import PICTURES, check_schema
+from catdog.storage.tables import read_parquet, write_parquet
 
 THUMBNAIL_SIZE = 160  # pixels of the longer side
 _PHOTOS_PER_BLOCK = 32
@@ -44,9 +44,7 @@ def make_thumbnails(
 
 def write_pictures(path: str, pictures: pa.Table) -> None:
     """Write rows of the schema schemas.PICTURES as Parquet at `path`, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pictures.cast(PICTURES), sink, compression="none")
-    files.write_bytes(path, sink.getvalue())
+    write_parquet(path, pictures.cast(PICTURES), compression="none")
 
 
 def read_pictures(path: str) -> pa.Table:
@@ -57,7 +55,7 @@ def read_pictures(path: str) -> pa.Table:
     if not files.exists(path):
         return PICTURES.empty_table()
     try:
-        pictures = pq.read_table(pa.BufferReader(files.read_bytes(path)))
+        pictures = read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise FailureError(f"{path} cannot be read: {one_line(error)}") from error
     return check_schema(pictures, PICTURES, where=path)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from catdog.console import duration, table_text
 from catdog.report.tracking import TrackedRun, run_curves
 from catdog.storage import files
+from catdog.storage.tables import write_parquet
 from catdog.tuning.selection import rank_records, record_scores
 from catdog.tuning.space import Space
 
@@ -109,10 +109,10 @@ def write_tables(records: Mapping[int, Record], space: Space, *, run_dir: str, m
     table = pa.Table.from_pylist(
         [{"trial": number, "rank": ranks.get(number), **_row(records[number], space)} for number in sorted(records)]
     )
-    for name, write in (("trials.parquet", pq.write_table), ("trials.csv", pa.csv.write_csv)):
-        sink = pa.BufferOutputStream()
-        write(table, sink)
-        files.write_bytes(files.join(run_dir, name), bytes(sink.getvalue()))
+    write_parquet(files.join(run_dir, "trials.parquet"), table)
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink)
+    files.write_bytes(files.join(run_dir, "trials.csv"), sink.getvalue())
 
 
 def _row(record: Record, space: Space) -> dict[str, Any]:

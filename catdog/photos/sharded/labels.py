@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.cluster.actors import Shared, share
 from catdog.console import say
@@ -21,6 +20,7 @@ from catdog.photos.annotations.layouts.layout_detection import NO_SPLITS
 from catdog.photos.annotations.recorded import RecordedRule, Seen, files_of, make_rule, recorded_labels
 from catdog.photos.sources.listing.shards import Shard
 from catdog.storage import files
+from catdog.storage.tables import read_parquet, write_parquet
 
 
 class Listed(NamedTuple):
@@ -55,9 +55,7 @@ def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, d
     rows, examples = shard.read(), Examples()
     labels = recorded_labels(rows, column=label_column)
     if labels:
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"label": labels}), sink)
-        files.write_bytes(_labels_file(directory, shard.name), sink.getvalue())
+        write_parquet(_labels_file(directory, shard.name), pa.table({"label": labels}))
     examples.add(rows["relative"].to_pylist())
     photos = zip(rows["path"].to_pylist(), listed_photos(rows, labels), strict=True) if wanted else ()
     return Survey(
@@ -77,7 +75,7 @@ def kept_labels(directory: str, shard: str) -> list[str]:
     path = _labels_file(directory, shard)
     if not files.exists(path):
         return []
-    found: list[str] = pq.read_table(pa.BufferReader(files.read_bytes(path)))["label"].to_pylist()
+    found: list[str] = read_parquet(path)["label"].to_pylist()
     return found
 
 

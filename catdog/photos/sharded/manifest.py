@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.errors import FailureError
 from catdog.photos.sharded.photo_rows import PhotoRows, RowShard
@@ -13,6 +12,7 @@ from catdog.photos.sharded.ranges import WrittenShard
 from catdog.photos.sharded.summary import Rejected, summary_lines
 from catdog.storage import files
 from catdog.storage.schemas import MANIFEST, SPLITS
+from catdog.storage.tables import read_parquet
 
 INDEX_FILE = "manifest.json"
 
@@ -54,7 +54,7 @@ class ShardedManifest:
         found, rows = [MANIFEST.empty_table()], 0
         for shard in self.shards:
             if rows < photos:
-                found.append(pq.read_table(pa.BufferReader(files.read_bytes(self._path(shard))), schema=MANIFEST))
+                found.append(read_parquet(self._path(shard), schema=MANIFEST))
                 rows += sum(shard.rows.get(split, 0) for split in SPLITS)
         return pa.concat_tables(found)
 

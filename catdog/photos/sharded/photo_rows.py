@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
-from catdog.storage import files
+from catdog.storage.tables import read_parquet
 
 _ROWS = pa.schema([("path", pa.string()), ("label", pa.int32()), ("digest", pa.string())])
 _COLUMNS = _ROWS.names
@@ -40,7 +39,7 @@ class RowShard:
 @functools.lru_cache(maxsize=_HELD)
 def _read_split(path: str, split: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(files.read_bytes(path)), columns=[*_COLUMNS, "split"])
+        table = read_parquet(path, columns=[*_COLUMNS, "split"])
     except (OSError, pa.ArrowException) as error:
         raise FailureError(
             f"{path} cannot be read ({one_line(error)}): --run-dir must be a folder that all machines share, or a URI"

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.photos.inspection import Inspector, reject_copies
 from catdog.photos.sharded.labels import PhotoLabels, kept_labels
@@ -28,6 +27,7 @@ from catdog.photos.sharded.tally import NO_CLASS, Tally, tally_rejected
 from catdog.photos.sources.listing.shards import SetDigest, Shard
 from catdog.storage import files
 from catdog.storage.schemas import MANIFEST, REJECTED
+from catdog.storage.tables import read_parquet, write_parquet
 
 _READS_AT_ONCE = 16
 _USABLE = pa.schema(
@@ -127,7 +127,7 @@ class Steps:
         kept = np.ones(len(paths), bool)
         kept[list(copies)] = False
         usable = rows.filter(pa.array(kept))
-        files.write_bytes(self._usable(number), _parquet(usable.sort_by("digest")))
+        write_parquet(self._usable(number), usable.sort_by("digest"), compression="zstd")
         counts = Counter(zip(pools_of(usable).tolist(), usable["label"].to_pylist(), strict=True))
         rejected = [(paths[row], reason, int(labels[row])) for row, reason in copies.items()]
         return dict(counts), self._reject(rejected, f"range-{number:05d}")
@@ -158,7 +158,7 @@ class Steps:
         rows = rows.append_column("class", pa.array(names, pa.string()))
         rows = rows.append_column("split", pa.array(splits, pa.string())).select(MANIFEST.names).cast(MANIFEST)
         name = f"{number:05d}.parquet"
-        files.write_bytes(files.join(self.directory, "shards", name), _parquet(rows))
+        write_parquet(files.join(self.directory, "shards", name), rows, compression="zstd")
         counts = Counter(zip(splits.tolist(), names.tolist(), strict=True))
         return WrittenShard(name=name, rows=dict(Counter(splits.tolist()))), dict(counts)
 
@@ -166,11 +166,11 @@ class Steps:
         rows = [{"path": path, "reason": reason} for path, reason, _ in sorted(photos)]
         if rows:
             table = pa.Table.from_pylist(rows, schema=REJECTED)
-            files.write_bytes(files.join(self.directory, "rejected", f"{name}.parquet"), _parquet(table))
+            write_parquet(files.join(self.directory, "rejected", f"{name}.parquet"), table, compression="zstd")
         return tally_rejected(photos)
 
     def _read_usable(self, number: int, columns: list[str]) -> pa.Table:
-        return pq.read_table(pa.BufferReader(files.read_bytes(self._usable(number))), columns=columns)
+        return read_parquet(self._usable(number), columns=columns)
 
     def _merged(self, name: str) -> str:
         return files.join(self.directory, "merged", f"{name}.arrow")
@@ -191,9 +191,3 @@ def _read_listed(shard: Shard) -> pa.Table:
 @functools.lru_cache(maxsize=1)  # stretches of one shard come one after the other
 def _read_file(first: str, path: str) -> pa.Table:
     return Shard(first=first, digest=SetDigest(), path=path).read()
-
-
-def _parquet(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    return bytes(sink.getvalue())

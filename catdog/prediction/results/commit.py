@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.photos.sources.listing.shards import SetDigest
@@ -21,6 +20,7 @@ from catdog.prediction.results.parts import parts_directory
 from catdog.prediction.results.rows import LabelRule, decode
 from catdog.storage import files
 from catdog.storage.lease import Lease
+from catdog.storage.tables import read_parquet
 
 MANIFEST_FILE = "_MANIFEST.json"
 SUCCESS_FILE = "_SUCCESS"
@@ -82,7 +82,7 @@ def read_inputs(out: str) -> Iterator[pa.Table]:
     manifest = read_result_manifest(out)
     entries = [entry["inputs"] for entry in (*manifest["files"], manifest) if "inputs" in entry]
     for entry in entries:
-        yield pq.read_table(pa.BufferReader(files.read_bytes(files.join(out, "predictions", entry["name"]))))
+        yield read_parquet(files.join(out, "predictions", entry["name"]))
 
 
 def finish_commit(out: str, manifest: Mapping[str, Any], *, lease: Lease, replaces: bool) -> None:

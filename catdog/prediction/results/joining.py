@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.cluster.failures import root_cause
 from catdog.errors import FailureError
@@ -19,6 +18,7 @@ from catdog.prediction.results.commit import staging_directory
 from catdog.prediction.results.parts import error_codes, plan_parts, read_prediction_part
 from catdog.prediction.results.rows import FORMATS, LabelRule, encode
 from catdog.storage import files
+from catdog.storage.tables import parquet_bytes
 
 _READS_AT_ONCE = 16  # of parts: an object store takes its time for each
 _CELLS_PER_FILE = 1_500_000  # about 250,000 rows of two classes: a spreadsheet opens it, a task holds it in memory
@@ -116,12 +116,10 @@ def write_file(
     rows, labelled = pa.concat_tables([table for table, _ in found]), pa.concat_tables(inputs)
     if not rows["path"].equals(labelled["path"]):
         raise FailureError(f"the parts of {out} are not those of the photos: label them again with --overwrite")
-    sink = pa.BufferOutputStream()
-    pq.write_table(labelled, sink, compression="zstd")
     return {
         **_write_staged(staging, f"predictions-{name}.{FORMATS[format]}", encode(rows, format=format)),
         "rows": rows.num_rows,
-        "inputs": _write_staged(staging, f"_INPUTS-{name}", bytes(sink.getvalue())),
+        "inputs": _write_staged(staging, f"_INPUTS-{name}", bytes(parquet_bytes(labelled, compression="zstd"))),
         "digest": SetDigest.of(labelled).to_json(),
         "labels": dict(Counter(rows["label"].drop_null().to_pylist())),
         "errors": dict(Counter(error_codes(rows).to_pylist())),

@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.cluster.actors import Map
 from catdog.photos.sources.listing.shards import Shard, read_all
 from catdog.prediction.results.commit import read_inputs, read_result_manifest
 from catdog.storage import files
+from catdog.storage.tables import read_parquet
 
 Piece = TypeVar("Piece", bound="HasRows")
 
@@ -78,7 +78,7 @@ class RecordedPhotos:
 
     def read(self) -> pa.Table:
         """Return path and version of each."""
-        return pq.read_table(pa.BufferReader(files.read_bytes(self.path)))
+        return read_parquet(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

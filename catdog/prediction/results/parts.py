@@ -10,12 +10,12 @@ import hashlib
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.photos.sources.inputs import part_bounds
 from catdog.photos.sources.listing.shards import Shard
 from catdog.storage import files
+from catdog.storage.tables import read_parquet, write_parquet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,7 @@ def plan_parts(rows: pa.Table, *, shard: str, photos_per_part: int) -> list[Part
 
 def write_prediction_part(out: str, name: str, rows: pa.Table, *, retried: int) -> None:
     """Write one part, whole or not at all; `retried` photos of it were read at a second try or later."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows.replace_schema_metadata({"retried": str(retried)}), sink)
-    files.write_bytes(files.join(parts_directory(out), name), sink.getvalue())
+    write_parquet(files.join(parts_directory(out), name), rows.replace_schema_metadata({"retried": str(retried)}))
 
 
 def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
@@ -73,7 +71,7 @@ def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
     """
     path = files.join(parts_directory(out), name)
     try:
-        table = pq.read_table(pa.BufferReader(files.read_bytes(path)))
+        table = read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise FailureError(
             f"{path} cannot be read ({one_line(error)}): --out must be a folder that all machines share, or a URI; "

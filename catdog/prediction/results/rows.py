@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from catdog.errors import FailureError, one_line
 from catdog.storage.schemas import UNSURE, check_schema, prediction_schema
+from catdog.storage.tables import parquet_bytes
 
 FORMATS = {"parquet": "parquet", "csv": "csv", "json": "jsonl"}
 # A spreadsheet runs a cell that begins like this as a formula (OWASP, "CSV injection"); an apostrophe makes it text.
@@ -99,9 +100,7 @@ def encode(rows: pa.Table, *, format: str) -> bytes:
     an apostrophe in front already: taking one away gives back what was.
     """
     if format == "parquet":
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, row_group_size=1 << 16)
-        return bytes(sink.getvalue())
+        return bytes(parquet_bytes(rows, row_group_size=1 << 16))
     if format == "json":
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in _short_floats(rows).to_pylist())
         return "".join(line + "\n" for line in lines).encode()

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from catdog.cluster.actors import Shared, share
 from catdog.errors import FailureError, one_line
 from catdog.storage import files
+from catdog.storage.tables import read_parquet, write_parquet
 
 SHARD_ROWS = 195 * 256  # whole parts; a task reads it in 30 ms and holds 10 MB of it
 MOST_IN_ONE_PROCESS = 100_000  # photos that are listed without Ray: half a second, 40 MB
@@ -93,7 +93,7 @@ class Shard:
         if not self.path:
             return self.table.get() if isinstance(self.table, Shared) else self.table
         try:
-            return pq.read_table(pa.BufferReader(files.read_bytes(self.path)))
+            return read_parquet(self.path)
         except (OSError, pa.ArrowException) as error:
             raise FailureError(
                 f"{self.path} cannot be read ({one_line(error)}): --out must be a folder that all machines share, or "
@@ -128,10 +128,8 @@ def write_shard(rows: pa.Table, folder: str) -> Shard:
     shard = Shard(first=rows["path"][0].as_py(), digest=SetDigest.of(rows))
     if not folder:
         return shard
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
     path = files.join(folder, f"{shard.name}.parquet")
-    files.write_bytes(path, sink.getvalue())
+    write_parquet(path, rows, compression="zstd")
     return dataclasses.replace(shard, path=path)
 
 
