@@ -1,4 +1,4 @@
-"""What the tests share: one Ray session, small drawn photos, one finished train run."""
+"""Fixtures that tests share: a Ray session, an object store, small drawn photos and a saved classifier."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ from catdog.storage.outages import PATIENCE_VARIABLE
 prepare_environment(verbose=False)
 prepare_local_ray()
 os.environ.update(ENVIRONMENT)
-os.environ["RAY_ADDRESS"] = "local"  # a job that is not told otherwise joins no cluster of another test
+os.environ["RAY_ADDRESS"] = "local"  # by default, a job must not join the cluster of another test
+# Ray's log monitor and reporters took a tenth of the suite's CPU time, and nobody reads what they collect.
+os.environ.update(
+    {
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        "LOG_NAME_UPDATE_INTERVAL_S": "60",
+        "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    }
+)
 
 
 class Groups(LoadScopeScheduling):
-    """Deals tests to the processes of `pytest -n 2` by groups, each of which runs in one process, in order.
+    """Distributes tests to the processes of `pytest -n 2` by group; each group runs in one process, in order.
 
-    All files that share `ray_session` are one group and tests/cluster is another: two Rays at once are enough for two
-    cores. Every other file is a group of its own.
+    All files that use `ray_session` are one group, and tests/cluster is another: two Rays at the same time are enough
+    for two cores. Every other file is its own group.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -49,23 +57,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Groups:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """A test is not named after bytes: those of an archive can hold the time, and both processes must agree."""
+    """Name bytes after their argument: an archive can contain the time, and both processes need the same test ids."""
     return argname if isinstance(val, bytes) else None
 
 
 def pytest_sessionfinish() -> None:
-    faulthandler.dump_traceback_later(300, exit=True)  # a thread that never ends must not hold the process for ever
+    faulthandler.dump_traceback_later(300, exit=True)  # a thread that never ends must not keep the process alive
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A real local Ray of two CPUs, started once."""
+    """Start a real local Ray with two CPUs, once per session."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
 
         with pytest.MonkeyPatch.context() as environment:
-            environment.setenv(PATIENCE_VARIABLE, "1")  # of the processes of Ray, which inherit it
+            environment.setenv(PATIENCE_VARIABLE, "1")  # Ray's processes inherit it
             ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     quiet_datasets(verbose=False)
     board = open_board()
@@ -76,7 +84,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
-    """An S3-compatible store on this machine, started once."""
+    """Start an S3-compatible store on this machine, once per session."""
     store = ObjectStore()
     yield store
     store.close()
@@ -84,7 +92,7 @@ def object_store() -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 reddish cats, 16 bluish dogs, and three files that cannot be used."""
+    """Make a folder of 16 reddish cats, 16 bluish dogs and three unusable files."""
     folder = tmp_path_factory.mktemp("photos")
     for index in range(16):
         draw_photo(folder / "Cat" / f"{index}.jpg", seed=index, colour=(190, 90, 60))
@@ -97,5 +105,5 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved Lite0 of ImageNet weights whose head tells nothing: good for all but the labels themselves."""
+    """Save a Lite0 with ImageNet weights and a random head: its labels mean nothing, everything else works as usual."""
     return save_classifier(tmp_path_factory.mktemp("model"), seed=0)
