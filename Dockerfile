@@ -3,7 +3,7 @@
 #   docker build -t registry.example.com/catdog:0.1.0-cpu .
 #   docker build -t registry.example.com/catdog:0.1.0-gpu --build-arg DEVICE=gpu .
 #
-# Replace registry.example.com by your registry, here and in both files, and `docker push` the two images.
+# Replace registry.example.com with your registry, here and in both files, and `docker push` the two images.
 
 ARG DEVICE=cpu
 FROM rayproject/ray:2.60.0-py311-${DEVICE}
@@ -16,7 +16,7 @@ COPY --chown=ray:users .ci/constraints.txt .ci/constraints.txt
 COPY --chown=ray:users catdog catdog
 COPY --chown=ray:users jobs jobs
 
-# On GPUs TensorFlow installs its own CUDA. The autoscaler needs boto3 on AWS.
+# For GPUs, TensorFlow brings its own CUDA packages. On AWS, the autoscaler needs boto3.
 RUN pip install --no-cache-dir -c .ci/constraints.txt -e '.[optuna]' boto3 \
       $(if [ "$DEVICE" = gpu ]; then echo 'tensorflow[and-cuda]'; fi) \
  && python -m catdog --version

@@ -1,6 +1,6 @@
-"""Transfer learning of EfficientNet on Ray: tells cats from dogs and labels whole folders.
+"""Transfer learning with EfficientNet on Ray: classifies photos, such as cats and dogs, and labels whole folders.
 
-Programs import `load_classifier` from here. The jobs are in the folders; __main__.py runs them by their names.
+Programs import `load_classifier` from here. The jobs are in the subpackages; __main__.py runs them by name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ def load_classifier(model_dir: str) -> Classifier:
 
     Raises UsageError when `model_dir` is not a model directory.
     """
-    from catdog.model.classifier import load_classifier as load  # TensorFlow takes seconds: only when asked
+    from catdog.model.classifier import load_classifier as load  # late: TensorFlow takes seconds to import
 
     return load(model_dir)

@@ -1,4 +1,4 @@
-"""The jobs by name: what `catdog train …`, `python -m catdog train …` and `python jobs/train.py …` run."""
+"""The jobs by name, for `catdog train …`, `python -m catdog train …` and `python jobs/train.py …`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STARTED = time.monotonic()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a job is called with, and the function that does it."""
+    """A job: its config, its texts for --help, and the function that runs it."""
 
     config_class: type[Any]
     summary: str
@@ -30,7 +30,7 @@ class Job:
     start: Callable[[Any], None]
 
 
-# The functions import what they call when they are called: --help and a wrong flag cost no import of Ray.
+# These functions import in their bodies, so that --help and a wrong flag do not import Ray.
 
 
 def _ingest(config: IngestConfig) -> None:
@@ -129,7 +129,7 @@ JOBS: Mapping[str, Job] = {
 
 
 def run_job(name: str, arguments: Sequence[str], *, program: str) -> int:
-    """Parse `arguments`, do the job `name` with them and return the exit code; `program` is what help calls it."""
+    """Parse `arguments`, run the job `name` and return the exit code; `program` is its name in help texts."""
     job = partial(_do, JOBS[name], arguments, program=program)
     return supervise(partial(run, job), quiet="--verbose" not in arguments)
 
@@ -145,7 +145,7 @@ def _do(job: Job, arguments: Sequence[str], *, program: str) -> None:
 
 
 def main() -> int:
-    """Do the job that the first argument names; the command `catdog` calls this."""
+    """Run the job that the first argument names, and return the exit code; the command `catdog` calls this."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name in JOBS:
         return run_job(name, arguments, program=f"catdog {name}")

@@ -1,4 +1,7 @@
-"""Every setting, once: type, default, unit, help text, range. The command lines are generated from these classes."""
+"""The only definition of each setting: type, default, unit, help text, range.
+
+The command lines are generated from these classes.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ VALUES_BEFORE: Mapping[str, Any] = {
     "frozen.head": "epochs",
     "augmentation.mirror_pairs": False,
 }
-# What other tools call it.
+# What other tools call these settings.
 _PHOTOS_WORDS = ("data", "data_dir", "data_path", "dataset", "input", "input_dir", "inputs", "images", "path")
 _OUT_WORDS = ("output", "output_dir", "out_dir", "save_dir", "dest", "destination", "results")
 _GPU_WORDS = ("gpus", "gpu", "num_gpus", "n_gpus", "device", "devices", "cuda", "accelerator")
@@ -117,14 +120,14 @@ class StageConfig(Settings):
         also=("lr_schedule", "lr_scheduler"),
     )
     weight_decay: float = setting(
-        0.0, "each step takes this fraction, times the learning rate, off each kernel", low=0, high=1
+        0.0, "each step shrinks each kernel by this fraction times the learning rate", low=0, high=1
     )
     label_smoothing: float = setting(
         0.0, "fraction of each label that is spread over all classes", low=0, high=0.5, also=("smoothing",)
     )
     average_decay: float = setting(
         0.0,
-        "keep a moving average of the weights with this decay a step, and measure and save it; 0: none",
+        "keep a moving average of the weights with this decay per step, and measure and save it; 0: none",
         low=0,
         high=0.9999,
         also=("ema", "ema_decay", "ema_momentum"),
@@ -151,7 +154,7 @@ class FrozenStageConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnfrozenStageConfig(StageConfig):
-    """How the unfrozen stage is trained, and what of the backbone it trains."""
+    """How the unfrozen stage is trained, and which part of the backbone it trains."""
 
     epochs: int = setting(
         8, "maximum number of epochs; 0 leaves the stage out", low=0, high=100_000, also=("num_epochs", "n_epochs")
@@ -165,7 +168,7 @@ class UnfrozenStageConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterConfig(Settings):
-    """What of the cluster the job uses; nothing here changes what is computed."""
+    """Which part of the cluster the job uses; nothing here changes what is computed."""
 
     workers: int = setting(
         0,
@@ -190,7 +193,7 @@ class ClusterConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IngestConfig(Settings):
-    """From a folder of photos to a checked, deduplicated, split manifest."""
+    """The ingest job: from a folder of photos to a checked, deduplicated, split manifest."""
 
     photos: str = setting(
         "", "folder, zip or URI of the photos; without it a small sample is drawn", group="photos", also=_PHOTOS_WORDS
@@ -235,7 +238,7 @@ class TrainConfig(IngestConfig):
     values_before: ClassVar = VALUES_BEFORE
 
     recipe: str = setting("default", "the defaults of the other settings", group="model", choices=RECIPES)
-    # Its names are checked where they stand, in model/backbone_specs, before Ray starts.
+    # model/backbone_specs lists the names and checks this one before Ray starts.
     backbone: str = setting(
         "efficientnet-lite0",
         "pretrained network: efficientnet-lite0 to -lite4, efficientnet-b0 to -b7, or efficientnet-l2",
@@ -289,7 +292,7 @@ class TrainConfig(IngestConfig):
     )
     trunk_precision: str = setting(
         "float32",
-        "what the trunk computes in on CPUs; auto: bfloat16 where Ray has one node and its CPU computes in it",
+        "what the trunk computes in on CPUs; auto: bfloat16 if Ray has one node whose CPU supports it",
         group="features",
         choices=("auto", "float32", "bfloat16"),
     )
@@ -336,7 +339,7 @@ class TrainConfig(IngestConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneClusterConfig(ClusterConfig):
-    """What of the cluster a tune job uses."""
+    """Which part of the cluster a tune job uses."""
 
     trial_gpus: str = setting(
         "auto",
@@ -352,7 +355,7 @@ class TuneConfig(TrainConfig):
 
     trials: int = setting(
         16,
-        "trials in all, those of an earlier command included; trial 0 has the default settings",
+        "total number of trials, with those of an earlier command; trial 0 has the default settings",
         group="sweep",
         low=1,
         high=100_000,
@@ -414,7 +417,7 @@ class TuneConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictClusterConfig(Settings):
-    """What of the cluster a predict job uses."""
+    """Which part of the cluster a predict job uses."""
 
     actors: int = setting(
         0, "processes that run the model; 0: planned", low=0, high=100_000, identity=False, also=("workers",)
@@ -519,7 +522,7 @@ class PredictConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Settings):
-    """The export job: which model, in which format, where to."""
+    """The export job: which model, in which format, and where it is written."""
 
     model: str = setting("", "model directory, as a train job leaves it")
     to: str = setting(
@@ -531,8 +534,8 @@ class ExportConfig(Settings):
     out: str = setting("", "where it goes: a folder for savedmodel, else a file", identity=False, also=_OUT_WORDS)
     photos: str = setting(
         "",
-        "check on ten photos of it that the exported model agrees; without it they are drawn. "
-        "int8: calibrate on 300 of it and judge by others; without it by those of the model's run",
+        "photos; check on ten of them that the exported model agrees, by default on drawn ones. "
+        "int8: calibrate on 300 of them and evaluate on others; by default on those of the model's run",
         also=_PHOTOS_WORDS,
     )
     max_pixels: int = setting(64_000_000, "leave out photos of more pixels (decompression bombs)", low=1)
@@ -550,17 +553,15 @@ class BenchmarkConfig(Settings):
         "what is measured; all: everything but recipes",
         choices=("all", "accuracy", "trunk", "predict", "tune", "overheads", "growth", "scale", "recipes"),
     )
-    count: int = setting(
-        3000, "photos that trunk, predict, tune take: copies of --photos where these are fewer", low=12
-    )
+    count: int = setting(3000, "photos for trunk, predict and tune; they are repeated if there are fewer", low=12)
     grow_to: int = setting(
         8000, "photos of growth's largest train job; smaller ones take 1/2, 1/4, 1/8 of them", low=24
     )
     label_to: int = setting(100_000, "files of growth's largest predict job", low=24)
-    scale_to: int = setting(1_000_000, "photos of no content that scale lists and labels with a free network", low=1)
+    scale_to: int = setting(1_000_000, "empty photos that scale lists and labels with a free network", low=1)
     article_epochs: int = setting(3, "epochs of each stage of the article's recipe that are run", low=1, high=300)
     trials: int = setting(17, "trials of the sweep", low=2, high=10_000)
-    repeats: int = setting(3, "runs of what is short enough to be repeated; medians count", low=1, high=100)
+    repeats: int = setting(3, "repetitions of the short measurements; the median is reported", low=1, high=100)
     out: str = setting("benchmark.json", "file of the figures", also=_OUT_WORDS)
     folder: str = setting("", "temporary folder of copies and runs; on a cluster one that all machines share")
     verbose: bool = setting(False, "show the log lines of the programs")

@@ -1,4 +1,4 @@
-"""What a person reads while a job runs: progress with rate and ETA, epoch lines, plain tables."""
+"""Console output of a running job: progress with rate and ETA, epoch lines, plain tables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-Progress = Callable[[int, int], None]  # shows how many are done, of how many
+Progress = Callable[[int, int], None]  # called with (done, total)
 
-_LINE_EVERY_SECONDS = 10.0  # where the output is a log, not a terminal
-_ours: TextIO | None = None  # where our lines go while those of others do not
+_LINE_EVERY_SECONDS = 10.0  # if the output is a log, not a terminal
+_ours: TextIO | None = None  # the stream of our own lines while other output is dropped
 
 
 class ProgressLine:
-    """One long step: done, total, rate and ETA, redrawn in place on a terminal, a line now and then in a log.
+    """The progress of one long step: done, total, rate and ETA.
 
-    An instance is a callable of (done, total). Work that was done before the first call does not count into
-    the rate, nor does the start of processes before the first piece of work into the ETA.
+    An instance is a callable of (done, total). On a terminal the line is redrawn in place; a log gets one every 10 s.
+    Work done before the first call does not count towards the rate. The time that processes take to start, before the
+    first piece of work is done, does not count towards the ETA.
     """
 
     def __init__(self, title: str, unit: str, *, stream: TextIO | None = None) -> None:
@@ -54,7 +55,7 @@ class ProgressLine:
 
 
 def say(line: str = "") -> None:
-    """Print `line`, on a terminal in the place of a progress line that is being drawn."""
+    """Print `line`; on a terminal it replaces a progress line that is being drawn."""
     stream = _stream()
     wipe = "\r\x1b[K" if stream.isatty() else ""
     _print(f"{wipe}{line}\n", stream)
@@ -65,7 +66,7 @@ def _stream() -> TextIO:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """Write `text`; a console that is closed or full gets nothing more, and the job goes on."""
+    """Write `text`; if the console is closed or full, drop all later output and let the job continue."""
     try:
         stream.write(text)
         stream.flush()
@@ -80,7 +81,7 @@ def _silence(stream: TextIO) -> None:
 
 
 def flush_stdout() -> None:
-    """Write out what others have printed, such as a help text, where there is anybody to read it."""
+    """Flush what other code has printed, such as a help text; ignore a console that is closed or full."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -89,9 +90,9 @@ def flush_stdout() -> None:
 
 @contextlib.contextmanager
 def only_our_lines() -> Iterator[None]:
-    """Keep off stdout what other code prints, for the length of the block; `say` and progress lines reach it.
+    """Drop what other code prints to stdout during the block; `say` and progress lines still reach it.
 
-    Ray's raylets tell of lost processes and nodes there, in up to twenty lines for each, and Ray has no setting for it.
+    Ray's raylets report lost processes and nodes there, in up to twenty lines for each. Ray has no setting against it.
     """
     global _ours
     kept, _ours = _ours, _stream()
@@ -103,9 +104,9 @@ def only_our_lines() -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """Make the standard streams take every text, and be there: some jobs are started with closed ones.
+    """Make sure that the standard streams exist and accept any text; some jobs are started with closed streams.
 
-    A file that is opened later would get the number of a closed stream, and native code would print into it.
+    A file that is opened later would get the descriptor of a closed stream, and native code would print into it.
     """
     for number in (0, 1, 2):
         try:
@@ -115,7 +116,7 @@ def prepare_streams() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or open(number, "w", closefd=False)  # noqa: SIM115 - stays open to the end
         if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
-            stream.reconfigure(errors="backslashreplace")  # of characters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
         setattr(sys, name, stream)
 
 
@@ -129,7 +130,7 @@ def progress_text(title: str, unit: str, *, done: int, total: int, new: int, sec
 
 
 def epoch_text(epoch: int, epochs: int, row: Mapping[str, float]) -> str:
-    """Return an epoch as Keras prints it; `row` is a row of history.csv."""
+    """Return the line of an epoch in the format of Keras; `row` is a row of history.csv."""
     steps, seconds = int(row["steps"]), float(row["seconds"])
     scores = " - ".join(f"{name}: {float(row[name]):.4f}" for name in ("loss", "acc", "val_loss", "val_acc"))
     pace = f"{1000 * seconds / max(1, steps):.0f}ms/step"
@@ -137,7 +138,7 @@ def epoch_text(epoch: int, epochs: int, row: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as a person says it: 9s, 2m05s, 3h20m."""
+    """Return a duration in short form: 9s, 2m05s, 3h20m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -147,12 +148,12 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one: `1 photo`, `1,200 photos`."""
+    """Return a number with its noun, in the plural unless the number is 1: `1 photo`, `1,200 photos`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def table_text(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows`, the first of them the header, as aligned columns; all but the first column to the right."""
+    """Return `rows` as aligned columns; the first row is the header, and only the first column is left-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

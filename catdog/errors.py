@@ -9,7 +9,7 @@ CatdogError
 
 from __future__ import annotations
 
-RAYLET_GONE = "Ray's process on this node (the raylet) is gone; the same command continues"
+RAYLET_GONE = "Ray's process on this node (the raylet) is gone; run the same command to resume"
 
 
 class CatdogError(Exception):
@@ -47,7 +47,7 @@ class ImageError(CatdogError):
         self.code, self.message = code, message
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        # Unpickling calls the class with the text only; this error comes back from other processes.
+        # This error is sent between processes, and unpickling would call the class with the text only.
         return ImageError, (self.code, self.message)
 
 
@@ -59,7 +59,7 @@ IMAGE_ERROR_CODES = (
     "unsupported",  # a photo of a format that needs a plug-in
     "too-slow",  # it took longer than any photo should
     "missing",
-    "folder",  # a folder stands where a list names a photo
+    "folder",  # a list of photos names a folder
     "not-a-file",  # a pipe, socket or device
     "encrypted",
     "permission",
@@ -72,12 +72,13 @@ IMAGE_ERROR_CODES = (
 class Terminated(KeyboardInterrupt):
     """SIGTERM: what Kubernetes and `ray job stop` send; exit code 143.
 
-    `came` tells that it came: native code of Ray's puts a plain KeyboardInterrupt in the place of this exception.
+    `came` records that the signal came, because native code of Ray replaces this exception by a plain
+    KeyboardInterrupt.
     """
 
     came = False
 
 
 def one_line(error: BaseException) -> str:
-    """Return what `error` says on one line, its type where it says nothing."""
+    """Return the text of `error` on one line, or its type if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a job prints, as a list of lines."""
+"""Captures what a job prints, as a list of lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def heard(lines: list[str], function: Callable[..., T], *arguments: Any, **more: Any) -> T:
-    """Call `function` and add the lines that it prints to `lines`, also where it raises."""
+    """Call `function` and add the lines that it prints to `lines`, even if it raises."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
             return function(*arguments, **more)

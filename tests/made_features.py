@@ -1,4 +1,4 @@
-"""What names features, as tests use it."""
+"""Settings, photo sets, networks and features in memory, for tests of features and heads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
 
 
 def head_networks(width: int) -> Networks:
-    """A classifier of one convolution, for tests of its head."""
+    """Return a classifier with one convolution, for tests of its head."""
     import tensorflow as tf
     import tf_keras
 
@@ -51,7 +51,7 @@ def head_networks(width: int) -> Networks:
 
 
 class ViewRows:
-    """Features in memory: (V, N, D) of V views of N photos, with an epoch for each view."""
+    """Features (V, N, D) in memory, of V views of N photos; epoch E reads view E modulo V."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.rows, self._features, self._labels = len(labels), features, labels

@@ -1,4 +1,4 @@
-"""Parquet files and tars that tests make, and what is left of them to tasks."""
+"""Parquet files and tars for tests, and what a listing leaves of them to tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from catdog.photos.sources.inputs import list_inputs
 
 
 def write_tar(path: Path, *names: str) -> None:
-    """A tar of files that hold their own names."""
+    """Write a tar of files whose contents are their own names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name in names:
@@ -25,13 +25,13 @@ def write_tar(path: Path, *names: str) -> None:
 
 
 def write_table(path: Path, *names: str) -> None:
-    """A Parquet file of photos that hold their own names."""
+    """Write a Parquet file of photos whose contents are their own names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"name": names, "bytes": [name.encode() for name in names]}), path)
 
 
 def left(source: str, *, at_most: int) -> Packed:
-    """What `list_inputs` finds of a source and leaves to tasks."""
+    """Return what `list_inputs` leaves to tasks, because `source` has more than `at_most` photos."""
     with pytest.raises(MorePackedError) as raised:
         list_inputs(source, at_most=at_most)
     return raised.value.packed

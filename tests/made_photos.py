@@ -1,4 +1,4 @@
-"""Photos and models that tests make."""
+"""Photos and models for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:
-    """A small noisy JPEG of one colour: classes that a few steps can tell apart."""
+    """Draw a small noisy JPEG of one colour, so that a few training steps can separate the classes."""
     random = np.random.default_rng(seed)
     noise = random.integers(-40, 41, (48, 64, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def save_classifier(
         scaling=pretrained.scaling,
     )
     tensors = {name: tensor for name, tensor in pretrained.tensors.items() if name != "probs"}
-    units, limit = len(classes), np.sqrt(6 / (1280 + len(classes)))  # as Keras draws a dense layer
+    units, limit = len(classes), np.sqrt(6 / (1280 + len(classes)))  # Glorot uniform, Keras's default for a dense layer
     kernel = np.random.default_rng(seed).uniform(-limit, limit, (1280, units))
     head = {"kernel": kernel.astype(np.float32), "bias": np.zeros(units, np.float32)}
     (directory / "weights.h5").write_bytes(write_tensors({**tensors, OUTPUT: head}))

@@ -17,9 +17,10 @@ from catdog.storage.lease import hold_lease
 def write_rows(
     out: str, rows: pa.Table, *, photos_per_part: int = 256, retried: int = 0, inputs: pa.Table | None = None
 ) -> list[Run]:
-    """Leave `rows` in `out` as the parts of a job, each with `retried` photos; return what they are to be joined as.
+    """Write `rows` to `out` as the parts of a job, and return the runs to join.
 
-    `inputs` are their photos, by default such as have no version.
+    Each part records that `retried` of its photos were retried. `inputs` are the photos of these rows, by default
+    photos without a version.
     """
     runs: list[Run] = []
     done = 0
@@ -34,7 +35,7 @@ def write_rows(
 def commit_rows(
     out: str, rows: pa.Table, *, format: str = "parquet", rows_per_file: int = 0, inputs: pa.Table | None = None
 ) -> None:
-    """Leave `rows` in `out` as a committed result: one file, or files of so many rows."""
+    """Write `rows` to `out` as a committed result: one file, or files of `rows_per_file` rows."""
     length = rows_per_file or 256
     runs = write_rows(out, rows, photos_per_part=length, inputs=inputs)
     planned = [runs]

@@ -18,15 +18,16 @@ from pyarrow import fs
 from werkzeug.serving import make_server
 
 BUCKET = "photos-of-pets"
-# What every process of a test finds in its environment: keys belong there, not into URIs.
+# For the environment of every process of a test: credentials belong there, not in URIs.
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 class ObjectStore:
-    """moto's server.
+    """moto's server, with settings that make it fail or delay its answers.
 
-    `busy_every`: one in so many requests is answered with 503. `answer_after_seconds` is how long it takes to answer.
-    `requests` counts requests by method, `most_at_once` how many were on their way at the same time.
+    With `busy_every` N, every Nth request is answered with 503; 0 turns this off. `answer_after_seconds` is the delay
+    of each answer. `requests` counts requests by method. `most_at_once` is the highest number of requests that waited
+    for their answers at the same time.
     """
 
     def __init__(self) -> None:
@@ -45,11 +46,11 @@ class ObjectStore:
         self.system = system
 
     def uri(self, key: str) -> str:
-        """The URI of `key` in the one bucket."""
+        """Return the URI of `key` in the only bucket."""
         return f"s3://{BUCKET}/{key}{self._query}"
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys below `prefix`, without it."""
+        """Return the keys below `prefix`, relative to it."""
         found = self.system.get_file_info(fs.FileSelector(f"{BUCKET}/{prefix}", recursive=True, allow_not_found=True))
         return sorted(entry.path.removeprefix(f"{BUCKET}/{prefix}/") for entry in found if entry.is_file)
 
@@ -59,20 +60,20 @@ class ObjectStore:
             stream.write(content)
 
     def put_at_once(self, key: str, content: bytes) -> None:
-        """Store `content` as `key`, in the second in which that was stored before."""
+        """Replace `key` by `content` but keep its modification time, as if within the same second."""
         objects = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[BUCKET].keys
         modified = objects[key].last_modified
         self.put(key, content)
         objects[key].last_modified = modified
 
     def put_folder(self, prefix: str, folder: Path, pattern: str = "*.*") -> None:
-        """Store the files below `folder` whose names fit `pattern` below `prefix`."""
+        """Store the files below `folder` whose names match `pattern`, with keys below `prefix`."""
         for path in folder.rglob(pattern):
             self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Answer every fifth request with 503, for the length of the block."""
+        """Answer every fifth request with 503 until the block ends."""
         self.busy_every = 5
         try:
             yield
@@ -80,13 +81,13 @@ class ObjectStore:
             self.busy_every = 0
 
     def open(self) -> None:
-        """Answer, after `close` at the same address and with the same objects."""
+        """Start to serve; after `close`, at the same address and with the same objects."""
         self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True)
         self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Go away: connections are refused from now on."""
+        """Stop serving: connections are refused from now on."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -1,4 +1,4 @@
-"""What a finished train run says of each photo."""
+"""Checks the predictions of a finished train run for each photo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def check_outcomes(run_dir: Path, report: dict[str, Any]) -> None:
-    """Every validation and test photo has one row, and the rows give the scores of report.json."""
+    """Check that every validation and test photo has one row, and that the rows give the losses of report.json."""
     manifest = pq.read_table(run_dir / "manifest" / "manifest.parquet").to_pylist()
     known = {row["path"]: (row["split"], row["class"]) for row in manifest if row["split"] in ("validation", "test")}
     for stage in ("frozen", "unfrozen"):

@@ -19,12 +19,13 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 @contextlib.contextmanager
 def held_port() -> Iterator[int]:
-    """A port for a server of ours to listen on, which nobody else gets for the length of the block.
+    """Yield a port for one of our servers, which no other process gets until the block ends.
 
-    The system itself chooses it, and it stays bound here without listening. So the system gives it to nobody, neither
-    to a program that asks for any port nor to one that connects to somewhere, another test's `held_port` among them.
-    Only who names this number and says SO_REUSEADDR may listen on it, as every server of Ray does. The flag is set
-    after our own binding, which therefore shares the port with nobody. So it is on Linux, where these tests run.
+    The system chooses the port, and a socket here stays bound to it without listening. So the system gives it to no
+    program that asks for any free port or opens a connection, and to no `held_port` of another test. A server can
+    listen on it only if it asks for this number with SO_REUSEADDR, as every server of Ray does. Our socket sets the
+    flag only after it is bound, so it never shares a port that is already in use. This holds on Linux, where these
+    tests run.
     """
     with socket.socket() as holder:
         holder.bind(("", 0))
@@ -34,19 +35,19 @@ def held_port() -> Iterator[int]:
 
 @contextlib.contextmanager
 def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A `ray start --head` that is up, and its temporary folder; in the end every process that it started is killed."""
-    # Of its own, or Ray would remember this cluster as the machine's; short, because it has sockets in it.
+    """Yield a running `ray start --head` and its temporary folder; afterwards, kill every process that it started."""
+    # Its own folder, or Ray would record this cluster as the machine's; a short path, because it has sockets in it.
     folder = tempfile.mkdtemp(prefix="catdog-")
     with held_port() as client_port:
         head = subprocess.Popen(
             [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0",
-             # Ray's own numbers for these may be taken by the Ray that the other tests share.
+             # The default ports may be in use by the Ray that the other tests share.
              "--dashboard-agent-listen-port=0", f"--ray-client-server-port={client_port}", *flags],
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             deadline = time.monotonic() + 600
-            while not Path(folder, "ray_current_cluster").exists():  # the last that Ray writes when it starts
+            while not Path(folder, "ray_current_cluster").exists():  # the last file that Ray writes when it starts
                 assert head.poll() is None
                 assert time.monotonic() < deadline, "Ray did not start"
                 time.sleep(0.1)
@@ -61,11 +62,11 @@ def started_head(*flags: str, environment: Mapping[str, str]) -> Iterator[tuple[
 
 
 def find_processes(title: str, *, address: str) -> list[psutil.Process]:
-    """The processes that Ray calls `title`, of the cluster at `address` alone; a parent is the raylet of its node."""
+    """Return the processes that Ray calls `title` in the cluster at `address`, found by their parent, the raylet."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if title not in " ".join(process.info["cmdline"] or []):
-            continue  # first: to look up every process's parent takes five times as long, and there are tests that poll
+            continue  # checked first: looking up every parent takes five times as long, and some tests poll
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = process.parent()
             if raylet and any(address in word for word in raylet.cmdline()):
@@ -74,7 +75,7 @@ def find_processes(title: str, *, address: str) -> list[psutil.Process]:
 
 
 def kill_process(title: str, *, address: str) -> bool:
-    """kill -9 the first process that `find_processes` finds; tell whether there was one."""
+    """Send SIGKILL to the first process that `find_processes` finds; return whether there was one."""
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in find_processes(title, address=address):
             process.kill()

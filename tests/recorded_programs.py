@@ -1,4 +1,7 @@
-"""Programs that do not run: they leave the files that such a job leaves, and take a second for each photo and trial."""
+"""Simulated jobs for the benchmark: they run nothing and only write the reports that real jobs write.
+
+The time that they report is a fixed start plus one second for each photo and trial.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def leave(path: str, content: object) -> None:
 
 
 def recorded_bench(config: BenchmarkConfig, folder: Path) -> tuple[Bench, list[tuple[str, ...]]]:
-    """A bench of such programs, and the commands that it will have run."""
+    """Return a bench that runs simulated jobs, and the list to which they append their commands."""
     bench = Bench(config, folder=str(folder))
     programs = RecordedPrograms(folder=str(folder))
     bench.programs = programs

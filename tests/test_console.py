@@ -65,7 +65,7 @@ def test_a_console_that_takes_no_more_ends_no_job(way: str) -> None:
         "open('/dev/stderr', 'w').write('the end')"
     )
     reader, writer = os.pipe()
-    os.close(reader)  # as head does when it has seen enough
+    os.close(reader)  # as `head` does after its last line
     with Path("/dev/full").open("w") as full, os.fdopen(writer, "w") as closed:
         console = full if way == "is full" else closed
         ran = subprocess.run([sys.executable, "-c", program], stdout=console, stderr=subprocess.PIPE, timeout=600)

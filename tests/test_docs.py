@@ -1,4 +1,4 @@
-"""README and docs: their commands parse, their links and paths lead somewhere."""
+"""README and docs: their commands parse, and their links and paths exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = {page: page.read_text() for page in PAGES}
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each `jobs/X.py …`, in blocks of code and in lines."""
+    """Return the words of each `jobs/X.py …` command, in code blocks and in running text."""
     joined = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"jobs/(\w+\.py[^\n`]*)", joined)
     return [shlex.split(line, comments=True) for line in found]

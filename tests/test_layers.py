@@ -1,4 +1,4 @@
-"""The order between the folders of catdog: imports run one way."""
+"""The layers of catdog's folders: imports go in one direction only."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# A folder, or a module beside the folders, imports only from lines above its own.
+# A folder, or a module next to the folders, imports only from the lines above its own.
 LAYERS = [
     {"errors", "console"},
     {"command_line"},
@@ -20,14 +20,15 @@ LAYERS = [
     {"tuning", "benchmark"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# Above all folders: what `import catdog` offers, and the jobs by name.
+# These two may import from every layer: what `import catdog` offers, and the jobs by name.
 TOP = {"catdog", "catdog.__main__"}
-# TensorFlow costs seconds: these import it at their top, and everything else imports these inside functions.
+# TensorFlow takes seconds to import. So only HEAVY_MODULES import these packages at the top level, and all other
+# modules import HEAVY_MODULES inside functions.
 HEAVY = {"tensorflow", "tf_keras", "efficientnet"}
 HEAVY_MODULES = {"catdog.model.backbones", "catdog.model.classifier"}
-# What drivers run before they know that TensorFlow is needed.
+# What drivers run before they know whether they need TensorFlow.
 DRIVERS = ["catdog.training.job", "catdog.tuning.job", "catdog.prediction.job", "catdog.model.export"]
-# What train workers run, who need it for stages of epochs alone.
+# What train workers run; they need TensorFlow only for stages that train in epochs.
 DRIVERS += ["catdog.training.worker", "catdog.training.fit.head.head_network"]
 
 
@@ -39,7 +40,7 @@ SOURCES = {module_name(source): source for source in sorted(Path("catdog").rglob
 
 
 def imports(source: Path, *, top_level: bool) -> set[str]:
-    """The modules that `source` imports, by their full names."""
+    """Return the full names of the modules that `source` imports."""
     tree = ast.parse(source.read_text())
     found = set()
     for node in tree.body if top_level else ast.walk(tree):
@@ -52,7 +53,7 @@ def imports(source: Path, *, top_level: bool) -> set[str]:
 
 
 def place(module: str) -> str:
-    """The folder of a module, or the module itself where it stands beside the folders."""
+    """Return the folder of a module, or the module itself if it is next to the folders."""
     return module.split(".")[1]
 
 
@@ -72,7 +73,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         module: {name for name in imports(source, top_level=False) if name in SOURCES and name != module}
         for module, source in SOURCES.items()
     }
-    graph["catdog"] = set()  # offers load_classifier, and imports it when that is called
+    graph["catdog"] = set()  # its load_classifier imports the real one only when it is called
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 

@@ -40,7 +40,7 @@ def test_the_command_lists_its_jobs_and_answers_a_near_miss() -> None:
 
 @pytest.mark.parametrize("name", ["ingest", "train", "tune"])
 def test_photos_that_are_not_there_are_told_before_ray_starts(name: str, tmp_path: Path) -> None:
-    # No cluster answers there: to start or join one would be another error, after a while.
+    # No cluster listens at this address: a job that tried to join it would fail later, with another error.
     program = (
         "import os, sys; os.environ['RAY_ADDRESS'] = '127.0.0.1:1'\n"
         "from catdog.__main__ import run_job; sys.exit(run_job(sys.argv[1], sys.argv[2:], program='catdog'))"

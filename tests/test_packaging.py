@@ -1,4 +1,4 @@
-"""pyproject.toml and .ci/constraints.txt against what is installed."""
+"""pyproject.toml and .ci/constraints.txt, compared with the installed packages."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ INSTALLED = [
 
 
 def reached(texts: list[str], extras: set[str], seen: set[tuple[str, str]]) -> Iterator[Requirement]:
-    """All requirements that the requirements `texts` lead to in this Python; each package is followed once.
+    """Yield all requirements that `texts` lead to in this Python; each package is followed once.
 
-    A package that is not installed leads nowhere: the CUDA of TensorFlow is on machines with a GPU only.
+    A package that is not installed is not followed: TensorFlow's CUDA packages are only on machines with a GPU.
     """
     for requirement in map(Requirement, texts):
         marker = requirement.marker

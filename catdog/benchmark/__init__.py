@@ -1,4 +1,4 @@
-"""What must stay fast: whole jobs against baselines, microbenchmarks, and how cost grows with photos.
+"""Benchmarks: whole jobs compared with baselines, microbenchmarks, and how costs grow with the number of photos.
 
-Only catdog/__main__.py imports it. bench.py has what all measures share.
+Only catdog/__main__.py imports this package. bench.py holds what all measures share.
 """

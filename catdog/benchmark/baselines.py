@@ -1,7 +1,7 @@
-"""The programs that catdog is compared with: what a careful person would write without Ray.
+"""The baselines that catdog is compared with: programs that a careful engineer would write without Ray.
 
-Each runs as a process of its own (`python -m catdog.benchmark.baselines NAME …`) and prints what the benchmark reads: a
-line with the number of labelled rows, or a line of JSON for each epoch.
+Each runs in its own process (`python -m catdog.benchmark.baselines NAME …`). The benchmark reads what it prints: the
+number of rows labelled so far after each batch, or a line of JSON for each epoch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Row = tuple[str, str | None, float | None, str | None]
 
 
 def label_by_threads(photos: str, model_dir: str, target: str) -> None:
-    """Label `photos` with threads that decode by Pillow and TensorFlow in batches of 32; write Parquet to `target`.
+    """Label `photos` with threads that decode with Pillow, and TensorFlow in batches of 32; write Parquet to `target`.
 
-    The threads read up to four batches ahead, and the model has all cores.
+    The threads read up to four batches ahead, and the model uses all cores.
     """
     paths, (run, classes, size) = _list(photos), _load_tensorflow(model_dir)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -58,8 +58,8 @@ def label_by_threads(photos: str, model_dir: str, target: str) -> None:
 def label_by_tf_data(photos: str, model_dir: str, target: str) -> None:
     """Label `photos` with a tf.data pipeline that decodes in parallel and prefetches; write Parquet to `target`.
 
-    It resizes without antialiasing and knows no EXIF, as TensorFlow's own operations do; files that it cannot decode
-    are left out, because `ignore_errors` does not tell which they are.
+    TensorFlow's operations resize without antialiasing and ignore EXIF. Files that they cannot decode are left out,
+    because `ignore_errors` does not report them.
     """
     run, classes, size = _load_tensorflow(model_dir)
     import tensorflow as tf
@@ -116,11 +116,12 @@ def _write_rows(rows: list[Row], target: str) -> None:
 
 
 def train_by_the_article(manifest_dir: str, folder: str, epochs: int) -> None:
-    """Train on the splits of a manifest as the article does, for `epochs` epochs of each stage, and print each.
+    """Train on the splits of a manifest as the article does, for `epochs` epochs of each stage; print a line for each.
 
-    Its recipe as written: Keras's ImageDataGenerator with four loader processes, scaling by 1/255, global max pooling,
-    dropout 0.2, RMSprop at 2e-5, batches of 16, the whole photo through the whole network in every epoch. Only the
-    backbone is ours: Lite0, whose weights come with a package. `folder` gets links to the photos, laid out by class.
+    The recipe is the article's: Keras's ImageDataGenerator with four loader processes, scaling by 1/255, global max
+    pooling, dropout 0.2, RMSprop at 2e-5 and batches of 16. Whole photos pass through the whole network in every epoch.
+    Only the backbone differs: it is Lite0, because its weights come with a package. The function creates links to the
+    photos below `folder`, by split and class.
     """
     started = time.monotonic()
     classes = _lay_out(manifest_dir, folder)
@@ -134,7 +135,7 @@ def train_by_the_article(manifest_dir: str, folder: str, epochs: int) -> None:
 
 
 def _lay_out(manifest_dir: str, folder: str) -> tuple[str, ...]:
-    """Link the photos of the training and validation split below `folder`, by split and class; return the classes."""
+    """Link the training and validation photos below `folder`, by split and class; return the classes."""
     manifest = read_manifest(manifest_dir)
     for row, photo in enumerate(manifest.sample(1 << 40).to_pylist()):
         if photo["split"] in ("train", "validation"):
@@ -163,7 +164,7 @@ def _article_photos(folder: str, classes: tuple[str, ...]) -> Any:
     from tf_keras.preprocessing.image import ImageDataGenerator
 
     ranges = AugmentationConfig()
-    # The classifier scales by itself, so no rescale=1/255 here.
+    # The classifier scales its input, so there is no rescale=1/255 here.
     generator = ImageDataGenerator(
         rotation_range=ranges.rotation_degrees,
         width_shift_range=ranges.width_shift_fraction,
@@ -178,7 +179,11 @@ def _article_photos(folder: str, classes: tuple[str, ...]) -> Any:
 
 
 def _unfreeze(model: Any, stage: str) -> None:
-    """Make trainable what the article trains in `stage`, and compile: the head, or all behind `multiply_16`."""
+    """Make the layers trainable that the article trains in `stage`, and compile the model.
+
+    The frozen stage trains the head. The unfrozen stage also trains all layers from `block7a_project_conv` on, which
+    are those after `multiply_16` in the article.
+    """
     import tf_keras
 
     trainable = stage == "unfrozen"
@@ -193,7 +198,7 @@ def _unfreeze(model: Any, stage: str) -> None:
 def _article_epochs(
     model: Any, train: Any, validation: Any, epochs: int
 ) -> Iterator[tuple[int, float, dict[str, float]]]:
-    """Yield (epoch, its seconds, scores) of one stage."""
+    """Train one stage and yield (epoch, its seconds, its scores) after each epoch."""
     for epoch in range(1, epochs + 1):
         start = time.monotonic()
         history = model.fit(
@@ -211,7 +216,7 @@ def _article_epochs(
 
 
 def main(name: str, *arguments: str) -> None:
-    """Be the program `name`: threads or tf-data PHOTOS MODEL TARGET, article MANIFEST FOLDER EPOCHS."""
+    """Run the program `name`: threads or tf-data PHOTOS MODEL TARGET, or article MANIFEST FOLDER EPOCHS."""
     prepare_environment(verbose=False)
     if name == "article":
         manifest, folder, epochs = arguments

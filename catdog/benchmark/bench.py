@@ -1,4 +1,4 @@
-"""What all measures share: the photos, the model, how jobs are started, and where to say what was found."""
+"""What all measures share: the photos, the model, the way to start jobs, and the results so far."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from catdog.photos.sample import draw_sample
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Programs:
-    """How to start catdog's jobs and the baselines, each as a process of its own.
+    """Starts catdog's jobs and the baselines, each in its own process.
 
-    `folder` is where they write: on a cluster one that all its machines share.
+    They write below `folder`. On a cluster all machines must share it.
     """
 
     folder: str
     verbose: bool = False
 
     def run(self, job: str, *flags: str, poll: Callable[[float], None] = lambda seconds: None) -> ProcessRun:
-        """Run a job to its end."""
+        """Run a job until it ends."""
         return watch_program([sys.executable, "-m", "catdog", job, *flags], verbose=self.verbose, poll=poll)
 
     def run_baseline(self, name: str, *arguments: str) -> ProcessRun:
-        """Run one of the programs of benchmark/baselines to its end."""
+        """Run one of the programs of benchmark/baselines until it ends."""
         return watch_program(
             [sys.executable, "-m", "catdog.benchmark.baselines", name, *arguments], verbose=self.verbose
         )
 
 
 class Bench:
-    """One run of the benchmark: its settings, its temporary folder, and what was found so far (`results`).
+    """One run of the benchmark: its settings, its temporary folder, and its `results` so far.
 
-    `model_dir` is the model that labels, "" until a measure has trained one.
+    `model_dir` is the model used for labelling. If the settings name none, it is "" until a measure has trained one.
     """
 
     def __init__(self, config: BenchmarkConfig, *, folder: str) -> None:
@@ -54,7 +54,7 @@ class Bench:
         self._many = ""
 
     def many_photos(self) -> str:
-        """Return a folder of `count` photos, made of copies where there are fewer."""
+        """Return a folder of at least `count` photos, filled with copies if there are too few originals."""
         if not self._many:
             if len(list_photo_files(self.photos)) >= self.config.count:
                 self._many = self.photos
@@ -64,7 +64,7 @@ class Bench:
         return self._many
 
     def trained_model(self) -> str:
-        """Return a model that labels, trained first where none is at hand."""
+        """Return the model used for labelling; train it first if there is none yet."""
         if not self.model_dir:
             run_dir = f"{self.folder}/model-run"
             self.programs.run("train", "--photos", self.photos, "--run-dir", run_dir)
@@ -72,17 +72,17 @@ class Bench:
         return self.model_dir
 
 
-_MOST_PER_CLASS = 1000  # photos to train on, as the article has
+_MAX_PER_CLASS = 1000  # photos to train on, as in the article
 
 
 def recipe_flags(photos: str, *, per_class: int) -> list[str]:
     """Return the flags of a train or tune job on up to `per_class` photos of a class, a third of them to validate."""
-    train = max(1, min(2 * per_class // 3, _MOST_PER_CLASS))
+    train = max(1, min(2 * per_class // 3, _MAX_PER_CLASS))
     return split_flags(photos, train=train, validation=max(1, train // 2))
 
 
 def split_flags(photos: str, *, train: int, validation: int) -> list[str]:
-    """Return the flags of a job that draws so many photos of each class, and none to test."""
+    """Return the flags of a job that draws `train` and `validation` photos of each class, and none for testing."""
     counts = {"--train-per-class": train, "--validation-per-class": validation, "--test-per-class": 0}
     return ["--photos", photos, *(text for flag, count in counts.items() for text in (flag, str(count)))]
 
@@ -93,10 +93,10 @@ def list_photo_files(photos: str) -> list[Path]:
 
 
 def multiply_photos(photos: str, folder: str, count: int, *, link: bool = False) -> None:
-    """Fill `folder` with `count` photos in the class folders of `photos`, in turn from each, as often as it takes.
+    """Fill `folder` with `count` photos, taken in turn from the class folders of `photos` and repeated as needed.
 
-    A copy has a few bytes behind the picture, so that the check for duplicates takes it for another file; with `link`
-    the copies of a photo are one file under several names, which a predict job does not mind.
+    A repeated photo has a few bytes appended, so that the check for duplicates takes it for another file. With `link`,
+    the copies of a photo are hard links to one file instead, which is enough for a predict job.
     """
     classes = [sorted(list_photo_files(str(place))) for place in sorted(Path(photos).iterdir()) if place.is_dir()]
     turns = _turns([files for files in classes if files])
@@ -107,14 +107,14 @@ def multiply_photos(photos: str, folder: str, count: int, *, link: bool = False)
         first = Path(folder, source.parent.name, f".{source.name}")
         if link and not first.exists():
             first.write_bytes(source.read_bytes())
-        if link and first.stat().st_nlink < 60_000:  # file systems allow 65,000 at least
+        if link and first.stat().st_nlink < 60_000:  # file systems allow at least 65,000
             os.link(first, target)
         else:
             target.write_bytes(source.read_bytes() + (b"" if turn < len(files) else f"copy {number}".encode()))
 
 
 def _turns(classes: Sequence[list[Path]]) -> Iterator[tuple[list[Path], int]]:
-    """Yield the classes in turn without end, with the number of the turn."""
+    """Yield the files of each class in turn, endlessly, with the number of the turn."""
     for turn in itertools.count():
         for files in classes:
             yield files, turn

@@ -36,10 +36,11 @@ _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimeToAccuracy:
-    """A training against the clock, which starts with the command.
+    """The seconds that a training takes to reach each accuracy, counted from the start of its command.
 
-    `reached` has for each of THRESHOLDS the seconds until the validation accuracy first was so high, None where it was
-    not. `epochs` are those that were run; `seconds` is the whole job's, which is computed where `extrapolated`.
+    `reached` maps each of THRESHOLDS to the seconds until the validation accuracy first reached it, or to None if it
+    never did. `epochs` counts the epochs that were run. `seconds` is the time of the whole job, computed if
+    `extrapolated`.
     """
 
     reached: dict[str, float | None]
@@ -50,7 +51,11 @@ class TimeToAccuracy:
 
 
 def measure_accuracy(bench: Bench) -> dict[str, Any]:
-    """Compare the default recipe with the article's on the photos as they are: half of each class to train on."""
+    """Compare the default recipe with the article's on the photos as they are, without copies.
+
+    It draws 1,000 training and 500 validation photos of each class. With fewer than 3,000 files it draws 100 of each,
+    or half of a smaller class.
+    """
     run_dir = f"{bench.folder}/accuracy"
     train, validation = (1000, 500) if len(list_photo_files(bench.photos)) >= 3000 else (100, 100)
     flags = split_flags(bench.photos, train=train, validation=validation)
@@ -65,7 +70,7 @@ def measure_accuracy(bench: Bench) -> dict[str, Any]:
 
 
 def train_by_catdog(programs: Programs, flags: Sequence[str], *, run_dir: str) -> TimeToAccuracy:
-    """Run the train job with `flags` and note when each epoch's line is printed."""
+    """Run the train job with `flags` and record when each epoch's line is printed."""
     seen = programs.run("train", *flags, "--run-dir", run_dir)
     found = [(seconds, _EPOCH.match(line)) for seconds, line in seen.lines]
     epochs = [(seconds, float(match[2])) for seconds, match in found if match]
@@ -75,8 +80,9 @@ def train_by_catdog(programs: Programs, flags: Sequence[str], *, run_dir: str) -
 def train_by_article(programs: Programs, *, run_dir: str, epochs: int) -> TimeToAccuracy:
     """Run the article's recipe for `epochs` epochs of each stage on the splits of the run in `run_dir`.
 
-    The whole is computed: what came before the first epoch, then as many epochs as the recipe has in each stage, each
-    as long as the median of those that were run but the first, which builds TensorFlow's graph.
+    The total time is computed: the time before the first epoch, plus all epochs that the recipe has in each stage. Each
+    is taken to be as long as the median of the stage's epochs that were run. The first epoch does not count if there
+    are others, because it builds TensorFlow's graph.
     """
     with tempfile.TemporaryDirectory(dir=programs.folder) as folder:
         seen = programs.run_baseline("article", f"{run_dir}/manifest", folder, str(epochs))
@@ -90,9 +96,9 @@ def train_by_article(programs: Programs, *, run_dir: str, epochs: int) -> TimeTo
 
 
 def _time_to_accuracy(epochs: Sequence[tuple[float, float]], *, seconds: float, extrapolated: bool) -> TimeToAccuracy:
-    """Make a TimeToAccuracy of (seconds since the start, validation accuracy) of each epoch."""
+    """Return the TimeToAccuracy of `epochs`: (seconds since the start, validation accuracy) of each."""
     if not epochs:
-        raise RuntimeError("no epoch was seen: expected a line for each on the program's console")
+        raise RuntimeError("no epoch was seen: expected a line for each in the program's output")
     first = {str(limit): next((at for at, accuracy in epochs if accuracy >= limit), None) for limit in THRESHOLDS}
     return TimeToAccuracy(
         reached={limit: None if at is None else round(at, 1) for limit, at in first.items()},
@@ -114,7 +120,10 @@ def _accuracy_row(name: str, found: TimeToAccuracy) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabellingTime:
-    """One program that labels a folder, seen from outside. Warm is from the first rows it shows to the last."""
+    """Times and memory of one program that labels a folder, measured from outside.
+
+    The warm rate is taken from the first labelled rows that are seen to the last.
+    """
 
     seconds: float
     first_row_seconds: float
@@ -123,7 +132,7 @@ class LabellingTime:
 
 
 def measure_labelling(bench: Bench) -> dict[str, Any]:
-    """Run all labellers in turn, `repeats` times."""
+    """Run all labelling programs in turn, `repeats` times."""
     photos, model, programs = bench.many_photos(), bench.trained_model(), bench.programs
     found: dict[str, list[LabellingTime]] = {}
 
@@ -151,7 +160,7 @@ def label_by_baseline(programs: Programs, name: str, *, photos: str, model: str)
 
 
 def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, model: str) -> LabellingTime:
-    """Run the predict job, with `more` flags, and watch the parts that it writes."""
+    """Run the predict job with the flags `more`, and count the rows of the parts that it writes."""
     rows: dict[str, int] = {}
     counts: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir=programs.folder) as out:
@@ -168,14 +177,14 @@ def label_by_catdog(programs: Programs, more: Sequence[str], *, photos: str, mod
 
 
 def _labelling_time(seen: ProcessRun, counts: Sequence[tuple[float, int]]) -> LabellingTime:
-    """Make a LabellingTime of (seconds since the start, rows that were labelled)."""
+    """Return the LabellingTime of `counts`: (seconds since the start, rows labelled so far)."""
     if not counts:
         raise RuntimeError("no labelled row was seen: give more photos")
     (first, rows), (last, total) = counts[0], counts[-1]
     return LabellingTime(
         seconds=round(seen.seconds, 2),
         first_row_seconds=round(first, 2),
-        # All of them at once, where there are so few that the first look showed the last row.
+        # If there are so few photos that the first count is also the last, the rate includes the start.
         warm_photos_per_second=round((total - rows) / (last - first) if last > first else total / last, 1),
         peak_bytes=seen.peak_bytes,
     )
@@ -199,7 +208,7 @@ def _label_row(name: str, runs: Sequence[LabellingTime], base: float) -> tuple[s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialCosts:
-    """Seconds of a train job, and of sweeps of one trial and of many on the features that it left."""
+    """Seconds of a train job, and of two sweeps on the features that it computed: of one trial, and of `trials`."""
 
     train_job: float
     trunk_pass: float
@@ -214,7 +223,7 @@ class TrialCosts:
 
 
 def measure_trials(bench: Bench) -> dict[str, Any]:
-    """Run a train job, a sweep of one trial, and one of many."""
+    """Run a train job, a sweep of one trial, and a sweep of many trials."""
     trials = bench.config.trials
     flags = recipe_flags(bench.many_photos(), per_class=bench.config.count // 2)
     costs = run_trials(bench.programs, flags, trials=trials)

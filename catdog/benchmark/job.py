@@ -1,4 +1,4 @@
-"""The benchmark: all measures, or the one that is asked for, in one run on one machine or cluster."""
+"""The benchmark job: runs one measure, or all of them, on this machine or cluster."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _MEASURES: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def run_benchmark(config: BenchmarkConfig) -> None:
-    """Measure and say where the figures are.
+    """Run the benchmark and print where the figures are.
 
-    Raises UsageError when `photos` is no local folder.
+    Raises UsageError if `photos` is set but is not a local folder.
     """
     if config.photos and not Path(config.photos).is_dir():
         raise UsageError(f"--photos {config.photos}: expected a local folder of class folders, found none there")
@@ -48,20 +48,20 @@ def run_benchmark(config: BenchmarkConfig) -> None:
 
 
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
-    """Measure what `config` asks for, print the tables, and return what benchmark.json holds."""
+    """Run the measures that `config` selects, print their tables, and return the content of benchmark.json."""
     result: dict[str, Any] = {
         "command": ["python", "jobs/benchmark.py", *sys.argv[1:]],
         "hardware": _hardware(),
         "versions": versions(),
     }
-    # Recipes concern the photos, not the machine, and take as long as all else.
+    # `recipes` measures the photos rather than the machine, and takes as long as all other measures together.
     chosen = [name for name in _MEASURES if name != "recipes"] if config.measure == "all" else [config.measure]
     with tempfile.TemporaryDirectory(prefix="catdog-benchmark-", dir=config.folder or None) as folder:
         bench = Bench(config, folder=folder)
         for name in chosen:
             say(f"\n{name.capitalize()}:")
             bench.results[name] = _MEASURES[name](bench)
-            # What is measured is kept, whatever happens to the next measure.
+            # Written after each measure, so that a failure of the next one loses no figures.
             files.write_json(files.absolute(config.out), {**result, **bench.results})
     return {**result, **bench.results}
 

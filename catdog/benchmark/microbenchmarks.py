@@ -1,4 +1,4 @@
-"""The parts of a training by themselves: the trunk pass beside its limit, an epoch of cached rows."""
+"""Single parts of a training: the trunk pass compared with its limit, and an epoch of cached rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.photos.sources.files import list_photos, read_photo
 
 _LIMITS = DecodeLimits(max_pixels=10**8)
-_WARM = 256  # images that the loops of single steps go over
+_WARM = 256  # images that each measurement of a single step processes
 _ROUNDS = 5
 _VIEWS = (1, 2, 3)
 EPOCH_ROWS = 1000
@@ -46,16 +46,17 @@ EPOCH_ROWS = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrunkRates:
-    """Images a second: of the model alone on ready arrays, of each step alone, and of the whole pass.
+    """Images per second: of the model alone on decoded arrays, of each other step alone, and of the whole pass.
 
-    Single steps run on the cores of this process; the pass runs on those of the cluster. `bound` is what the arithmetic
-    of model, decoding and augmentation leaves possible where all share the same cores and nothing else costs anything.
+    Single steps run on the cores of this process, the pass on those of the cluster. `bound` is the computed rate of a
+    pass in which model, decoding and augmentation share the same cores and nothing else costs time.
+    `share_of_limit` is the warm rate of the pass divided by that of the model alone.
     """
 
     model_alone: float
-    read_alone: float  # photos a second out of the page cache, by threads of one process on all cores
-    decode_alone: float  # the same
-    augment_alone: float  # the same
+    read_alone: float  # photos per second from the page cache, by threads of one process on all cores
+    decode_alone: float  # photos per second from memory, by the same threads
+    augment_alone: float  # images per second, by the same threads
     whole_pass: float  # from the first image to the last
     whole_pass_with_start: float
     bound: float
@@ -63,7 +64,7 @@ class TrunkRates:
 
 
 def measure_trunk(bench: Bench) -> dict[str, Any]:
-    """Run the trunk pass beside its steps."""
+    """Measure the trunk pass and its single steps, and print how they compare."""
     rates = trunk_rates(bench.many_photos(), limit=bench.config.count // 3, folder=bench.folder)
     rows = [
         ("images a second", "rate"),
@@ -71,7 +72,7 @@ def measure_trunk(bench: Bench) -> dict[str, Any]:
         ("decode alone, photos", f"{rates.decode_alone:.1f}"),
         ("augment alone", f"{rates.augment_alone:.1f}"),
         ("trunk pass, warm", f"{rates.whole_pass:.1f}"),
-        ("with its start", f"{rates.whole_pass_with_start:.1f}"),
+        ("trunk pass, with its start", f"{rates.whole_pass_with_start:.1f}"),
     ]
     say(table_text(rows))
     share = rates.bound / rates.model_alone
@@ -81,7 +82,10 @@ def measure_trunk(bench: Bench) -> dict[str, Any]:
 
 
 def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
-    """Run the trunk pass over up to `limit` photos of each class, and its steps one by one; write below `folder`."""
+    """Return the rates of the trunk pass over up to `limit` photos of each class, and of its steps one by one.
+
+    The features are written to a temporary folder below `folder`.
+    """
     pretrained = load_weights("efficientnet-lite0", weights="imagenet")
     assert pretrained is not None
     extraction = _extraction(pretrained, cut=HEAD_CUT)
@@ -112,11 +116,11 @@ def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
 
 
 def _measure_steps(photos: str, extraction: Extraction, deep: Extraction, pretrained: Pretrained) -> dict[str, float]:
-    """Return the rates of the steps of a trunk pass, each by itself on all cores of this process: medians of five."""
+    """Return the rate of each step of a trunk pass, run alone on all cores of this process: the median of five runs."""
     cores = len(os.sched_getaffinity(0))
-    cv2.setNumThreads(1)  # as in the tasks of the pass; the threads below are as many as the cores
+    cv2.setNumThreads(1)  # as in the tasks of the pass; the thread pool below has one thread per core
     paths = [photo.path for photo in list_photos(photos)]
-    content = [read_photo(path) for path in paths]  # into the page cache
+    content = [read_photo(path) for path in paths]  # this also fills the page cache
     good = []
     for one in content:
         with contextlib.suppress(ImageError):
@@ -144,7 +148,10 @@ def _augment(image: np.ndarray) -> np.ndarray:
 
 
 def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
-    """Return what Lite0 computes at `cut` at 224 pixels; without weights, what names such features."""
+    """Return the extraction of Lite0's features at `cut` from images of 224 pixels.
+
+    Without `pretrained`, it can name a cache of such features but not compute them.
+    """
     return Extraction(
         backbone="efficientnet-lite0",
         image_size=224,
@@ -160,9 +167,9 @@ def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
 
 
 def measure_epoch(folder: str) -> tuple[float, float]:
-    """Return the seconds of the first epoch of cached rows of the unfrozen stage, and of the one after it.
+    """Return the seconds of the first and the second epoch over cached rows of the unfrozen stage.
 
-    The rows are written below `folder` first, so they come out of the page cache.
+    The rows are first written below `folder`, so they are read from the page cache.
     """
     shape = (7, 7, 1152)
     count = EPOCH_ROWS
@@ -193,7 +200,7 @@ def measure_epoch(folder: str) -> tuple[float, float]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `call` returns, and its seconds."""
+    """Return the result of `call`, and the seconds that it took."""
     start = time.monotonic()
     found = call()
     return found, time.monotonic() - start

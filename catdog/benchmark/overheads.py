@@ -1,4 +1,4 @@
-"""What every job pays before its work: interpreter, imports, Ray, trainer, model; each in a process of its own."""
+"""What a job pays before its work: interpreter, imports, Ray, trainer and model, each timed in its own process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def measure_overheads(bench: Bench) -> dict[str, list[float]]:
-    """Start everything that a job starts, by itself, `repeats` times."""
+    """Time the start of each part of a job separately, `repeats` times; return the seconds by part."""
     runs = [_measure_once(bench.folder) for _ in range(bench.config.repeats)]
     found = {name: [run[name] for run in runs] for name in runs[0]}
     rows = [
         (name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}")
         for name, seconds in found.items()
     ]
-    say(table_text([("by itself", "seconds", "spread"), *rows]))
+    say(table_text([("started alone", "seconds", "spread"), *rows]))
     return found
 
 
@@ -45,20 +45,20 @@ def _measure_once(folder: str) -> dict[str, float]:
 
 
 def _run_in_process(start: Callable[..., None], *arguments: str) -> float:
-    """Return the seconds of a Python process that calls `start`, a function of this module, and ends."""
+    """Return the seconds of a Python process that calls `start`, a function of this module, and exits."""
     program = f"import sys; from {start.__module__} import {start.__name__}; {start.__name__}(*sys.argv[1:])"
-    # A Ray that is up already would be joined, and its start is what is measured.
+    # Without RAY_ADDRESS=local the process would join a running Ray, but the start of Ray is what is measured.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ADDRESS": "local"}
     begin = time.monotonic()
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, env=environment)
     return time.monotonic() - begin
 
 
-# What the processes do; each import is timed, so none is at the top of this module.
+# What the processes run. Each import is timed, so none is at the top of this module.
 
 
 def start_python() -> None:
-    """Do nothing: the interpreter itself."""
+    """Do nothing: only the interpreter is timed."""
 
 
 def import_config() -> None:
@@ -82,7 +82,7 @@ def import_trainer() -> None:
 
 
 def import_scores() -> None:
-    """Import what scores predictions: scikit-learn and SciPy."""
+    """Import the packages that score predictions: scikit-learn and SciPy."""
     import sklearn.metrics  # noqa: F401
 
 
@@ -128,7 +128,10 @@ _STARTS: dict[str, Callable[[], None]] = {
 
 
 def start_trainer(folder: str) -> None:
-    """Run a trainer with one worker that only notes the time; leave the times before it and in it in `folder`."""
+    """Run a trainer whose only worker just records the time.
+
+    Writes two times to `folder`/steps: before the trainer starts, and in its worker.
+    """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 

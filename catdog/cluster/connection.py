@@ -1,4 +1,4 @@
-"""Join a Ray cluster or start one, for the length of a job; its failures become errors of one line."""
+"""Join a Ray cluster or start one for the duration of a job, and turn its failures into errors of one line."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _VERSIONS = re.compile(r"Version mismatch: .*?Ray: (\S+)\s+Python: (\S+).*?Ray: 
 
 @contextlib.contextmanager
 def connected(*, verbose: bool = False) -> Iterator[Resources]:
-    """Join the cluster this process belongs to, or start one on this machine, for the length of the block.
+    """Join the cluster that this process belongs to, or start one on this machine, for the duration of the block.
 
-    Yields what the cluster has. A session that is already up is used and left as it is.
-    Raises FailureError when a cluster is named (RAY_ADDRESS) but cannot be joined, or none can be started.
+    Yields the resources of the cluster. A session that is already connected is used and left as it is.
+    Raises FailureError when a named cluster (RAY_ADDRESS) cannot be joined, or none can be started.
     """
     prepare_environment(verbose=verbose)
     import ray
@@ -41,7 +41,7 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
             _connect(verbose=verbose)
         try:
             with _one_line_failures():
-                board = open_board()  # held for the length of the block
+                board = open_board()  # held until the block ends
                 yield read_resources()
                 del board
         finally:
@@ -64,19 +64,19 @@ def _connect(*, verbose: bool) -> None:
             include_dashboard=False if starts else None,  # a Ray of one job does not need its processes
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            # Processes of a Ray that is started here inherit the variables; those that it starts beforehand are of use
-            # only without a runtime environment.
+            # Processes of a Ray that is started here inherit the variables. Ray can use the processes that it starts in
+            # advance only without a runtime environment.
             runtime_env=None if starts else {"env_vars": worker_environment()},
         )
     except Exception as error:  # Ray raises anything from ConnectionError to a bare Exception here
         ray.shutdown()
         raise FailureError(connection_failure(error)) from error
-    if in_main_thread:  # Ray has put handlers of its own, which leave in silence or dump the native stack
+    if in_main_thread:  # ray.init has set its own handlers, which exit silently or dump the native stack
         signal.signal(signal.SIGTERM, on_terminate)
 
 
 def connection_failure(error: Exception) -> str:
-    """Return in a line why Ray could not be joined or started, and what to do."""
+    """Return one line that says why Ray could not be joined or started, and what to do."""
     text = one_line(error)
     if versions := _VERSIONS.search(str(error)):
         ray_there, python_there, ray_here, python_here = versions.groups()
@@ -97,10 +97,10 @@ def connection_failure(error: Exception) -> str:
 
 
 def _address() -> str | None:
-    """Return "local" where Ray is to be started; None where there is one to join, which Ray finds as we did.
+    """Return "local" if Ray must be started, or None if there is a cluster to join, which Ray finds in the same way.
 
-    Ray remembers a cluster of this machine even when that was killed, and would wait minutes for it to answer; so it
-    would for a cluster that is named. Raises FailureError when a named cluster does not answer.
+    Ray remembers a cluster of this machine even after it was killed, and would wait minutes for an answer from it or
+    from a named cluster. So this function asks first. Raises FailureError when a named cluster does not answer.
     """
     named = os.environ.get("RAY_ADDRESS", "")
     if named == "local":
@@ -113,7 +113,7 @@ def _address() -> str | None:
                 "RAY_ADDRESS to run on this machine"
             )
         return None
-    # The place that the documentation of ray.init names.
+    # The location given in the documentation of ray.init.
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     with contextlib.suppress(OSError):
         host, port = _host_and_port(Path(folder, "ray", "ray_current_cluster").read_text().strip())
@@ -123,13 +123,13 @@ def _address() -> str | None:
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    """Return the parts of host:port or scheme://host:port, ("", 0) of anything else, such as auto."""
+    """Return host and port of host:port or scheme://host:port, or ("", 0) for anything else, such as auto."""
     found = re.fullmatch(r"(?:\w+://)?(?:\[([^\]]+)\]|([^:/\s]+)):(\d+)/?", address)
     return (found[1] or found[2], int(found[3])) if found else ("", 0)
 
 
 def _answers(host: str, port: int, *, seconds: float) -> bool:
-    """Tell whether anything listens there; a cluster that starts just now has `seconds`."""
+    """Return whether anything listens there; retry for `seconds`, for a cluster that is just starting."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -143,7 +143,7 @@ def _answers(host: str, port: int, *, seconds: float) -> bool:
 
 @contextlib.contextmanager
 def _one_line_failures() -> Iterator[None]:
-    """Turn what Ray raises, which steps of a job have not caught, into a FailureError of one line."""
+    """Turn a RayError that no step of the job has caught into a FailureError of one line."""
     from ray.exceptions import RayError
 
     try:

@@ -1,8 +1,8 @@
-"""What Ray and TensorFlow read from the environment, and how both are kept quiet.
+"""The environment variables of Ray and TensorFlow, and how both are kept quiet.
 
-Three means, each where the other two do not reach: variables for native code and for processes of the cluster, the
-levels of documented loggers, and the settings of Ray Data. What Ray prints to stdout none of them stops:
-console.only_our_lines does; native log lines on stderr are dropped by command_line.supervisor.
+There are three means, each for what the other two do not reach: variables for native code and for processes of the
+cluster, the levels of documented loggers, and the settings of Ray Data. None of them stops what Ray prints to stdout;
+console.only_our_lines does. command_line.supervisor drops native log lines on stderr.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from collections.abc import Mapping
 from catdog.storage.files import cache_directory
 from catdog.storage.outages import PATIENCE_VARIABLE
 
-# Set before Ray is imported, in the driver and through it in every process of the cluster.
+# Set in the driver before Ray is imported; the driver passes them to every process of the cluster.
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's poll: 2 s by default
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_task_oom_retries": "5",  # without limit by default, when memory runs out
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the end of the connection must not start a Ray
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end the sweep as if all its trials had run
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints boxes in it whatever its verbosity; our own lines stand in their place
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the connection has ended must not start a new Ray
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's handler would end the sweep as if all its trials had run
+    "RAY_AIR_NEW_OUTPUT": "0",  # with it, Tune prints boxes at any verbosity; we print our own lines instead
 }
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_ENABLE_ONEDNN_OPTS": "1",  # its value is the default; naming it silences a line about it
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asked for by a warning of Ray's
+    "TF_ENABLE_ONEDNN_OPTS": "1",  # this is the default; setting it silences a log line about it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning of Ray asks for it
     "PYTHONWARNINGS": "ignore",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # with their tracebacks; our own line tells of a lost trial
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # Tune adds their tracebacks; our own line reports a lost trial
 }
 
 
 def keras_environment() -> Mapping[str, str]:
-    """Return the variables: the legacy Keras, and a home of its own for its settings."""
+    """Return the variables that select the legacy Keras and give its settings their own home."""
     return {
         "TF_USE_LEGACY_KERAS": "1",  # Ray's TensorFlow workers set it too: one Keras everywhere
-        # Keras makes a folder in the user's home, and obeys settings that it finds there, such as channels_first.
+        # By default Keras creates a folder in the user's home and obeys settings there, such as channels_first.
         "KERAS_HOME": str(cache_directory() / "keras"),
     }
 
@@ -60,10 +60,10 @@ def prepare_environment(*, verbose: bool) -> None:
 
 
 def prepare_local_ray() -> None:
-    """Set what a Ray reads that is started for one job.
+    """Set the variables for a Ray that is started for one job.
 
-    A process that waits for work stays for a minute instead of a second: the next step of the job uses it, where
-    another process would take a second or two of a core to start.
+    An idle process stays for a minute instead of a second, so that the next step of the job can use it. Starting
+    another process would cost a second or two of a core.
     """
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
@@ -75,7 +75,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def quiet_datasets(*, verbose: bool) -> None:
-    """Keep Ray Data's progress bars and log lines off the console; our own lines stand in their place."""
+    """Keep Ray Data's progress bars and log lines off the console; we print our own lines instead."""
     import ray
 
     context = ray.data.DataContext.get_current()

@@ -1,8 +1,8 @@
-"""The message board of a job: an actor by which its processes tell the driver, and each other, what happened.
+"""The message board of a job: an actor through which its processes report to the driver and to each other.
 
 Nothing is polled and no file is written: a reader waits inside the actor until there is a message. Every process of a
-job finds the board by its name. Where there is none, in a program that uses a part of catdog by itself, messages are
-dropped and nobody waits.
+job finds the board by its name. If there is no board, as in a program that uses only a part of catdog, messages are
+dropped and no call waits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _MessageBoard:
 
 
 def open_board() -> Any:
-    """Start the board of this job, or find it; it ends when the result is dropped. Called in the driver."""
+    """Start or find the board of this job, which ends when the result is dropped; call this in the driver."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -76,12 +76,12 @@ def open_board() -> Any:
 
 
 def post(topic: str, message: Any) -> None:
-    """Append `message` to `topic`; it stands there when the call returns."""
+    """Append `message` to `topic`, and return when it is there."""
     _call("post", topic, message)
 
 
 def notify(line: str) -> None:
-    """Let the driver say `line`; a line that cannot be delivered is no reason to fail."""
+    """Let the driver print `line`; ignore a line that cannot be delivered."""
     with contextlib.suppress(Exception):
         post(NOTICES, line)
 
@@ -89,40 +89,40 @@ def notify(line: str) -> None:
 def read(topic: str, *, start: int = 0, wait_seconds: float = 0.0, answer_seconds: float | None = None) -> list[Any]:
     """Return the messages of `topic` from number `start` on; wait up to `wait_seconds` until there is one.
 
-    Raises ray.exceptions.GetTimeoutError where the board itself does not answer within `answer_seconds` after that.
+    Raises ray.exceptions.GetTimeoutError if the board itself does not answer within `answer_seconds` after that.
     """
     timeout = None if answer_seconds is None else wait_seconds + answer_seconds
     return _call("read", topic, start, wait_seconds, timeout=timeout) or []
 
 
 def forget(topic: str) -> None:
-    """Drop the messages of `topic`; none is left when the call returns.
+    """Drop the messages of `topic`, and return when they are gone.
 
-    It waits, because an asynchronous actor may do later calls first.
+    The call waits because an asynchronous actor may run later calls first.
     """
     _call("forget", topic)
 
 
 def wake(topic: str) -> None:
-    """Let readers of `topic` return, with a message that is None; the call does not wait."""
+    """Wake the readers of `topic` with a message that is None; the call does not wait."""
     _send("post", topic, None)
 
 
 def count(name: str) -> int:
-    """Return how often this was called for `name`, this call included; 1 where there is no board."""
+    """Return how often this was called for `name`, including this call; 1 if there is no board."""
     return _call("count", name) or 1
 
 
 def show(name: str, state: int | None) -> None:
-    """Show `state` under `name` in place of what was shown before, None nothing more; the call does not wait."""
+    """Replace the state shown under `name` with `state`, or remove it if that is None; the call does not wait."""
     _send("show", name, state)
 
 
 def shown(names: list[str]) -> list[int]:
-    """Return what is shown under those of `names` under which anything is; [] where the board does not answer soon."""
+    """Return the states shown under `names`, skipping names without one; [] if there is no answer within 0.5 s."""
     import ray
 
-    # For want of memory Ray ends the board first, and again and again: work must not wait for what is only looked at.
+    # When memory runs out, Ray kills the board first, and repeatedly. Work must not wait for a mere display.
     with contextlib.suppress(ray.exceptions.GetTimeoutError):
         return _call("shown", names, timeout=_SHOWN_SECONDS) or []
     return []

@@ -1,4 +1,4 @@
-"""Plan what a job reserves of the cluster: never more than fits, so nothing waits without end."""
+"""Plan what a job reserves on the cluster: never more than fits, so that nothing waits forever."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from catdog.console import counted
 from catdog.errors import UsageError
 from catdog.storage import files
 
-# Streamed features need a train worker and a trunk actor on each GPU at once; over a half, so that
-# Ray never books two train workers on one GPU.
+# Streamed features need a train worker and a trunk actor on each GPU at the same time. The share is over a half so
+# that Ray never books two train workers on one GPU.
 _WORKER_GPU = 0.6
 
 
-# An actor of more threads gains little: a batch of 32 small layers does not keep them busy.
+# An actor with more threads gains little: a batch of 32 small layers does not keep them busy.
 ACTOR_CORES = 4
 
 
@@ -44,9 +44,9 @@ class Plan:
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     """Decide how many workers and actors to run, and what each reserves.
 
-    Train workers, trunk actors and decoding tasks all run at the same time when features are streamed, so a
-    quarter of the CPUs is left to the tasks, and the shares are fractions where nodes are small.
-    Raises UsageError when more is asked for than the cluster has.
+    Train workers, trunk actors and decoding tasks all run at the same time when features are streamed. So a quarter of
+    the CPUs is left to the tasks, and on small nodes the shares are fractions of a CPU.
+    Raises UsageError when more is requested than the cluster has.
     """
     known, resources = resources.is_capacity_known, resources.scaled(gpus=config.use_gpu == "yes")
     gpus = usable_gpus(resources, config.use_gpu)
@@ -79,9 +79,9 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
 
 
 def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpus: int) -> Plan:
-    """Decide how many model actors to run and what each reserves; `gpus` as `usable_gpus` counts them.
+    """Decide how many model actors to run and what each reserves; `gpus` is what `usable_gpus` returns.
 
-    Raises UsageError when more is asked for than the cluster has.
+    Raises UsageError when more is requested than the cluster has.
     """
     known, resources = resources.is_capacity_known, resources.scaled(gpus=config.use_gpu == "yes")
     actors, actor_cpus, threads = _actors(resources, config.actors, "--cluster.actors", gpus=gpus)
@@ -99,9 +99,9 @@ def make_predict_plan(resources: Resources, config: PredictClusterConfig, *, gpu
 
 
 def usable_gpus(resources: Resources, use_gpu: str) -> int:
-    """Return how many GPUs a job may take: `auto` all there are, `no` none, `yes` those too that the cluster can add.
+    """Return how many GPUs a job may use: `auto` all that exist, `no` none, `yes` also those that the cluster can add.
 
-    Raises UsageError for `yes` where there is none.
+    Raises UsageError for `yes` if there are none.
     """
     gpus = int(resources.scaled(gpus=use_gpu == "yes").gpus) if use_gpu != "no" else 0
     if use_gpu == "yes" and gpus < 1:
@@ -112,12 +112,12 @@ def usable_gpus(resources: Resources, use_gpu: str) -> int:
 
 
 def _actors(resources: Resources, asked: int, flag: str, *, gpus: int) -> tuple[int, float, int]:
-    """Return (actors, CPUs each, threads each): one for each GPU, else one for each few cores of a node.
+    """Return (actors, CPUs each, threads each): an actor per GPU or, without GPUs, per ACTOR_CORES cores or fewer.
 
-    On CPUs the actors book half of the cores: the other half is for the tasks that feed them.
+    Without GPUs the actors book half of the cores; the other half is for the tasks that feed them.
     """
     if gpus:
-        # A GPU is fed by a thread or two; the cores of its node are worth more to the decoding tasks.
+        # One or two threads keep a GPU busy; the decoding tasks make better use of the other cores of its node.
         cores = min(node.cpus / node.gpus for node in resources.nodes if node.gpus)
         return asked or gpus, _share(min(1.0, cores / 4 / max(1.0, asked / gpus))), 2
     if asked > 8 * resources.cpus:
@@ -129,22 +129,22 @@ def _actors(resources: Resources, asked: int, flag: str, *, gpus: int) -> tuple[
 
 
 def _task_cpus(resources: Resources) -> float:
-    """Return what a reading and decoding task books: a core, or a quarter of a small node."""
+    """Return the CPUs that a reading and decoding task books: a core, or a quarter of a small node."""
     return _share(min(1.0, resources.least_cpus / 4))
 
 
 def _share(cpus: float) -> float:
-    """Round a share of the CPUs to what Ray books: whole from 1 on, else in hundredths."""
+    """Round a share of the CPUs down to what Ray can book: whole CPUs from 1 on, hundredths below."""
     return float(int(cpus)) if cpus >= 1 else max(0.01, int(cpus * 100) / 100)
 
 
-# What the console says of a plan
+# What the console says about a plan
 
 
 def train_plan_text(plan: Plan, *, batches: Mapping[str, int], storage: str) -> str:
     """Return the plan of a train job in one line.
 
-    `batches` has the rows a step of each stage, over all workers; `storage` is the run directory.
+    `batches` has the rows per step of each stage, over all workers; `storage` is the run directory.
     """
     device = "GPU" if plan.worker_gpus else "CPU"
     return (
@@ -156,7 +156,7 @@ def train_plan_text(plan: Plan, *, batches: Mapping[str, int], storage: str) -> 
 def predict_plan_text(plan: Plan, engine: str, *, precision: str = "float32", storage: str) -> str:
     """Return the plan of a predict job in one line; `storage` is the folder of the results."""
     runner = engine if precision == "float32" else f"{engine} in {precision}"
-    # OpenVINO takes one photo a thread, whatever the batch size.
+    # OpenVINO runs one photo per thread, whatever the batch size.
     batch = f"batch {plan.batch_size}" if engine == "tensorflow" else "a photo a thread"
     return (
         f"Plan: {pool_text(plan, 'model actor', runner=runner)}; {batch}; {storage_text(storage)}{capacity_text(plan)}."
@@ -164,23 +164,23 @@ def predict_plan_text(plan: Plan, engine: str, *, precision: str = "float32", st
 
 
 def pool_text(plan: Plan, actor: str, *, runner: str = "") -> str:
-    """Return the pool of actors, and the GPUs of the job, in words."""
+    """Return a text with the pool of actors and the GPUs of the job."""
     each = "a GPU each" if plan.actor_gpus else f"{counted(plan.threads, 'thread')} each"
     return f"{counted(plan.actors, actor)}{runner and f' on {runner}'} ({each}), {counted(plan.gpus, 'GPU')}"
 
 
 def batches_text(batches: Mapping[str, int | str]) -> str:
-    """Return the rows a step of each stage in words; a head that is solved takes no steps."""
+    """Return a text with the rows per step of each stage; a head that is solved takes no steps."""
     if not batches:
         return "the head is solved"
     return "batch " + ", ".join(f"{size} {stage}" for stage, size in batches.items())
 
 
 def storage_text(place: str) -> str:
-    """Return where a job stores what it makes, in words."""
+    """Return a text that says where a job stores its results."""
     return f"stored in {'the URI' if files.is_uri(place) else 'the folder'} {place}"
 
 
 def capacity_text(plan: Plan) -> str:
-    """Return a warning where an autoscaler may add nodes of which this plan knows nothing, else ""."""
+    """Return a warning if an autoscaler may add nodes that this plan does not know about, else ""."""
     return "" if plan.is_capacity_known else "; nodes that an autoscaler may add are unknown and not counted"

@@ -1,4 +1,4 @@
-"""What the cluster has, node by node, and what it can become."""
+"""The resources of the cluster, node by node, and what it can grow to."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from catdog.cluster.autoscaler import NO_LIMIT, Limit, Node, read_capacity, to_node
 
-_UNLIMITED = 16  # nodes that are planned for of a group without a limit
+_UNLIMITED = 16  # nodes to plan for in a group without a limit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the cluster has, node by node: nothing that is asked for may be larger than a node.
+    """The resources of the cluster, node by node: no single request may be larger than a node.
 
-    `upcoming` are nodes that its autoscaler would add when they are asked for, as many of each group as it may have;
-    `limit` is what all groups share. `is_capacity_known` is False where there may be an autoscaler that tells nothing.
+    `upcoming` are the nodes that its autoscaler would add on demand, as many of each group as it may have. `limit` is
+    for all groups together. `is_capacity_known` is False if there may be an autoscaler that reports nothing.
     """
 
     nodes: tuple[Node, ...]
@@ -25,7 +25,7 @@ class Resources:
     is_capacity_known: bool = True
 
     def scaled(self, *, gpus: bool) -> Resources:
-        """Return the cluster as large as it can become, nodes with GPUs first and only with `gpus`."""
+        """Return the cluster at its largest; nodes with GPUs are added first, and only if `gpus`."""
         nodes = list(self.nodes)
         for node in sorted(self.upcoming, key=lambda node: -node.gpus):
             if (gpus or not node.gpus) and self.limit.holds([*nodes, node]):
@@ -34,7 +34,7 @@ class Resources:
 
     @property
     def is_single_node(self) -> bool:
-        """Whether there is one node, and no autoscaler that would add another."""
+        """Whether there is exactly one node, and no autoscaler that would add another."""
         return len(self.nodes) == 1 and not self.upcoming
 
     @property
@@ -54,7 +54,7 @@ class Resources:
 
 
 def read_resources() -> Resources:
-    """Return what the cluster that this process is connected to has, and what it can become."""
+    """Return the resources of the cluster that this process is connected to, and what it can grow to."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -66,7 +66,7 @@ def read_resources() -> Resources:
 
 
 def upcoming_nodes(nodes: Sequence[Node], groups: Sequence[tuple[Node, int]]) -> tuple[Node, ...]:
-    """Return the nodes that an autoscaler may add to `nodes`: up to the greatest count of each group.
+    """Return the nodes that an autoscaler may add to `nodes`: up to the maximum count of each group.
 
     A group without a limit (-1) counts as 16 nodes.
     """

@@ -13,10 +13,10 @@ from catdog.storage import files
 
 
 def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None:
-    """Raise UsageError where a local place, given by its flag, is not the same on every node of the cluster.
+    """Raise UsageError if a local path, given by its flag, is not the same on every node of the cluster.
 
-    A folder in `written` is made, and what is put there must be visible on the other nodes; what is in `read` must
-    exist there. URIs are taken to be reachable from everywhere.
+    A folder in `written` is created, and a file put there must be visible on the other nodes. A path in `read` that
+    exists here must exist there. URIs are assumed to be reachable from everywhere.
     """
     import ray
 
@@ -40,7 +40,7 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
         for mark in marks.values():
             mark.unlink(missing_ok=True)
     for node, flags in missing.items():
-        for folder in made:  # for the question alone
+        for folder in made:  # it was created only for this check
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise UsageError(
@@ -50,7 +50,7 @@ def check_shared(*, written: Mapping[str, str], read: Mapping[str, str]) -> None
 
 
 def _missing_by_node(nodes: Sequence[Mapping[str, Any]], sought: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Return the flags whose places are not visible, for each of `nodes` where one is not."""
+    """Return, for each of `nodes` where a path is not visible, the flags of such paths."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,4 +1,4 @@
-"""The flags of a job: generated from its config class, parsed, and written again."""
+"""The flags of a job: generated from its config class, parsed, and converted back to flags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from catdog.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
 _SPACE = "--space."
-_TYPED_DASHES = "\u2012\u2013\u2014\u2015\u2212"  # what text programs make of --
+_TYPED_DASHES = "\u2012\u2013\u2014\u2015\u2212"  # dashes that word processors put in place of --
 _METAVARS: Mapping[type, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 
 
@@ -33,9 +33,9 @@ def parse_arguments(
 ) -> ConfigT:
     """Build a `config_class` from command-line `arguments`.
 
-    A flag wins over the file of --config, that file over the recipe, and the recipe over the defaults of the class.
-    Raises UsageError, in one line, for an unknown flag (the right one is offered), a value of the wrong type or out of
-    range. `--help` and `--version` print and exit with 0, as argparse does; the defaults that help shows are those of
+    A flag overrides the file of --config, that file the recipe, and the recipe the defaults of the class.
+    Raises UsageError, in one line, for an unknown flag (the text suggests the right one) and for a value of the wrong
+    type or out of range. `--help` and `--version` print and exit with 0, as argparse does. Help shows the defaults of
     the recipe and the file that are given with it.
     """
     fields = fields_of(config_class)
@@ -65,7 +65,7 @@ def as_flags(config: Any) -> list[str]:
 
 
 def version_text() -> str:
-    """Return the versions that a bug report needs, without importing what takes seconds."""
+    """Return the versions that a bug report needs, without slow imports."""
     from catdog import __version__
 
     found = {"Python": platform.python_version()}
@@ -78,10 +78,10 @@ def version_text() -> str:
 
 
 def _given_defaults(config_class: type[Any], words: Sequence[str]) -> dict[str, Any]:
-    """Return what the recipe and the file that `words` name say, by setting."""
+    """Return the values, by setting, of the recipe and the config file that `words` name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--recipe"):
-        first.add_argument(flag, nargs="?")  # without its value it is the whole parser's to refuse
+        first.add_argument(flag, nargs="?")  # if its value is missing, the full parser rejects it
     chosen, _ = first.parse_known_args(list(words))
     values = read_config_file(chosen.config, config_class) if chosen.config else {}
     if "recipe" not in fields_of(config_class):
@@ -95,7 +95,7 @@ def _recipe_defaults(config_class: type[Any], recipe: str | None) -> dict[str, A
 
 
 def _join_space(arguments: Sequence[str]) -> list[str]:
-    """Turn `--space.SETTING DOMAIN`, whatever the setting, into `--space SETTING=DOMAIN`."""
+    """Turn `--space.SETTING DOMAIN`, for any setting, into `--space SETTING=DOMAIN`."""
     joined, rest = [], iter(arguments)
     for argument in rest:
         if not argument.startswith(_SPACE):
@@ -138,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
         other.add_argument("-h", "--help", action="help", help="print this and stop")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse all of `args`, or raise UsageError for the first that is no flag."""
+        """Parse all of `args`; raise UsageError for the first unknown one."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UsageError(self._answer(unknown[0]))
@@ -149,13 +149,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help or version; a console that is closed or full ends nothing, as in later releases of Python 3.11."""
+        """Print help or version; ignore a console that is closed or full, as later releases of Python 3.11 do."""
         with contextlib.suppress(OSError):
             super()._print_message(message, file)
 
     def _answer(self, word: str) -> str:
         if word[:1] in _TYPED_DASHES:
-            return f"found {word}, which begins with a dash of a text program: write --{word.lstrip(_TYPED_DASHES)}"
+            return f"found {word}, which begins with a typographic dash: write --{word.lstrip(_TYPED_DASHES)}"
         if not word.startswith("-"):
             near = f"; did you mean --photos {word}?" if "photos" in self._fields else ""
             return f"expected flags, found {word!r}{near}"

@@ -9,22 +9,22 @@ from typing import Any
 from catdog.command_line.settings import check_setting, convert_setting, fields_of
 from catdog.errors import UsageError
 
-_RECORDED = "config.json"  # of a run: all settings that there were when it was made
-_FINGERPRINT = "_fingerprint"  # in the config.json of a run: of the content of a file that a setting names
+_RECORDED = "config.json"  # written by a run: all settings that existed at that time
+_FINGERPRINT = "_fingerprint"  # key suffix in the config.json of a run: for the content of a file that a setting names
 
 
 def read_config_file(path: str, config_class: type[Any]) -> dict[str, Any]:
     """Return the settings in the YAML or JSON file `path` (a path or URI), by dotted name, converted and checked.
 
-    A name may be dotted, `frozen.epochs: 3`, or nested, `frozen: {epochs: 3}`; `-` and `_` are the same in it.
-    Raises UsageError, in one line with the file's name, for a file that cannot be read or is no table of settings, for
-    a setting that does not exist, and for a value that it does not take.
+    A name may be dotted, `frozen.epochs: 3`, or nested, `frozen: {epochs: 3}`; `-` and `_` in it are equivalent.
+    Raises UsageError, in one line with the file's name, for a file that cannot be read or is not a table of settings,
+    for a setting that does not exist, and for a value that its setting does not accept.
     """
     import yaml
 
     source = f"--config {path}"
     try:
-        # Every scalar stays a text, which is then read as the command line's texts are: 3e-4 is a number, yes a choice.
+        # BaseLoader keeps scalars as text, which is converted like a command line's: 3e-4 is a number, yes a choice.
         content = yaml.load(_read(path), Loader=yaml.BaseLoader)
     except (OSError, UnicodeError, ValueError) as error:
         raise UsageError(f"{source}: cannot be read: {_one_line(error)}") from error
@@ -54,7 +54,7 @@ def _flatten(content: Mapping[str, Any], fields: Mapping[str, Any], *, source: s
         else:
             found = {key: value}
         if twice := flat.keys() & found.keys():
-            raise UsageError(f"{source}: {min(twice)} stands there twice: keep one of them")
+            raise UsageError(f"{source}: {min(twice)} is set twice: keep one of them")
         flat |= found
     return flat
 

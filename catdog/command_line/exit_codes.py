@@ -1,4 +1,4 @@
-"""What every job does around its one function: errors become one line and an exit code."""
+"""What runs around the main function of every job: it turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from catdog.errors import CatdogError, Terminated, UsageError
 
 
 def run(main: Callable[[], None]) -> int:
-    """Call `main`; return the exit code: 0, 2 for a user's mistake, 1 for a failure, 3 for too
-    many bad photos, 130 for Ctrl-C, 143 for SIGTERM.
+    """Call `main` and return the exit code of this process.
 
-    A CatdogError becomes one line on stderr. Any other exception is a defect of ours and keeps its traceback.
+    The code is 0, 1 for a failure, 2 for a user's mistake, 3 for too many bad photos, 130 for Ctrl-C, 143 for SIGTERM.
+    A CatdogError becomes one line on stderr. Any other exception is a bug of catdog and keeps its traceback.
     """
     prepare_streams()
     try:
@@ -27,7 +27,8 @@ def run(main: Callable[[], None]) -> int:
     except KeyboardInterrupt as stop:
         is_terminated = isinstance(stop, Terminated) or Terminated.came
         print(
-            f"catdog: {'terminated' if is_terminated else 'interrupted'}; the same command continues", file=sys.stderr
+            f"catdog: {'terminated' if is_terminated else 'interrupted'}; run the same command to resume",
+            file=sys.stderr,
         )
         return 143 if is_terminated else 130
     finally:
@@ -36,9 +37,9 @@ def run(main: Callable[[], None]) -> int:
 
 
 def _working_directory() -> Path:
-    """Return the directory that relative paths of the command line begin in; Ray's processes start in it, too.
+    """Return the directory that relative paths on the command line refer to; Ray's processes start in it, too.
 
-    Raises UsageError where it has been deleted.
+    Raises UsageError if it has been deleted.
     """
     try:
         return Path.cwd()
@@ -47,7 +48,7 @@ def _working_directory() -> Path:
 
 
 def _shipped_text(directory: Path) -> str:
-    """Return how much `ray job submit` shipped, where `directory` is the copy that a submitted job runs in, else ""."""
+    """Return how much `ray job submit` shipped if `directory` is the copy that a submitted job runs in, else ""."""
     if directory.parent.name != "working_dir_files":
         return ""
     sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]

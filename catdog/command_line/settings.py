@@ -1,4 +1,4 @@
-"""What a setting is: declared as a dataclass field, checked when its config is built, addressed by a dotted name."""
+"""Settings: declared as dataclass fields, checked when their config is built, addressed by dotted names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from catdog.errors import UsageError
 
 Field = dataclasses.Field[Any]
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "bool": bool, "str": str, "tuple[str, ...]": tuple}
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list of texts"}
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    tuple: "a list of strings",
+}
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -29,9 +35,9 @@ def setting(
 ) -> Any:
     """Declare a field of a config: its default, its help text and its range.
 
-    `group` is the heading that --help lists it under. `identity` tells whether another value makes another result:
-    only such settings are compared when a run directory is used again. `also` has names that people try for it, which
-    the error text of an unknown flag answers with the right one.
+    `group` is the heading that --help lists it under. `identity` says whether another value changes the result; only
+    such settings are compared when a run directory is reused. `also` has other names that people try for the setting;
+    the error for such an unknown flag suggests the right one.
     """
     metadata = {
         "help": help,
@@ -46,7 +52,7 @@ def setting(
 
 
 class SettingError(UsageError):
-    """A value that a setting does not take. `key` is the setting's dotted name, `problem` what is wrong."""
+    """A value that a setting does not accept; `key` is the setting's dotted name, `problem` what is wrong."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{flag_of(key)}: {problem}")
@@ -57,7 +63,7 @@ class SettingError(UsageError):
 
 
 class Settings:
-    """Base of all configs: a frozen dataclass of settings, and of further Settings, that checks its own values."""
+    """Base of all configs: a frozen dataclass of settings and nested Settings that checks its own values."""
 
     def __post_init__(self) -> None:
         """Raise SettingError for a value of another type, out of its range or not among its choices."""
@@ -77,7 +83,7 @@ def fields_of(config_class: type[Any]) -> dict[str, Field]:
 def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     """Build a config from flat `values` such as `{"frozen.epochs": 3}`; the rest keep their defaults.
 
-    Raises UsageError for an unknown name, SettingError for a value that its setting does not take.
+    Raises UsageError for an unknown name, SettingError for a value that its setting does not accept.
     """
     for key in values:
         check_setting(config_class, key)
@@ -100,7 +106,7 @@ def flatten_config(config: Any, *, identity_only: bool = False) -> dict[str, Any
 def check_setting(config_class: type[Any], key: str, *, prefix: str = "--", source: str = "") -> type:
     """Return the type of the setting `key`.
 
-    Raises UsageError, which offers the nearest names with `prefix`, where there is none; it begins with `source`.
+    Raises UsageError if there is none; its text begins with `source` and suggests the nearest names with `prefix`.
     """
     fields = fields_of(config_class)
     if key not in fields:
@@ -110,7 +116,7 @@ def check_setting(config_class: type[Any], key: str, *, prefix: str = "--", sour
 
 
 def convert_setting(config_class: type[Any], key: str, value: Any, *, flag: str) -> Any:
-    """Return what `value`, a text of a command line or file, means for the setting `key`.
+    """Return `value`, a text from a command line or file, converted for the setting `key`.
 
     Raises UsageError, naming `flag`, for a text of another type or a value out of range.
     """
@@ -127,12 +133,12 @@ def kind_of(field: Field) -> type:
 
 
 def flag_of(key: str) -> str:
-    """Return the flag of a setting: `--frozen.learning-rate` of `frozen.learning_rate`."""
+    """Return the flag of a setting: `--frozen.learning-rate` for `frozen.learning_rate`."""
     return "--" + key.replace("_", "-")
 
 
 def _convert(value: Any, kind: type) -> Any:
-    """Return `value` as `kind` has it, or itself where it cannot be read so."""
+    """Return `value` converted to `kind`, or unchanged if that is not possible."""
     if kind is tuple:
         return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
     if kind is bool:
@@ -155,7 +161,7 @@ def _problem(value: Any, field: Field) -> str:
     if choices and value not in (*choices, field.default):
         near = suggest(str(value), dict.fromkeys(choices, ()), prefix="")
         return f"expected one of {', '.join(choices)}, found {value!r}{near}"
-    # A NaN fails both comparisons, so it is refused wherever a bound stands.
+    # A NaN fails both comparisons, so it is refused if there is any bound.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         return f"expected a number {bounds}, found {value}"
@@ -183,5 +189,5 @@ def _construct(config_class: type[Any], values: Mapping[str, Any], *, prefix: st
     try:
         return config_class(**arguments)
     except SettingError as error:
-        # A class knows the names of its own fields only.
+        # A nested class knows only the names of its own fields.
         raise SettingError(prefix + error.key, error.problem) from None

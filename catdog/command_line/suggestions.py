@@ -1,4 +1,4 @@
-"""The right name for one that does not exist."""
+"""Suggest the right name for one that does not exist."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 _MOST = 3
-_CUTOFF = 0.72  # of difflib: names less similar than this are no guess
+_CUTOFF = 0.72  # for difflib: less similar names are not suggested
 
 
 def suggest(name: str, known: Mapping[str, Sequence[str]], *, prefix: str = "--") -> str:
-    """Return "; did you mean …?" with up to three of the `known` names, or "" where none is similar.
+    """Return "; did you mean …?" with up to three of the `known` names, or "" if none is similar.
 
     `known` has the other words that people use for each name: `{"frozen.learning_rate": ("lr",)}`. Such a word may
-    replace the last part of a name: `frozen.lr` means `frozen.learning_rate`, and `lr` every learning rate. Only where
-    no word matches does the spelling decide.
+    replace the last part of a name: `frozen.lr` means `frozen.learning_rate`, and `lr` every learning rate. The
+    spelling is compared only if no word matches.
     """
     wanted = name.strip("-").replace("-", "_").lower()
     near = _by_word(wanted, known) or _by_spelling(wanted, known)

@@ -1,8 +1,8 @@
-"""A small parent process that outlives the job: it keeps native log lines off stderr and always leaves a last line.
+"""A small parent process that outlives the job: it keeps native log lines off stderr and always prints a last line.
 
-The native code of Ray ends a process that loses its cluster before Python can say a word, and it writes to stderr
-before any of its settings is read. So the job runs in a child; the parent, without Ray, filters the child's stderr,
-hands on the signals that ask it to end, and tells of an end that the job itself could not tell of.
+The native code of Ray ends a process that loses its cluster before Python can print anything, and it writes to stderr
+before it reads any of its settings. So the job runs in a child process. The parent, which does not load Ray, filters
+the child's stderr, forwards SIGINT and SIGTERM, and reports the end of a job that could not report it itself.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from catdog.errors import RAYLET_GONE, Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_SECONDS = 0.1
-# An exception can be lost where native code calls Python: the job is asked twice, then ended.
+# An exception can be lost when native code calls Python: so the job gets the signal twice, and is then killed.
 _ASK_AGAIN_SECONDS, _KILL_SECONDS = 20.0, 40.0
 _stopped = -math.inf  # when the job was asked to end
-_LAST_WORDS_SECONDS = 1.0  # processes of Ray may hold the child's stderr open
+_LAST_WORDS_SECONDS = 1.0  # to read on after the child's end: Ray's processes may hold its stderr open
 _NATIVE = re.compile(
     rb"\[\d{4}-\d\d-\d\d .*? [DIWEFC] \d+ \d+\] |[IWEF]\d{4} |WARNING: All log messages before absl|"
     rb"/\S*arrow/\S+\.cc:\d+: |\*\*\* SIG|PC: @|    @ +0x|\[failure_signal_handler|SIGTERM handler is not set"
@@ -36,10 +36,11 @@ _NATIVE = re.compile(
 
 
 def supervise(job: Callable[[], int], *, quiet: bool) -> int:
-    """Run `job` in a child process and return its exit code; where nothing can be forked, run it in this one.
+    """Run `job` in a child process and return its exit code; on a system without fork, run it in this process.
 
     `quiet` drops the log lines of native libraries from its stderr. SIGINT and SIGTERM reach the job as
-    KeyboardInterrupt and Terminated, once; SIGINT a second time, a second later, ends it at once.
+    KeyboardInterrupt and Terminated. The job gets the signal again after 20 s and is killed after 40 s. Another SIGINT,
+    more than a second after the first signal, kills it immediately.
     """
     if not hasattr(os, "fork"):
         return job()
@@ -66,19 +67,19 @@ def supervise(job: Callable[[], int], *, quiet: bool) -> int:
     try:
         code = job()
     finally:
-        for number in _SIGNALS:  # it has ended; Python would restore what kills
+        for number in _SIGNALS:  # it has ended; Python would restore the default handlers, which kill
             signal.signal(number, signal.SIG_IGN)
-        os.write(verdict[1], b"said")  # how the job ended is known to the user
+        os.write(verdict[1], b"said")  # the end of the job has been reported to the user
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # a console that is gone does not end the job
             stream.flush()
-    # The interpreter is not taken apart: a thread of native code that wants it then would crash a job that is done.
+    # Skip the shutdown of the interpreter: a native thread that needs it then would crash a job that is done.
     os._exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise in the job what the signal asks for; the same from a terminal and the parent must not disturb its end."""
+    """Raise the signal's exception in the job; ignore a repeat within 10 s, as terminal and parent both send it."""
     global _stopped
     now = time.monotonic()
     if now - _stopped < _ASK_AGAIN_SECONDS / 2:
@@ -91,7 +92,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """End this process when its parent is gone, however the parent died: nobody would hear of its end."""
+    """Kill this process when its parent is gone, however the parent died: nobody would report its end."""
 
     def watch() -> None:
         os.read(lifeline, 1)  # returns when the other end is closed
@@ -107,12 +108,12 @@ class _Parent:
         self._child, self._quiet, self._errors, self._verdict = child, quiet, errors, verdict
         self._asked: tuple[int, float] | None = None  # the first signal, and when it came
         self._reminders = [(_ASK_AGAIN_SECONDS, 0), (_KILL_SECONDS, signal.SIGKILL)]  # 0: the same signal
-        self._rest = b""  # of the child's stderr: a line that is not complete yet
+        self._rest = b""  # an incomplete last line of the child's stderr
         self._native = b""  # the last line that a native library wrote
         self._open = True
 
     def wait(self) -> int:
-        """Wait for the child, and return the exit code of this process."""
+        """Wait for the child and return the exit code for this process."""
         for number in _SIGNALS:
             signal.signal(number, self._forward)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -136,7 +137,7 @@ class _Parent:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._asked and number == signal.SIGINT and now - self._asked[1] > 1.0:
-            number = signal.SIGKILL  # the user has no patience left
+            number = signal.SIGKILL  # the user does not want to wait any longer
         self._asked = self._asked or (number, now)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, number)
@@ -146,7 +147,7 @@ class _Parent:
             os.kill(self._child, self._reminders.pop(0)[1] or self._asked[0])
 
     def _copy_errors(self, seconds: float) -> bool:
-        """Copy what the child wrote to stderr; wait for it up to `seconds`. Return whether there was anything."""
+        """Copy what the child wrote to stderr, waiting up to `seconds`, and return whether there was anything."""
         if not self._open:
             time.sleep(seconds)
             return False
@@ -170,21 +171,21 @@ class _Parent:
 
 
 def _last_words(code: int, *, asked: int, native: bytes) -> tuple[int, str]:
-    """Return the exit code and the line for a child that ended without a word of its own.
+    """Return the exit code and the last line for a child that ended without reporting its end.
 
-    `code` is that of the child, negative for a signal; `asked` is the signal that was sent to it, `native` the last
-    line of a native library.
+    `code` is the child's exit code, negative for a signal. `asked` is the signal that was sent to it, or 0, and
+    `native` is the last line of a native library.
     """
     if asked == signal.SIGINT:
-        return 130, "interrupted; the same command continues"
+        return 130, "interrupted; run the same command to resume"
     if asked == signal.SIGTERM:
-        return 143, "terminated; the same command continues"
+        return 143, "terminated; run the same command to resume"
     if code == -signal.SIGKILL:
-        return 1, "the job was killed (SIGKILL), perhaps because memory ran out; the same command continues"
+        return 1, "the job was killed (SIGKILL), perhaps because memory ran out; run the same command to resume"
     if code < 0:
-        return 1, f"the job died of {signal.Signals(-code).name}; the same command continues"
+        return 1, f"the job was killed by {signal.Signals(-code).name}; run the same command to resume"
     if b"GCS" in native or b"gcs" in native:
-        return 1, "the head of the Ray cluster is gone; start it again, then the same command continues"
+        return 1, "the head of the Ray cluster is gone; start it again, then run the same command to resume"
     if b"aylet" in native:
         return 1, RAYLET_GONE
-    return 1, f"the job ended without a word (exit code {code}): Ray ended it; the same command continues"
+    return 1, f"the job ended without a message (exit code {code}): Ray ended it; run the same command to resume"

@@ -1,7 +1,7 @@
 """Outcomes: a stage's predictions on held-out photos, validation and test, one row per photo.
 
-Each stage writes `predictions.parquet`; all scores of the report are computed from these rows. There may be millions:
-they are read a row group at a time.
+Each stage writes `predictions.parquet`, and all scores of the report are computed from its rows. There may be millions,
+so they are read one row group at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from catdog.storage.schemas import check_schema, outcome_schema
 from catdog.storage.tables import write_parquet
 
 OUTCOMES_FILE = "predictions.parquet"
-_STRETCH_ROWS = 65_536  # of a row group
+_STRETCH_ROWS = 65_536  # in a row group
 _SHOWN = ["path", "split", "true", "label", "probability"]
 
 T = TypeVar("T")
@@ -52,16 +52,16 @@ def write_outcomes(directory: str, rows: pa.Table) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """The outcomes in the file at `path`: each method reads them anew, and holds a stretch of them at a time.
+    """The outcomes in the file at `path`; each method reads the file again, one row group (a stretch) at a time.
 
-    All methods raise FailureError when the file is damaged or of other columns.
+    All methods raise FailureError when the file is damaged or has other columns.
     """
 
     path: str
     classes: tuple[str, ...]
 
     def stretches(self) -> Iterator[pa.Table]:
-        """Yield the rows, in their order."""
+        """Yield the rows in file order, one row group at a time."""
         system, inside = files.open_filesystem(self.path)
         with self._named(lambda: system.open_input_file(inside)) as stream:
             file = self._named(lambda: pq.ParquetFile(stream))
@@ -70,15 +70,15 @@ class Outcomes:
                 yield check_schema(rows, outcome_schema(self.classes), where=self.path)
 
     def by_split(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Yield (split, true labels, probabilities), as `select_split` has them, of each stretch and split in it."""
+        """Yield (split, true labels, probabilities) for each split in each stretch, as `select_split` returns them."""
         for rows in self.stretches():
             for split in pc.unique(rows["split"]).to_pylist():
                 yield split, *select_split(rows, split, classes=self.classes)
 
     def first(self, split: str, *, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (true labels, probabilities) of the first `rows` of `split`, or a stretch more.
+        """Return (true labels, probabilities) of the first `rows` rows of `split`, or up to one stretch more.
 
-        Rows are in the order of the photos' digests, so these are a random sample.
+        Rows are in the order of the photos' digests, so the first rows are a random sample.
         """
         found = [select_split(outcome_schema(self.classes).empty_table(), split, classes=self.classes)]
         for name, labels, probabilities in self.by_split():
@@ -89,11 +89,11 @@ class Outcomes:
         return np.concatenate([labels for labels, _ in found]), np.concatenate([each for _, each in found])
 
     def worst(self, *, limit: int) -> pa.Table:
-        """Return the wrong rows, most confident first, at most `limit`."""
+        """Return the most confident wrong rows, at most `limit`, most confident first."""
         return self._extreme((rows.filter(_is_wrong(rows)) for rows in self.stretches()), "descending", limit)
 
     def least_confident(self, *, limit: int) -> pa.Table:
-        """Return the rows of the lowest confidence, correct or not, at most `limit`."""
+        """Return the least confident rows, correct or not, at most `limit`, least confident first."""
         return self._extreme(self.stretches(), "ascending", limit)
 
     def _extreme(self, stretches: Iterable[pa.Table], order: str, limit: int) -> pa.Table:
@@ -111,13 +111,13 @@ class Outcomes:
 
 
 def find_outcomes(directory: str, *, classes: Sequence[str]) -> Outcomes | None:
-    """Return the outcomes that a stage left in `directory`; None where an earlier version of catdog trained it."""
+    """Return the outcomes that a stage left in `directory`, or None if an earlier version of catdog trained it."""
     path = files.join(directory, OUTCOMES_FILE)
     return Outcomes(path=path, classes=tuple(classes)) if files.exists(path) else None
 
 
 def read_outcomes(directory: str, *, classes: Sequence[str]) -> pa.Table | None:
-    """Return all rows of `find_outcomes`; None where it finds none. Raises FailureError as Outcomes does."""
+    """Return all rows of `find_outcomes`, or None if it finds none. Raises FailureError as Outcomes does."""
     outcomes = find_outcomes(directory, classes=classes)
     if outcomes is None:
         return None

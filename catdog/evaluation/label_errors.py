@@ -1,9 +1,9 @@
 """Likely label errors among training photos: confident disagreement with a held-out prediction.
 
-The idea is confident learning's (C. G. Northcutt and others, JAIR 2021): a photo is listed when a model that was
-trained without it is more confident of another class than it usually is of that class's own photos. The model is a
-logistic regression on the principal components of features that are cached anyway, fitted five times on four fifths
-of the photos.
+The idea comes from confident learning (C. G. Northcutt and others, JAIR 2021). A photo is listed when a model trained
+without it is more confident of another class than it usually is for that class's own photos. The model is a logistic
+regression on the principal components of features that are cached anyway. It is fitted five times, each time on four
+fifths of the photos.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import dataclasses
 import numpy as np
 
 _FOLDS = 5
-_PENALTY = 1e-3  # of the squared weights for each photo: keeps a separable fit from certainty
-_COMPONENTS = 128  # of 1,280 features: ten times faster, and the answers are the same
+_PENALTY = 1e-3  # on the squared weights, per photo: keeps the fit from certainty if classes are separable
+_COMPONENTS = 128  # of 1,280 features: ten times faster, with the same answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class LabelErrors:
 def find_label_errors(
     features: np.ndarray, labels: np.ndarray, *, classes: int, limit: int, seed: int = 0
 ) -> LabelErrors:
-    """Return at most `limit` likely errors among photos of (N, F) `features` and given `labels` (N,) int.
+    """Return at most `limit` likely errors among photos with (N, F) `features` and given `labels` (N,) int.
 
-    Where a class has fewer photos than there are folds, nothing can be said, and none is returned.
+    If a class has fewer photos than there are folds, no error can be found and none is returned.
     """
     if np.bincount(labels, minlength=classes).min() < _FOLDS:
         nothing = np.zeros(0, np.int64)
@@ -39,7 +39,7 @@ def find_label_errors(
     probabilities = held_out_probabilities(features, labels, seed=seed)
     # The threshold of a class: the mean confidence in it over the photos that carry its label.
     usual = np.array([probabilities[labels == label, label].mean() for label in range(classes)])
-    # A class that the model does not know at all makes no photo suspicious.
+    # At least 0.5: a class that the model has not learned must not make photos suspicious.
     rivals = np.where(probabilities > np.maximum(usual, 0.5), probabilities, 0.0)
     rivals[np.arange(len(labels)), labels] = 0.0
     found, top = rivals.argmax(axis=1), rivals.max(axis=1)
@@ -60,7 +60,7 @@ def held_out_probabilities(features: np.ndarray, labels: np.ndarray, *, seed: in
 
 
 def _reduce(features: np.ndarray) -> np.ndarray:
-    """Return (N, at most 128) float32: principal components of the standardized features, rows about a unit long."""
+    """Return (N, at most 128) float32 principal components of the standardized features, rows of about unit length."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 

@@ -1,7 +1,8 @@
 """Scores of predictions: accuracy with its interval, balanced accuracy, log loss, calibration, confusion matrix.
 
-All of them come from sums over photos (sums.py), so photos need not be in one place. The metrics are scikit-learn's by
-definition, and the intervals SciPy's, which is imported inside functions: it takes a second and `--help` needs none.
+All of them are computed from sums over photos (sums.py), so photos need not be in one place. The metrics follow
+scikit-learn's definitions, and the intervals come from SciPy. SciPy is imported inside functions, because the import
+takes a second and `--help` does not need it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from catdog.errors import UsageError
 from catdog.evaluation.sums import ScoreSums, score_sums
 from catdog.storage.schemas import UNSURE
 
-_MAX_CLASSES = 12  # that a console has room for; of more the worst are listed
+_MAX_CLASSES = 12  # that fit on a console; of more classes the worst are listed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassScores:
-    """Scores of one class; None where nothing was predicted as it, or no photo is of it."""
+    """Scores of one class; a score is None if it is undefined, for lack of photos or of predictions of the class."""
 
     name: str
     photos: int
@@ -34,11 +35,11 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model on photos whose class is known.
+    """The scores of one model on photos whose class is known.
 
-    An unsure photo counts as wrong in `accuracy` and is left out of `accuracy_of_sure`. The interval is Wilson's, 95 %.
-    `balanced_accuracy` is the mean recall of the classes that have photos. `confusion` has a row for each true class
-    and a column for each label, the last one for unsure.
+    An unsure photo counts as wrong in `accuracy` and is left out of `accuracy_of_sure`. The accuracy's interval is
+    Wilson's, 95 %. `balanced_accuracy` is the mean recall of the classes that have photos. `confusion` has a row for
+    each true class and a column for each label, the last one for unsure.
     """
 
     classes: tuple[str, ...]
@@ -56,15 +57,15 @@ class Evaluation:
     by_class: tuple[ClassScores, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON holds them."""
+        """Return the numbers as a dict for JSON."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the numbers for the console."""
+        """Return the numbers as lines for the console."""
         unsure = self.sure < self.photos
         text = f"Accuracy {self.accuracy:.4f} (95 % interval {self.accuracy_low:.4f} to {self.accuracy_high:.4f})"
         if unsure and self.accuracy_of_sure is not None:
-            text += f", {self.accuracy_of_sure:.4f} of the {self.sure} sure ones"
+            text += f", {self.accuracy_of_sure:.4f} on the {self.sure} sure photos"
         text += f", balanced accuracy {self.balanced_accuracy:.4f}, log loss {self.log_loss:.4f}"
         first = f"{text}, calibration error {self.calibration_error:.4f}"
         labels = [*self.classes, *([UNSURE] if unsure else [])]
@@ -118,7 +119,7 @@ def evaluate(
 
 
 def evaluate_sums(sums: ScoreSums, *, classes: Sequence[str]) -> Evaluation:
-    """Score the photos that `sums` are of. Raises UsageError when there is none."""
+    """Score the photos in `sums`. Raises UsageError when there is no photo."""
     photos = sums.photos
     if not photos:
         raise UsageError("expected photos whose class is known, found none that could be read: nothing to evaluate")
@@ -163,7 +164,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, `correct` of `total`, after E. B. Wilson, 1927; never outside [0, 1]."""
+    """Return the 95 % interval of the share `correct` / `total` (E. B. Wilson, 1927); it is never outside [0, 1]."""
     from scipy.stats import binomtest
 
     interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
@@ -171,9 +172,9 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def reliability_bins(bins: np.ndarray) -> list[dict[str, float]]:
-    """Return for each bin of the confidence that has photos: low, high, photos, mean confidence, accuracy.
+    """Return low, high, photos, mean confidence and accuracy of each confidence bin that has photos.
 
-    The confidence is a row's greatest probability; `bins` is what sums.bin_sums gives.
+    The confidence is a row's greatest probability. `bins` is what sums.bin_sums returns.
     """
     counts, sums, hits = bins
     return [
@@ -191,7 +192,7 @@ def reliability_bins(bins: np.ndarray) -> list[dict[str, float]]:
 def expected_calibration_error(bins: np.ndarray) -> float:
     """Return the mean distance of accuracy from confidence over the bins, weighted by photos (Guo et al. 2017).
 
-    `bins` is what sums.bin_sums gives.
+    `bins` is what sums.bin_sums returns.
     """
     counts, sums, hits = bins
     there = counts > 0

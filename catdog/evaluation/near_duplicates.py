@@ -1,8 +1,9 @@
-"""Near-duplicates: photos that look the same and are not the same bytes, by a perceptual hash of 64 bits.
+"""Near-duplicates: photos that look the same but differ in their bytes, found by a 64-bit perceptual hash.
 
-The hash is Zauner's pHash (C. Zauner, *Implementation and Benchmarking of Perceptual Image Hash Functions*, 2010): of a
-32 x 32 gray picture the 63 lowest frequencies, each a bit: above the median or not. On 370 photos of pets, copies of
-half to one and a half times the size, saved again, had a distance of 4 at most; different photos 14 or more.
+The hash is Zauner's pHash (C. Zauner, *Implementation and Benchmarking of Perceptual Image Hash Functions*, 2010). It
+takes the 63 lowest frequencies of a 32 x 32 gray picture. Each gives a bit: above the median or not. On 370 photos of
+pets, copies resized to 0.5 to 1.5 times the size and saved again had a distance of at most 4, different photos of at
+least 14.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ HASHED_SIZE = 32
 _FREQUENCIES = 8
 _MAX_DISTANCE = 4
 _MIN_CONTRAST = 2.0  # standard deviation of the gray levels: below it the bits are noise
-# Each photo is compared with at most so many others of equal bits: it bounds the work where thousands look the same.
+# Each photo is compared with at most this many others of an equal band, to bound the work when thousands look the same.
 _MAX_NEIGHBOURS = 256
 
 
 def hash_pictures(pictures: Sequence[np.ndarray]) -> pa.Array:
-    """Return the hash (uint64) of each of `pictures`, (32, 32) uint8 gray; null for one of hardly any contrast."""
+    """Return the hash (uint64) of each of `pictures`, (32, 32) uint8 gray; null if it has hardly any contrast."""
     if not pictures:
         return pa.array([], pa.uint64())
     gray = np.stack(pictures).astype(np.float32)
@@ -38,7 +39,7 @@ def hash_pictures(pictures: Sequence[np.ndarray]) -> pa.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """Pairs of photos across two splits, by their position: nearest first, and how many there are in all."""
+    """Pairs of photos from two splits, as positions, the nearest first; `count` is the total number of pairs."""
 
     first: np.ndarray
     second: np.ndarray
@@ -47,13 +48,13 @@ class NearDuplicates:
 
 
 def find_near_duplicates(hashes: np.ndarray, splits: np.ndarray, *, limit: int) -> NearDuplicates:
-    """Find pairs of different `splits` (N,) whose `hashes` (N,) uint64 differ in at most 4 bits.
+    """Find pairs of photos in different `splits` (N,) whose `hashes` (N,) uint64 differ in at most 4 bits.
 
-    Photos of one split with equal hashes are represented by the first of them. Not all pairs are compared: of 5 bands
-    of bits, one at least is equal in such a pair, by the pigeonhole principle.
+    Photos of one split with equal hashes are represented by the first of them. Only pairs with an equal band of bits
+    are compared: by the pigeonhole principle, such a pair is equal in at least one of 5 bands.
     """
     _, kinds = np.unique(splits, return_inverse=True)
-    # Photos of one split that look exactly the same are one: a thousand blank pages would make a million pairs.
+    # Photos of one split with equal hashes count as one: otherwise a thousand blank pages would make a million pairs.
     _, kept = np.unique(np.stack([hashes, kinds.astype(np.uint64)]), axis=1, return_index=True)
     unique, kinds = hashes[kept], kinds[kept]
     found = [np.zeros(0, np.int64)]
@@ -70,7 +71,7 @@ def find_near_duplicates(hashes: np.ndarray, splits: np.ndarray, *, limit: int) 
 
 
 def _pairs_of_band(keys: np.ndarray, hashes: np.ndarray, splits: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return near pairs of two splits whose sorted `keys` are equal, each as smaller position * N + greater one."""
+    """Return near pairs of two splits with equal sorted `keys`, each as smaller position * N + greater position."""
     found = [np.zeros(0, np.int64)]
     here = np.arange(len(keys))
     for ahead in range(1, min(_MAX_NEIGHBOURS + 1, len(keys))):

@@ -1,4 +1,4 @@
-"""Two models on the same photos: how often they agree, and whether one is better than the other or merely luckier."""
+"""Two models on the same photos: how often they agree, and whether one is better by more than chance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PairedTest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same photos: how often they say the same and, where classes are known, which is right."""
+    """Two models on the same photos: how often they agree and, if classes are known, how often each is right."""
 
     photos: int
     agree: int
@@ -35,11 +35,11 @@ class Comparison:
     p_value: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON holds them."""
+        """Return the numbers as a dict for JSON."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the numbers for the console."""
+        """Return the numbers as lines for the console."""
         lines = [f"They agree on {self.agree} of {self.photos} photos ({self.agree / self.photos:.1%})."]
         if self.first_accuracy is not None and self.p_value is not None:
             lines.append(
@@ -52,9 +52,9 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairSums:
-    """What a comparison is computed from, of some photos; those of all photos add up.
+    """The counts over some photos that a comparison is computed from; counts of disjoint sets of photos can be added.
 
-    Of photos without a class `photos` and `agree` alone are counted.
+    Photos without a class are counted only in `photos` and `agree`.
     """
 
     photos: int = 0
@@ -90,7 +90,7 @@ def pair_sums(first: np.ndarray, second: np.ndarray, true: np.ndarray) -> PairSu
 
 
 def compare_sums(sums: PairSums) -> Comparison:
-    """Compare two models on the photos of known class, or on all that `sums` are of where no class is known.
+    """Compare two models on the photos of known class, or on all photos in `sums` if no class is known.
 
     Raises UsageError when there is no photo.
     """
@@ -111,7 +111,7 @@ def compare_sums(sums: PairSums) -> Comparison:
 
 
 def paired_test(first_correct: np.ndarray, second_correct: np.ndarray) -> PairedTest:
-    """Compare two models by which photos they get right, each (N,) bool, the same photos in the same order."""
+    """Compare two models by which photos they get right: both (N,) bool, of the same photos in the same order."""
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
     return PairedTest(
@@ -129,7 +129,7 @@ def _p_value(only_first: int, only_second: int) -> float:
 
 
 def compare_models(first: np.ndarray, second: np.ndarray, *, true: np.ndarray | None = None) -> Comparison:
-    """Compare two models' (N, classes) probabilities of the same photos, and both with the labels `true` (N,).
+    """Compare two models' (N, classes) probabilities of the same photos, and both with labels `true` (N,) if given.
 
     Raises UsageError when there is no photo.
     """

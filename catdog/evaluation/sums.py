@@ -1,4 +1,4 @@
-"""What scores are computed from, as sums over photos: tasks count their own photos, and the sums of all add up."""
+"""Sums over photos that scores are computed from: each task counts its own photos, and the tasks' sums are added."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ BINS = 15  # Guo et al. 2017
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreSums:
-    """One model on some photos whose class is known; those of disjoint sets of photos add up.
+    """Sums for one model over photos whose class is known; sums of disjoint sets of photos can be added.
 
-    `confusion` is (classes, classes + 1) counts: rows the true labels, columns the predicted ones, unsure in the last.
-    `loss` is the sum of the photos' log losses. `bins` is (3, BINS): for each bin of the confidence its photos, the sum
-    of their confidences, and how many of them are correct, whether sure or not.
+    `confusion` is (classes, classes + 1) counts: rows are true labels, columns predicted labels, the last one unsure.
+    `loss` is the sum of the photos' log losses. `bins` is (3, BINS): for each confidence bin the number of photos, the
+    sum of their confidences, and how many of them are correct, whether sure or not.
     """
 
     confusion: np.ndarray
@@ -24,7 +24,7 @@ class ScoreSums:
 
     @property
     def photos(self) -> int:
-        """How many photos they are of."""
+        """The number of photos."""
         return int(self.confusion.sum())
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
@@ -35,7 +35,7 @@ class ScoreSums:
 
 
 def score_sums(true: np.ndarray, probabilities: np.ndarray, *, threshold: float = 0.0) -> ScoreSums:
-    """Return the sums of `probabilities` (N, classes) and the labels `true` (N,); below `threshold` one is unsure."""
+    """Return the sums for `probabilities` (N, classes) and labels `true` (N,); below `threshold` a photo is unsure."""
     classes = probabilities.shape[1]
     top, chosen = probabilities.max(axis=1), probabilities.argmax(axis=1)
     predicted = np.where(top < threshold, classes, chosen)
@@ -47,7 +47,7 @@ def score_sums(true: np.ndarray, probabilities: np.ndarray, *, threshold: float 
 
 
 def count_pairs(true: np.ndarray, predicted: np.ndarray, *, classes: int) -> np.ndarray:
-    """Return (classes, classes + 1) counts of labels (N,); a `predicted` of `classes` is unsure."""
+    """Return (classes, classes + 1) counts of label pairs (N,); the value `classes` in `predicted` means unsure."""
     places = true.astype(np.int64) * (classes + 1) + predicted
     return np.bincount(places, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 

@@ -1,3 +1,3 @@
-"""The trunk pass: `extract` takes photos through the frozen layers of `trunk` once, over the cluster; `cache` stores
-the features, `rows` hands a train worker its share. Imports model and below; Ray Data does the work.
+"""The trunk pass: `extract` runs photos through the frozen layers of `trunk` once, on the cluster; `cache` stores
+the features, and `rows` gives a train worker its share. Imports model and below; Ray Data does the work.
 """

@@ -1,10 +1,10 @@
-"""Random augmentation with the meaning of Keras's ImageDataGenerator, as one affine warp a view.
+"""Random augmentation with the meaning of Keras's ImageDataGenerator, as one affine warp per view.
 
 A view's transform is a pure function of (seed, digest of the photo, number): the same on any machine and in any order.
-Keras warps each colour channel by itself in SciPy; here rotation, shift, shear, zoom and flip are one matrix and OpenCV
-warps once, with weights rounded as its fixed-point arithmetic does: less than one gray level from Keras on average.
-OpenCV would use every core for it: a process that shares its machine calls `cv2.setNumThreads(1)` first; importing
-this module changes no global setting.
+Keras warps each colour channel separately in SciPy. Here rotation, shift, shear, zoom and flip are one matrix, and
+OpenCV warps once. Its fixed-point arithmetic rounds the weights, so the result differs from that of Keras, by less than
+one gray level on average. OpenCV would use every core: a process that shares its machine calls `cv2.setNumThreads(1)`
+first. Importing this module changes no global setting.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from catdog.features.spec import PLAIN_VIEW
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transform:
-    """One drawn transform; as in Keras it says where an output pixel comes from, so a zoom above 1 shows more."""
+    """One drawn transform; as in Keras it maps output pixels to input points, so a zoom above 1 shows more."""
 
     rotation_degrees: float = 0.0  # Keras: theta
     shift_x: float = 0.0  # pixels; Keras: tx
@@ -29,11 +29,11 @@ class Transform:
     shear_degrees: float = 0.0  # Keras: shear
     zoom_x: float = 1.0  # Keras: zx
     zoom_y: float = 1.0  # Keras: zy
-    flip: bool = False  # left to right, after all else; Keras: flip_horizontal
+    flip: bool = False  # left to right, as the last step; Keras: flip_horizontal
 
 
 def view_generator(*, seed: int, digest: str, view: int) -> np.random.Generator:
-    """Return the random generator of one view of one photo; it depends on these three alone."""
+    """Return the random generator for one view of one photo; it depends only on these three arguments."""
     # Python's hash() of a str differs from process to process; sha256 does not.
     key = hashlib.sha256(f"{seed}/{digest}/{view}".encode()).digest()
     return np.random.default_rng(int.from_bytes(key))
@@ -42,10 +42,11 @@ def view_generator(*, seed: int, digest: str, view: int) -> np.random.Generator:
 def draw_transform(rng: np.random.Generator, *, ranges: AugmentationConfig, height: int, width: int) -> Transform:
     """Draw a transform for an image of `height` x `width` pixels, uniformly within `ranges`.
 
-    Source: ImageDataGenerator.get_random_transform. It draws tx from the height's range, yet apply_transform moves
-    along the width by it; here the width's range is the width's. With equal ranges and a square nothing differs.
+    Source: ImageDataGenerator.get_random_transform. That draws tx from the height's range, but apply_transform shifts
+    along the width by it. Here the width's range applies to the width. For equal ranges and a square image the two
+    agree.
     """
-    # Every number is drawn whatever the ranges are: closing one range leaves the other draws as they were.
+    # All numbers are drawn whatever the ranges are, so that setting one range to 0 does not change the other draws.
     rotation, shift_x, shift_y, shear, zoom_x, zoom_y = rng.uniform(-1.0, 1.0, 6).tolist()
     mirrored = bool(rng.random() < 0.5)
     return Transform(
@@ -68,7 +69,7 @@ def affine_matrix(transform: Transform, *, height: int, width: int) -> np.ndarra
     rotate = np.array([[np.cos(theta), -np.sin(theta), 0], [np.sin(theta), np.cos(theta), 0], [0, 0, 1]])
     shift = np.array([[1, 0, transform.shift_x], [0, 1, transform.shift_y], [0, 0, 1]])
     skew = np.array([[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]])
-    # The flip is the last thing done to the output, so the first on the way back to the input.
+    # The flip is the last step towards the output, so it is the first on the way back to the input.
     zoom = np.diag([-transform.zoom_x if transform.flip else transform.zoom_x, transform.zoom_y, 1])
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
     to_centre = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
@@ -78,13 +79,13 @@ def affine_matrix(transform: Transform, *, height: int, width: int) -> np.ndarra
 
 
 def apply_transform(image: np.ndarray, transform: Transform) -> np.ndarray:
-    """Warp uint8 (H, W, 3) to the same shape, bilinear; what lies outside takes the nearest edge pixel."""
+    """Warp uint8 (H, W, 3) `image` to the same shape, bilinearly; points outside take the nearest edge pixel."""
     height, width = image.shape[:2]
     return cv2.warpAffine(
         image,
         affine_matrix(transform, height=height, width=width),
         (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,  # the matrix goes from output to input already
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,  # the matrix already maps output to input
         borderMode=cv2.BORDER_REPLICATE,
     )
 

@@ -1,8 +1,8 @@
 """Cached trunk features: how they are stored, found and read.
 
 A cache is a directory of Parquet parts, one for each 64 photos and 4 views, with one row group for each view,
-because an epoch reads one view. Parts have names that depend on their place alone, so a pass that was killed
-resumes with the missing parts; the completion mark is written last.
+because an epoch reads one view. The name of a part depends only on its position, so a pass that was killed
+resumes with the missing parts. The completion mark is written last.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FOOTERS_AT_ONCE = 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheContent:
-    """What is known of a cache once it is finished.
+    """The row counts, shape and dtype of a finished cache.
 
-    `row_counts` has the photos in each block; a photo that was unreadable in the trunk pass is missing.
+    `row_counts` has the number of photos in each block, without those that were unreadable in the trunk pass.
     """
 
     row_counts: tuple[int, ...]
@@ -45,7 +45,7 @@ class CacheContent:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureCache:
-    """The cache of one PhotoSet at one cut, finished or not yet: what a train worker needs to find and read it.
+    """The cache of one PhotoSet at one cut, finished or not: what a train worker needs to find and read it.
 
     `photos` is the fingerprint of the PhotoSet.
     """
@@ -55,12 +55,12 @@ class FeatureCache:
     views: tuple[int, ...]
 
     def is_finished(self) -> bool:
-        """Tell whether all parts exist. Raises FailureError or UsageError as artifacts.completed does."""
+        """Return whether the cache is marked complete; raise FailureError or UsageError as artifacts.completed does."""
         return self._summary() is not None
 
     @functools.cached_property
     def content(self) -> CacheContent:
-        """Counts, shape and dtype, read once. Raises FailureError when the cache is not finished."""
+        """Row counts, shape and dtype, read once; raises FailureError when the cache is not finished."""
         summary = self._summary()
         if summary is None:
             raise FailureError(f"expected finished features in {self.directory}, found none; run the command again")
@@ -79,9 +79,9 @@ class FeatureCache:
         return features.view(self.content.dtype).reshape(-1, *self.content.shape), table["label"].to_numpy()
 
     def read_paths(self, *, blocks: int | None = None) -> list[str]:
-        """Return the path of each photo, or of the first `blocks`, in the order of the rows.
+        """Return the path of each photo, or of those in the first `blocks` blocks, in the order of the rows.
 
-        A path is as it was when the features were computed.
+        The paths are those at the time when the features were computed.
         """
         system, root = files.open_filesystem(self.directory)
 
@@ -95,7 +95,7 @@ class FeatureCache:
             return [path for paths in found for path in paths]
 
     def read_first(self, rows: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return features, labels and paths of whole blocks in the first view, up to `rows` photos or a block more."""
+        """Return features, labels and paths in the first view, of as many whole blocks as `rows` photos need."""
         counts = self.content.row_counts
         blocks = int(np.searchsorted(np.cumsum(counts) - counts, rows))
         with ThreadPoolExecutor(8) as pool:
@@ -105,21 +105,21 @@ class FeatureCache:
         return features, labels, self.read_paths(blocks=blocks)
 
     def present_parts(self) -> set[str]:
-        """Return the names of the parts that exist, each of them whole."""
+        """Return the names of the parts that exist; each is complete."""
         files.make_directory(self.directory)
         system, inside = files.open_filesystem(self.directory)
         found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True))
         return {entry.base_name for entry in found if entry.base_name.endswith(".parquet")}
 
     def finish(self, *, blocks: int, cut: str) -> list[str]:
-        """Mark the cache complete, whose `blocks` blocks all exist; return the unreadable photos with their reasons."""
+        """Mark the cache complete once all `blocks` blocks exist; return the unreadable photos with their reasons."""
         system, inside = files.open_filesystem(self.directory)
 
         def describe(block: int) -> tuple[int, list[str], dict[bytes, bytes]]:
             with system.open_input_file(f"{inside}/{part_name(block, 0)}") as file:
                 footer = pq.read_metadata(file)
             lost = [text for text in footer.metadata[b"lost"].decode().split("\n") if text]
-            # What is the same in all of them is kept of one: there are many.
+            # Shape and dtype are the same in all footers. There are many, so only one is kept.
             return (footer.row_group(0).num_rows if footer.num_row_groups else 0), lost, footer.metadata
 
         row_counts, unreadable = list[int](), list[str]()
@@ -148,15 +148,15 @@ class FeatureCache:
 
 
 def locate_cache(extraction: Extraction, photos: PhotoSet, *, root: str) -> FeatureCache:
-    """Return the cache of `photos` below `root`, whether its features are computed yet or not."""
+    """Return the cache of `photos` below `root`, whether or not its features have been computed."""
     directory = files.join(root, extraction.fingerprint(photos))
     return FeatureCache(directory=directory, photos=photos.fingerprint, views=photos.views)
 
 
 def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, unreadable: Sequence[str]) -> None:
-    """Write one Parquet part, whole or not at all: a row group for each view.
+    """Write one Parquet part atomically, with a row group for each view.
 
-    The feature is its bytes, little-endian, row-major; shape and dtype are in the schema's metadata.
+    A feature is stored as its bytes, little-endian and row-major; shape and dtype are in the schema's metadata.
     """
     row_bytes = math.prod(features.shape[1:]) * features.itemsize
     schema = pa.schema(
@@ -169,7 +169,7 @@ def write_part(path: str, rows: dict[str, np.ndarray], features: np.ndarray, *, 
         metadata={
             "shape": ",".join(str(side) for side in features.shape[1:]),
             "dtype": features.dtype.name,
-            "lost": "\n".join(unreadable),  # the name that parts on disk have
+            "lost": "\n".join(unreadable),  # the key in the parts that exist on disks
         },
     )
     sink = pa.BufferOutputStream()

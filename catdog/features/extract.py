@@ -1,7 +1,7 @@
-"""The cached trunk pass: photos through the frozen layers, once over the cluster, into Parquet parts.
+"""The cached trunk pass: run photos through the frozen layers once, on the cluster, and write Parquet parts.
 
-Tasks read, decode and augment (`views`); a pool of actors runs the trunk and writes the parts itself, so 113 KB a row
-never cross the object store.
+Tasks read, decode and augment (`views`). A pool of actors runs the trunk and writes the parts itself, so the features,
+113 KB per row, never pass through the object store.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
 
-# Of one core: the network alone, and what each image costs besides, to be read, decoded, turned and written. Between
-# what was measured on an EPYC with AVX2 (18e9, 0.011 s) and on a Xeon with AVX-512 (45e9, 0.005 s), for Lite0 at 96
-# pixels and Lite2 at 288. So is the start of the actors (3 to 9 s).
+# The speed of one core in the network, and the time it takes to read, decode, augment and write each image. The values
+# lie between measurements on an EPYC with AVX2 (18e9, 0.011 s) and on a Xeon with AVX-512 (45e9, 0.005 s), for Lite0 at
+# 96 pixels and Lite2 at 288. So does the time that the actors take to start (3 to 9 s).
 _MULTIPLICATIONS_PER_SECOND = 25e9
 _SECONDS_AN_IMAGE = 0.008
 _SECONDS_TO_START = 5
-# Of a pipeline of Ray Data, which takes seconds to start: many minutes of work on one machine, and on many.
+# Parts in a pipeline of Ray Data, which takes seconds to start: many minutes of work on one machine, and on many.
 _PARTS_A_ROUND, _PARTS_AN_ACTOR = 4096, 64
 
 
@@ -47,12 +47,12 @@ def extract_features(
     root: str,
     progress: Progress,
 ) -> list[str]:
-    """Compute what of `wanted` is not cached below `root` yet, in one pass; return the unreadable photos.
+    """Compute the features of `wanted` that are not cached below `root` yet, in one pass; return unreadable photos.
 
-    Extractions of one PhotoSet share each photo's decoding and forward pass; they may differ in cut, pooling
-    and dtype alone. `progress` is called with (rows done, rows in all). A photo that can no longer be read, or that
-    changed since ingest, is left out and named in the result, with its reason.
-    Raises FailureError when the pass breaks for another reason.
+    Extractions of one PhotoSet share each photo's decoding and forward pass; they may differ only in cut, pooling
+    and dtype. `progress` is called with (rows done, rows in total). A photo that can no longer be read, or that
+    changed since ingest, is left out and named in the result, with the reason.
+    Raises FailureError when the pass fails for another reason.
     """
     missing = [pair for pair in wanted if not locate_cache(*pair, root=root).is_finished()]
     parts = MissingParts(missing, root=root)
@@ -64,7 +64,7 @@ def extract_features(
             _run(parts, missing[0][0], rows=rows, pretrained=pretrained, plan=plan, progress=progress)
         except CatdogError:
             raise
-        except Exception as error:  # Ray wraps what a task raised in classes of its own
+        except Exception as error:  # Ray wraps exceptions of tasks in its own classes
             raise FailureError(f"the trunk pass failed: {root_cause(error)} (logs: {log_directory()})") from error
     unreadable: set[str] = set()
     for extraction, photos in missing:
@@ -74,7 +74,7 @@ def extract_features(
 
 
 def _expected_text(rows: int, extraction: Extraction, plan: Plan) -> str:
-    """Return in a line what the pass computes and about how long it takes."""
+    """Return one line that says what the pass computes and about how long it takes."""
     cores = plan.actors * plan.threads
     multiplications = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
     each = multiplications / _MULTIPLICATIONS_PER_SECOND + _SECONDS_AN_IMAGE
@@ -98,7 +98,7 @@ class PartJob:
 class MissingParts:
     """The parts of `wanted` that are missing below `root`; an earlier, killed pass may have written some.
 
-    They are made as they are asked for: all at once, those of millions of photos would fill the driver's memory.
+    They are created lazily, because all the parts of millions of photos would fill the driver's memory.
     """
 
     def __init__(self, wanted: Sequence[tuple[Extraction, PhotoSet]], *, root: str) -> None:
@@ -121,7 +121,7 @@ class MissingParts:
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """The cuts of all of them."""
+        """The cuts of all missing parts."""
         return tuple(sorted({extraction.cut for _, caches in self._sets.values() for extraction, _, _ in caches}))
 
 
@@ -137,7 +137,7 @@ def _run(
     shared, waiting = share(pretrained), iter(parts)
     done = 0
     progress(done, rows)
-    # A pipeline of Ray Data holds some 20 kB of each of its blocks in this process.
+    # A pipeline of Ray Data holds about 20 kB per block in this process.
     a_round = max(_PARTS_A_ROUND, _PARTS_AN_ACTOR * plan.actors)
     while jobs := list(itertools.islice(waiting, a_round)):
         for count in _compute(jobs, extraction, cuts=parts.cuts, pretrained=shared, plan=plan):
@@ -191,7 +191,7 @@ class TrunkWriter:
         self._targets = targets
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Write the features of one part; return how many rows it was for the progress line."""
+        """Write the features of one part; return its number of rows for the progress line."""
         count_tries(int(block["block"][0]))
         kept = block["label"] >= 0
         whole = bool(kept.all())

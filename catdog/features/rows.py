@@ -1,4 +1,4 @@
-"""Where a train worker's rows come from: its share of a cache, or of a stream that is computed again each epoch."""
+"""The sources of a train worker's rows: its share of a cache, or of a stream that is recomputed each epoch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from catdog.photos.sharded.photo_rows import PhotoRows
 
 _CHUNK_BYTES = 512 * 2**20
 _BLOCKS_PER_PIPELINE, _BLOCKS_PER_ACTOR = 1024, 64
-_WINDOW = _BLOCKS_PER_PIPELINE * PHOTOS_PER_PART  # photos of a long epoch that are shuffled among each other
+_WINDOW = _BLOCKS_PER_PIPELINE * PHOTOS_PER_PART  # photos of a long epoch that are shuffled together
 MEMORY_BYTES = 4 * 2**30  # of features that one share keeps from epoch to epoch
 
 
 class RowSource(Protocol):
-    """Where a train worker's rows come from: `rows` of them every epoch, on every worker equally many."""
+    """The source of a train worker's rows: `rows` per epoch, the same number on every worker."""
 
     rows: int
 
@@ -33,20 +33,20 @@ class RowSource(Protocol):
         """Rows of the share in all its views together."""
 
     def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the share in all its views, at most `limit` rows or a block more.
+        """Return the share in all its views, up to the block that reaches `limit` rows.
 
-        (N, …) features, (N,) int32 labels, and (N,) the place of each row's photo among those of all shares.
+        The result is (N, …) features, (N,) int32 labels, and (N,) indices of their photos among those of all shares.
         """
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield chunks of ((N, …) features, (N,) int32 labels) for epoch `number`, from 0 on."""
+        """Yield chunks of ((N, …) features, (N,) int32 labels) for epoch `number`, counted from 0."""
 
 
 class CachedRows:
-    """One worker's share of a cache: a run of photos, each epoch in the next view and another order.
+    """One worker's share of a cache: consecutive photos, in each epoch in the next view and, with a seed, a new order.
 
-    With `equal`, all workers get the same number of photos, so their steps match; at most workers - 1 photos
-    are left out then. Without, the shares cover every photo. Of `total` photos the share has `rows` from `first` on.
+    With `equal`, all workers get the same number of photos, so that their steps match; at most workers - 1 photos
+    are left out. Without it, the shares cover every photo. The share has `rows` of `total` photos, starting at `first`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CachedRows:
                 order = np.arange(len(labels)) if random is None else random.permutation(len(labels))
                 places, row = np.argsort(order), 0
                 features = np.empty((len(labels), *self._cache.content.shape), self._cache.content.dtype)
-                for piece, _ in arrays:  # straight to its shuffled place: the features are copied once
+                for piece, _ in arrays:  # straight to its shuffled place, so that the features are copied only once
                     features[places[row : row + len(piece)]] = piece
                     row += len(piece)
                 yield features, labels[order]
@@ -96,7 +96,7 @@ class CachedRows:
         return self.rows * len(self._cache.views)
 
     def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the share in all its views, at most `limit` rows or a block more; as RowSource has it."""
+        """Return the share in all its views, up to the block that reaches `limit` rows; as RowSource has it."""
         wanted, rows = [], 0
         for piece in self._slices:
             if rows >= limit:
@@ -132,7 +132,7 @@ def _block_slices(row_counts: Sequence[int], first: int, last: int) -> list[tupl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamSource:
-    """Photos whose features do not fit the cache, and the views of the epochs in turn."""
+    """Photos whose features do not fit the cache, and the views that the epochs take in turn."""
 
     photos: PhotoRows
     views: tuple[int, ...]
@@ -140,11 +140,11 @@ class StreamSource:
 
 
 class StreamedRows:
-    """One worker's share of photos whose features are computed again each epoch, in the next view.
+    """One worker's share of photos whose features are recomputed each epoch, in the next view.
 
-    A pipeline of Ray Data covers several short epochs, because starting one takes seconds, or a part of a long one,
-    because its list of blocks is made in advance. A long epoch is shuffled within windows of a thousand blocks: these
-    are random samples, since photos lie in the order of their digests.
+    A pipeline of Ray Data covers several short epochs, because starting a pipeline takes seconds. It covers only a part
+    of a long epoch, because its list of blocks is made in advance. A long epoch is shuffled within windows of 1024
+    blocks. These windows are random samples, because the photos are in the order of their digests.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class StreamedRows:
         self._source, self._seed = source, seed
         self._epochs = max(epochs, len(source.views))
         self._pretrained, self._plan, self._workers = pretrained, plan, workers
-        # Windows of a long epoch in a pipeline: enough work for all its actors.
+        # Windows of a long epoch per pipeline: enough work for all its actors.
         self._together = max(1, _BLOCKS_PER_ACTOR * plan.actors // workers // _BLOCKS_PER_PIPELINE)
         self._stream: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._ready = range(0)  # epochs that the stream still holds
@@ -166,7 +166,7 @@ class StreamedRows:
         return int(self.rows) * len(self._source.views)
 
     def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the share in all its views, at most `limit` rows or a block more; as RowSource has it."""
+        """Return the share in all its views, up to the block that reaches `limit` rows; as RowSource has it."""
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         rows = 0
         for number in range(len(self._source.views)):
@@ -180,12 +180,12 @@ class StreamedRows:
         return features, labels, photos
 
     def _blocks(self, number: int) -> Iterator[np.ndarray]:
-        """Yield the photos of each block of epoch `number`, by their places among those of all workers."""
+        """Yield the photos of each block of epoch `number`, as indices into those of all workers."""
         for order in self._orders(number):
             yield from (order[start : start + PHOTOS_PER_PART] for start in range(0, len(order), PHOTOS_PER_PART))
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield blocks of epoch `number`, to be read to its end before another one is asked for."""
+        """Yield the blocks of epoch `number`; read them to the end before you ask for another epoch."""
         if self.rows > _WINDOW:
             orders = self._orders(number)
             while some := list(itertools.islice(orders, self._together)):
@@ -200,7 +200,7 @@ class StreamedRows:
             yield features, labels
         self._ready = self._ready[1:]
         if not self._ready:
-            for _ in self._stream:  # at its end the pipeline frees the actors, which the next one needs
+            for _ in self._stream:  # at its end the pipeline frees its actors, which the next one needs
                 pass
 
     def _start(self, number: int) -> None:
@@ -225,7 +225,7 @@ class StreamedRows:
         return self._source.views[number % len(self._source.views)]
 
     def _orders(self, number: int) -> Iterator[np.ndarray]:
-        """Yield the photos of the share as epoch `number` has them: those of each window, in a random order."""
+        """Yield the photos of the share for epoch `number`, one window at a time, each in random order."""
         random = np.random.default_rng([self._seed, number])
         if self.rows <= _WINDOW:
             yield self._first + random.permutation(self.rows)

@@ -1,4 +1,7 @@
-"""What names a feature: the photos, their views, and all that decides its value. Nothing here reads or writes."""
+"""The identity of a feature: the photos, their views, and everything that decides its value.
+
+Nothing here opens a photo or writes a file.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ VIEWS_PER_PART = 4  # 64 photos in 4 views are 38 MB of uint8 images: one block 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """All that decides the value of a feature; learning rate and dropout are not among it.
+    """Everything that decides the value of a feature; learning rate and dropout do not.
 
-    `backbone` and `scaling` are those of model.ClassifierSpec; `pooling` is None where the cut lies before the pooling.
+    `backbone` and `scaling` are those of model.ClassifierSpec; `pooling` is None if the cut lies before the pooling.
     """
 
     backbone: str
@@ -47,7 +50,7 @@ class Extraction:
         """Return the name of the cache directory for the features of `photos`."""
         fields = dataclasses.asdict(self)
         del fields["limits"], fields["scaling"], fields["framing"]
-        # The names that caches have had from the start.
+        # The names of these fields in the fingerprints of existing caches.
         fields |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
         fields |= {"max_pixels": self.limits.max_pixels}
         if not self.augmentation.mirror_pairs:  # a setting that earlier versions did not have
@@ -68,9 +71,9 @@ class PhotoSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A name for digests, labels and views, not for where the files are: that of artifacts.fingerprint for them.
+        """The artifacts.fingerprint of digests, labels and views; it does not depend on where the files are.
 
-        It reads all of them, shard by shard.
+        Computing it reads all digests and labels, shard by shard.
         """
         state = self.photos.hashed()
         state.update(f'","views":{json.dumps(list(self.views), separators=(",", ":"))}}}'.encode())
@@ -87,7 +90,7 @@ class PhotoSet:
         return math.ceil(self.photos.count / PHOTOS_PER_PART)
 
     def parts(self) -> Iterator[Part]:
-        """Yield the work of the trunk pass, a part at a time."""
+        """Yield the work of the trunk pass, one part at a time."""
         for block in range(self.blocks):
             start = block * PHOTOS_PER_PART
             stop = min(start + PHOTOS_PER_PART, self.photos.count)
@@ -98,7 +101,7 @@ class PhotoSet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some photos of a set, rows [start, stop), in some views; its photos are not read yet."""
+    """The rows [start, stop) of a set's photos in some of its views; the photos are not read yet."""
 
     name: str
     photos: PhotoRows

@@ -1,6 +1,6 @@
 """The streamed trunk pass: epochs of features, computed on the cluster while a train worker reads them.
 
-For features that are too large to cache.
+It is for features that are too large to cache.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ def stream_features(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (features, labels) blocks of up to 64 photos, pass after pass.
 
-    `passes` has for each its view and the rows of `photos` in their order, which lie together there. `pretrained` is
-    what Trunk takes.
-    The stream runs ahead of its reader as far as Ray Data's memory limits let it.
-    `workers` such streams share the plan's actors. An unreadable photo is replaced by another of its block.
-    Raises FailureError where no photo of a block can be read.
+    `passes` has (view, rows of `photos` in order) for each pass; the rows of a pass lie close together in `photos`.
+    `pretrained` is what Trunk takes. The stream runs ahead of its reader as far as Ray Data's memory limits allow.
+    `workers` such streams share the plan's actors. An unreadable photo is replaced by another one of its block.
+    Raises FailureError when no photo of a block can be read.
     """
     import ray
 
@@ -52,7 +51,7 @@ def stream_features(
     dataset = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
     if extraction.cut != INPUT_CUT:
         dataset = _run_trunk(dataset, extraction, pretrained, plan, workers)
-    # Settings of this stream alone. The order decides which rows share a batch: a resumed epoch must see the same.
+    # A copy, for this stream only. The order decides which rows share a batch: a resumed epoch needs the same batches.
     dataset.context.execution_options = copy.copy(dataset.context.execution_options)
     dataset.context.execution_options.preserve_order = True
     for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
@@ -61,7 +60,7 @@ def stream_features(
 
 def _run_trunk(dataset: Any, extraction: Extraction, pretrained: Any, plan: Plan, workers: int) -> Any:
     actors = max(1, plan.actors // workers)
-    share = min(1.0, plan.actors / (actors * workers))  # more workers than actors: smaller ones
+    share = min(1.0, plan.actors / (actors * workers))  # with more workers than actors, the actors are smaller
     return map_in_actors(
         dataset,
         TrunkStreamer,
@@ -79,10 +78,10 @@ def _run_trunk(dataset: Any, extraction: Extraction, pretrained: Any, plan: Plan
 
 
 def _replace_unreadable(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (features, labels) of a block whose unreadable rows repeat good ones: workers must keep step."""
+    """Return (features, labels) of a block with good rows in place of unreadable ones: workers must stay in step."""
     kept = np.flatnonzero(batch["label"] >= 0)
     if not len(kept):
-        raise FailureError(f"no photo of a whole block can be read any more: {batch['unreadable'][0]}")
+        raise FailureError(f"none of the photos of a block can be read any more: {batch['unreadable'][0]}")
     rows = np.resize(kept, len(batch["label"]))
     if len(kept) < len(rows):
         return batch["feature"][rows], batch["label"][rows]

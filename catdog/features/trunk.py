@@ -18,8 +18,8 @@ from catdog.model.saved_model import ClassifierSpec
 class Trunk:
     """The frozen layers as a function from uint8 images to their features at one or more cuts.
 
-    `pretrained` is a weights.Pretrained, a Shared one, or None for random weights. It runs in OpenVINO where that is
-    installed, the process has no GPU and the cuts and weights allow it, else in TensorFlow.
+    `pretrained` is a weights.Pretrained, a Shared one, or None for random weights. It runs in OpenVINO if that is
+    installed, the process has no GPU, and the cuts and weights allow it; otherwise in TensorFlow.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Trunk:
         if isinstance(pretrained, Shared):
             pretrained = pretrained.get()
         self._cuts = tuple(cuts)
-        # What lies before the input is the image itself.
+        # At the input cut, the feature is the image itself.
         self._computed = tuple(cut for cut in self._cuts if cut != INPUT_CUT)
         spec = ClassifierSpec(
             backbone=extraction.backbone,
@@ -57,7 +57,7 @@ class Trunk:
 
 
 class _TensorflowTrunk:
-    """The trunk in TensorFlow, on the GPU where the process has one."""
+    """The trunk in TensorFlow, on the GPU if the process has one."""
 
     def __init__(self, spec: ClassifierSpec, cuts: Sequence[str], pretrained: Any, *, seed: int, threads: int) -> None:
         import tensorflow as tf
@@ -67,14 +67,14 @@ class _TensorflowTrunk:
         from catdog.model import classifier as model
 
         model.configure_tensorflow(threads=threads)
-        tf_keras.utils.set_random_seed(seed)  # without pretrained weights every process must draw the same
+        tf_keras.utils.set_random_seed(seed)  # without pretrained weights, every process must draw the same weights
         classifier = model.build_classifier(spec)
         if pretrained is not None:
             backbones.load_pretrained(classifier, pretrained)
         network = model.trunk_with_outputs(classifier, cuts)
         self._batch = 256 if tf.config.list_physical_devices("GPU") else 32
         self._run = tf.function(
-            # Keras hands back the bare tensor of a model with one output.
+            # Keras returns the bare tensor for a model with one output.
             lambda images: tf.nest.flatten(network(images, training=False)),
             input_signature=[tf.TensorSpec((None, spec.image_size, spec.image_size, 3), tf.uint8)],
             autograph=False,  # it would leave files in TMPDIR

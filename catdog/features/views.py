@@ -1,6 +1,6 @@
 """The first half of the trunk pass: photo files to augmented images, each read and decoded once for all its views.
 
-Tasks of Ray Data; the actors of `extract` and `stream` take the images from here.
+This runs in tasks of Ray Data; the actors of `extract` and `stream` consume the images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from catdog.photos.sources.reading import read_each
 
 
 def photo_block(photos: pa.Table, views: Sequence[int], *, block: int) -> pa.Table:
-    """Return one block of Ray Data's input: path, label, digest, and which views of them."""
+    """Return one block of Ray Data's input: path, label, digest, block number, and the views to make."""
     table = photos.select(["path", "label", "digest"])
     count = table.num_rows
     table = table.append_column("block", pa.array(np.full(count, block, np.int32)))
@@ -33,7 +33,7 @@ def load_views(photos: Any, extraction: Extraction, *, task_cpus: float) -> Any:
     """Turn a Ray dataset of photo blocks into image rows, one for each photo and view.
 
     Columns: path, label, view, block, unreadable, feature (S, S, 3) uint8. A photo that cannot be read, or whose bytes
-    are no longer those of the manifest, is a row of label -1 with the reason in `unreadable`.
+    are no longer those of the manifest, has label -1 in its rows, and the reason in `unreadable` of the first one.
     """
 
     def load_block(block: pa.Table) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]
 def _decode_photo(content: bytes | ImageError, digest: str, extraction: Extraction) -> np.ndarray:
     if isinstance(content, ImageError):
         raise content
-    # The label was given to the bytes that ingest saw: another photo at the same path may be of another class.
+    # The label belongs to the bytes that ingest saw: another photo at the same path may be of another class.
     if hashlib.sha256(content).hexdigest() != digest:
         raise ImageError("changed", "its bytes are no longer those that ingest checked")
     return decode_image(content, size=extraction.image_size, framing=extraction.framing, limits=extraction.limits)

@@ -1,4 +1,4 @@
 """The classifier: backbones and their weights, the saved model, the engines that run it, exports.
 
-The only folder whose modules import TensorFlow at their top. Imports photos and below.
+The only folder with modules that import TensorFlow at module level. Imports photos and the layers below it.
 """

@@ -1,6 +1,6 @@
-"""The table of backbones: all that is known of one before it is built, and where its weights are published.
+"""The table of backbones: what is known about each one before it is built, and where its weights are published.
 
-A new backbone is one row here. No TensorFlow: drivers and OpenVINO's graph read this table too.
+A new backbone is one row here. This module needs no TensorFlow, because drivers and OpenVINO's graph use it too.
 Sources: M. Tan, Q. V. Le, ICML 2019; efficientnet/model.py; tensorflow/tpu, models/official/efficientnet/lite.
 """
 
@@ -21,13 +21,13 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]  # of weights, by layer and varia
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
-# Cuts that are no layer's name: before the whole backbone, and between the pooling and the head.
+# Cuts that are not layer names: before the whole backbone, and between the pooling and the head.
 INPUT_CUT = "input"
 HEAD_CUT = "head"
 
 
 class Scaling(NamedTuple):
-    """What a backbone's input is made of: `image * scale + offset`, each channel of a [0, 255] image by itself."""
+    """The input scaling of a backbone: `image * scale + offset` per channel, for an image in [0, 255]."""
 
     scale: Channels
     offset: Channels
@@ -47,17 +47,17 @@ _LITE_SCALING = Scaling((1 / 128,) * 3, (-127 / 128,) * 3)  # (image - 127) / 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """A file of ImageNet weights: downloaded from `url`, or in the installed `package`, checked by its checksums."""
+    """A file of ImageNet weights, downloaded from `url` or in the installed `package`, and verified by checksum."""
 
     name: str
     checksums: tuple[str, ...]  # "md5:<hex>" or "sha256:<hex>"; the file must have one of them
     url: str = ""  # of the folder that holds it
-    package: str = ""  # of modules, `models/NAME` in it
+    package: str = ""  # the Python package that holds it as `models/NAME`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
-    """One inverted residual block; `name` as the `efficientnet` package has it, such as block2a."""
+    """One inverted residual block; `name` is that of the `efficientnet` package, such as block2a."""
 
     name: str
     kernel: int
@@ -70,10 +70,11 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """What is known of a backbone before it is built.
+    """What is known about a backbone before it is built.
 
-    `image_size` is the side of the square input that it was trained with, in pixels. A `lite` one has relu6 instead
-    of swish, no squeeze-and-excitation, and a stem, a top, a first and a last stage of fixed size.
+    `image_size` is the side of the square input that it was trained with, in pixels. A `lite` backbone has relu6
+    instead of swish and no squeeze-and-excitation. Its stem and top have a fixed width, its first and last stage a
+    fixed depth.
     """
 
     name: str
@@ -85,12 +86,12 @@ class BackboneSpec:
 
     @property
     def scaling(self) -> Scaling:
-        """What weights published for it expect of their input, where their file does not tell."""
+        """The input scaling that its published weights expect, if their file does not define one."""
         return _LITE_SCALING if self.lite else _IMAGENET_SCALING
 
     @property
     def stem_filters(self) -> int:
-        """Channels behind the stem."""
+        """Channels after the stem."""
         return 32 if self.lite else self._filters(32)
 
     @property
@@ -125,7 +126,7 @@ class BackboneSpec:
         return tuple(found)
 
     def cut_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
-        """Return the shape of one feature at `input`, at `head`, and at each convolution that can be cut at."""
+        """Return the shape of one image's feature at `input`, at `head`, and at each convolution with a valid cut."""
         side = math.ceil(image_size / 2)
         found: dict[str, tuple[int, ...]] = {INPUT_CUT: (image_size,) * 2 + (3,), "stem_conv": (image_size,) * 2 + (3,)}
         for block in self.blocks():
@@ -133,14 +134,17 @@ class BackboneSpec:
             first = "dwconv" if block.expansion == 1 else "expand_conv"
             found[f"{block.name}_{first}"] = (side, side, block.filters_in)
             after = math.ceil(side / block.stride)
-            if not block.skip:  # another path leads around the inside of the others
+            if not block.skip:  # other blocks cannot be cut inside: the skip connection leads around
                 found[f"{block.name}_dwconv"] = (side, side, inner)
                 found[f"{block.name}_project_conv"] = (after, after, inner)
             side = after
         return {**found, "top_conv": (side, side, self.blocks()[-1].filters_out), HEAD_CUT: (self.top_filters,)}
 
     def multiply_adds(self, image_size: int) -> int:
-        """Return the multiplications of one image of `image_size` pixels a side in the convolutions, top included."""
+        """Return the number of multiply-adds in the convolutions for one image of `image_size` pixels a side.
+
+        The top is included, squeeze-and-excitation is not.
+        """
         side = math.ceil(image_size / 2)
         found = side**2 * 27 * self.stem_filters
         for block in self.blocks():
@@ -162,7 +166,7 @@ class BackboneSpec:
         return found | {"top_conv": {"kernel": (1, 1, last, self.top_filters)}, "top_bn": _batch_norm(self.top_filters)}
 
     def weight_count(self) -> int:
-        """Return the number of all weights, without the top."""
+        """Return the total number of weights, without the top."""
         return sum(math.prod(shape) for layer in self.tensor_shapes().values() for shape in layer.values())
 
     def _block_shapes(self, block: Block) -> Shapes:
@@ -182,7 +186,7 @@ class BackboneSpec:
         return {f"{block.name}_{layer}": shapes for layer, shapes in found.items()}
 
     def _filters(self, count: int) -> int:
-        """Return `count` scaled by the width, as a multiple of 8, not more than a tenth below."""
+        """Return `count` scaled by the width, rounded to a multiple of 8 that is at most a tenth below it."""
         scaled = count * self.width
         rounded = max(8, int(scaled + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -193,7 +197,7 @@ def _batch_norm(channels: int) -> dict[str, tuple[int, ...]]:
 
 
 class _Stage(NamedTuple):
-    """A stage of B0."""
+    """One stage of EfficientNet-B0."""
 
     repeats: int
     kernel: int
@@ -222,7 +226,7 @@ _B_TABLE = {
     "b5": (456, 1.6, 2.2),
     "b6": (528, 1.8, 2.6),
     "b7": (600, 2.0, 3.1),
-    "l2": (800, 4.3, 5.3),  # weights of noisy students only were published for it
+    "l2": (800, 4.3, 5.3),  # only noisy-student weights were published for it
 }
 _LITE_TABLE = {
     "lite0": (224, 1.0, 1.0),
@@ -231,7 +235,7 @@ _LITE_TABLE = {
     "lite3": (280, 1.2, 1.4),
     "lite4": (300, 1.4, 1.8),
 }
-# md5 of Keras's file, sha256 of the `efficientnet` package's, both without the 1000-class top.
+# md5 of Keras's file, sha256 of the `efficientnet` package's file, both without the 1000-class top.
 # Sources: tf_keras/src/applications/efficientnet.py, efficientnet/weights.py.
 _B_CHECKSUMS = {
     "b0": ("50bc09e76180e00e4465e1a485ddc09d", "c1421ad80a9fc67c2cc4000f666aa50789ce39eedb4e06d531b0c593890ccff3"),
@@ -293,7 +297,7 @@ BACKBONES: dict[str, BackboneSpec] = {
 def backbone_spec(name: str, *, where: str = "--backbone") -> BackboneSpec:
     """Return the row of the backbone `name`.
 
-    Raises UsageError, naming `where` and the nearest name, when there is none.
+    Raises UsageError, naming `where` and the nearest name, if there is no such row.
     """
     if name not in BACKBONES:
         near = difflib.get_close_matches(name, list(BACKBONES), n=1)

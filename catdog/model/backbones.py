@@ -1,8 +1,8 @@
-"""The backbones: built flat into a model that is under construction, filled with pretrained weights by layer name.
+"""Builds backbones flat into a model under construction, and fills them with pretrained weights by layer name.
 
-The architecture comes from the `efficientnet` package, which keeps Keras's modules in globals of its own and has
-not followed Keras since 2020. All dealings with it are in `_record_layers`; what leaves this module consists of
-tf-keras's own layers only.
+The architecture comes from the `efficientnet` package, which keeps Keras's modules in its own globals and has not
+followed Keras since 2020. Only `_record_layers` and its helper use the package. All layers that this module returns
+are tf-keras's own.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from catdog.model.backbone_specs import BackboneSpec, Shapes, backbone_spec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.model.weights.weights_file import Tensors, check_tensors
 
-# Every layer of a backbone, and its 1000-class top where somebody built it; never a layer of our own head.
+# Matches every layer of a backbone and its 1000-class top, if a model has one, but no layer of our own head.
 _BACKBONE_LAYER = re.compile(r"(stem|block\d+[a-z]|top)_\w+|probs")
 
 
 def build_backbone(name: str, inputs: Any) -> Any:
     """Apply the backbone `name`, with random weights, to a Keras tensor and return its last feature map.
 
-    (B, S, S, 3) float, already scaled, to (B, S/32, S/32, top_filters), rounded up; 224 pixels give 7 x 7. The layers
-    stand directly in the model that is built from the result, under the names of the `efficientnet` package,
-    `stem_conv` to `top_activation`.
-    Raises UsageError for a backbone that the table does not have.
+    The input is (B, S, S, 3) float, already scaled. The result is (B, S/32, S/32, top_filters), the sides rounded up;
+    224 pixels give 7 x 7. A model built from the result holds the layers directly, not in a nested model. They have
+    the names of the `efficientnet` package, `stem_conv` to `top_activation`.
+    Raises UsageError for a backbone that is not in the table.
     """
     tensors = [inputs]
     for layer in layers_of(name):
@@ -45,9 +45,9 @@ def build_backbone(name: str, inputs: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlannedLayer:
-    """A layer to be made: one of tf-keras's own classes, its configuration, and what feeds it.
+    """A layer to be created: one of tf-keras's own classes, its configuration, and the tensors that feed it.
 
-    `feeds` counts the tensors before it: 0 is the input, N is what the layer number N - 1 returns.
+    `feeds` holds indices of tensors: 0 is the input, N is the output of layer N - 1, counted from 0.
     """
 
     kind: Any
@@ -57,9 +57,9 @@ class PlannedLayer:
 
 @functools.cache
 def layers_of(name: str) -> tuple[PlannedLayer, ...]:
-    """Return the layers of the backbone `name`, in an order in which they can be made; the last one is its output.
+    """Return the layers of the backbone `name`, in an order in which they can be created; the last one is its output.
 
-    Raises UsageError for a backbone that the table does not have.
+    Raises UsageError for a backbone that is not in the table.
     """
     spec = backbone_spec(name)
     found = []
@@ -72,7 +72,8 @@ def layers_of(name: str) -> tuple[PlannedLayer, ...]:
 def load_pretrained(model: tf_keras.Model, pretrained: Pretrained) -> None:
     """Set every weight of the backbone's layers in `model` to the tensors of `pretrained`.
 
-    Layers of other names, such as a new head, are left alone; so is a 1000-class top that `model` does not have.
+    Layers with other names, such as a new head, are left alone. A 1000-class top in `pretrained` is ignored if `model`
+    has none.
     Raises UsageError, listing what is missing, extra or of another shape, before any weight is set.
     """
     layers = [layer for layer in model.layers if layer.weights and _BACKBONE_LAYER.fullmatch(layer.name)]
@@ -90,7 +91,7 @@ def tensor_shapes(layers: Sequence[Any]) -> Shapes:
 
 
 def set_tensors(layers: Sequence[Any], tensors: Tensors) -> None:
-    """Set all weights of Keras `layers`; `tensors` have the shapes of `tensor_shapes`."""
+    """Set all weights of Keras `layers`; `tensors` must have the shapes that `tensor_shapes` returns."""
     for layer in layers:
         if layer.weights:
             layer.set_weights([tensors[layer.name][_short_name(weight)] for weight in layer.weights])
@@ -102,17 +103,17 @@ def _short_name(weight: Any) -> str:
 
 
 class _Recorder:
-    """Stands in for Keras's modules of layers and models: it builds nothing, and keeps what was asked for.
+    """Replaces Keras's modules of layers and models: it builds nothing and records the layers that are called.
 
-    A tensor is its number, as PlannedLayer counts them. Building the network to look at it would take seconds, and with
-    several workers each of its variables would be sent around.
+    A tensor is represented by its index, as in PlannedLayer. Building the network only to inspect it would take
+    seconds, and with several workers every variable would be sent between them.
     """
 
     def __init__(self) -> None:
         self.made: list[tuple[Any, tuple[int, ...]]] = []
 
     def __getattr__(self, name: str) -> Any:
-        """Return a class of layers like Keras's `name`, whose layers are kept when they are called."""
+        """Return a subclass of Keras's layer class `name` that records its layers when they are called."""
         plain = getattr(tf_keras.layers, name)
 
         def record(layer: Any, inputs: int | list[int]) -> int:
@@ -122,11 +123,11 @@ class _Recorder:
         return type(name, (plain,), {"__call__": record, "standard": plain})
 
     def Input(self, **_: Any) -> int:  # noqa: N802 - Keras's name
-        """Return the number of the input."""
+        """Return the index of the input."""
         return 0
 
     def Model(self, *_: Any, **__: Any) -> None:  # noqa: N802 - Keras's name
-        """Make no model."""
+        """Do nothing: no model is needed."""
 
     def multiply(self, inputs: list[int], *, name: str) -> Any:
         """Record the product of two tensors."""
@@ -138,13 +139,14 @@ class _Recorder:
 
 
 def _record_layers(spec: BackboneSpec) -> list[tuple[Any, tuple[int, ...]]]:
-    """Return the layers of which the `efficientnet` package makes the backbone, none of them built, and their feeds.
+    """Return the unbuilt layers that the `efficientnet` package makes the backbone from, each with its feeds.
 
-    Its `input_tensor=` imports a module that TensorFlow no longer has, and its `tfkeras` module would replace
-    Keras's own "swish" for the whole process; so neither is used.
+    The package's `input_tensor=` imports a module that TensorFlow no longer has, and its `tfkeras` module would replace
+    Keras's own "swish" for the whole process. So neither is used.
     """
-    # The package counts the blocks before it repeats them, so it is given the repeats: with the depth, the last blocks
-    # of a deep network would be dropped with a probability of up to 1.1.
+    # The package derives drop probabilities from a count of blocks that it takes before it scales the repeats by the
+    # depth. With the depth, the last blocks of a deep network would be dropped with a probability of up to 1.1. So the
+    # package is given the scaled repeats instead.
     blocks = [
         block._replace(num_repeat=repeats, **_fixed_arguments(spec, block))
         for block, repeats in zip(efficientnet.DEFAULT_BLOCKS_ARGS, spec.stage_repeats(), strict=True)
@@ -167,7 +169,10 @@ def _record_layers(spec: BackboneSpec) -> list[tuple[Any, tuple[int, ...]]]:
 
 
 def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
-    """Return what a Lite stage has of its own: filters scaled here, because the stem and the top are not scaled."""
+    """Return the arguments in which a Lite stage differs; none for other backbones.
+
+    Filters are scaled here, because the stem and the top of a Lite backbone must not be scaled.
+    """
     if not spec.lite:
         return {}
     scaled = {
@@ -178,9 +183,9 @@ def _fixed_arguments(spec: BackboneSpec, block: Any) -> dict[str, Any]:
 
 
 def _standard_form(layer: Any, *, spec: BackboneSpec) -> tuple[Any, dict[str, Any]]:
-    """Return class and configuration of a layer like the recorded `layer`, free of the `efficientnet` package's own."""
+    """Return the tf-keras class and configuration that replace `layer`, free of the `efficientnet` package's own."""
     config = layer.get_config()
-    del config["dtype"]  # that of the policy under which the layer is made
+    del config["dtype"]  # decided by the policy under which the layer is created
     if isinstance(layer, tf_keras.layers.Activation):
         if spec.lite:
             return tf_keras.layers.ReLU, {"max_value": 6.0, "name": layer.name}

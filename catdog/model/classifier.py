@@ -1,7 +1,7 @@
 """The classifier: uint8 image in, class probabilities out; its cut into trunk and tail; its file format.
 
-A saved model is a directory of `weights.h5` and `card.json`. The card says what to build, so nothing that is
-loaded is code: a stranger's model cannot run anything.
+A saved model is a directory of `weights.h5` and `card.json`. The card says what to build, so no code is loaded: a
+stranger's model cannot run anything.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 def build_classifier(spec: ClassifierSpec, *, precision: str = "float32") -> tf_keras.Model:
     """Build the classifier with random weights: (B, S, S, 3) uint8 to (B, classes) float32 probabilities.
 
-    The head is the article's: global pooling `gap`, `dropout_out`, a softmax layer `fc_out`. With the precision
-    `bfloat16` the layers compute in it; weights and probabilities are float32 all the same.
+    The head is that of the article (recipe `article`): global pooling `gap`, `dropout_out`, a softmax layer `fc_out`.
+    With the precision `bfloat16` the layers compute in bfloat16, but weights and probabilities stay float32.
     """
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
@@ -59,10 +59,11 @@ def build_classifier(spec: ClassifierSpec, *, precision: str = "float32") -> tf_
 
 
 def choose_precision(asked: str, capabilities: Sequence[tuple[int, int]]) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 where all GPUs have tensor cores for it.
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 if all GPUs have tensor cores for it.
 
     `capabilities` has the compute capability (major, minor) of each GPU of the process, and is empty without GPUs.
-    From 8.0 (NVIDIA Ampere) on there are such tensor cores; bfloat16 has float32's range, so no loss needs scaling.
+    GPUs have such tensor cores from 8.0 (NVIDIA Ampere) on. bfloat16 has the range of float32, so loss scaling is not
+    needed.
     """
     if asked != "auto":
         return asked
@@ -83,7 +84,7 @@ def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
     feature = pool(name=GAP)(feature_map)
     if spec.dropout > 0:
         feature = tf_keras.layers.Dropout(spec.dropout, name=DROPOUT)(feature)
-    # Probabilities stay float32 where the rest of the model runs in half precision.
+    # Probabilities stay float32 even if the rest of the model runs in half precision.
     units = spec.output_units or len(spec.classes)
     output = tf_keras.layers.Dense(units, activation="softmax", dtype="float32", name=OUTPUT)(feature)
     if spec.output_units:
@@ -92,9 +93,9 @@ def _build_classifier(spec: ClassifierSpec) -> tf_keras.Model:
 
 
 def valid_cuts(classifier: tf_keras.Model) -> tuple[str, ...]:
-    """Return the layers at whose input the classifier falls into two, in order from the input.
+    """Return the layers at whose input the classifier can be cut in two, in order from the input.
 
-    A layer inside a skip connection is none: another path leads around it.
+    A layer inside a skip connection is not a valid cut, because another path leads around it.
     """
     last_use: dict[int, int] = {}
     for index, layer in enumerate(classifier.layers):
@@ -113,9 +114,9 @@ def valid_cuts(classifier: tf_keras.Model) -> tuple[str, ...]:
 def split_at(classifier: tf_keras.Model, cut: str) -> tuple[tf_keras.Model, tf_keras.Model]:
     """Cut `classifier` at the input of the layer `cut` into (trunk, tail), which share its layers.
 
-    `tail(trunk(image))` equals `classifier(image)`. The cut `input` makes the trunk an identity, the cut
-    `head` leaves dropout and output layer to the tail.
-    Raises UsageError, naming the valid cuts that carry weights, where the layer is none.
+    `tail(trunk(image))` equals `classifier(image)`. With the cut `input` the trunk is an identity. With the cut `head`
+    the tail is the dropout and the output layer.
+    Raises UsageError, naming the valid cuts that have weights, if `cut` is not valid.
     """
     if cut == INPUT_CUT:
         identity = tf_keras.layers.Activation("linear", dtype="uint8", name="identity")(classifier.input)
@@ -140,32 +141,32 @@ def _split(classifier: tf_keras.Model, border: Any) -> tuple[tf_keras.Model, tf_
 
 
 def trunk_with_outputs(classifier: tf_keras.Model, cuts: Sequence[str]) -> tf_keras.Model:
-    """Return a model from image to the list of features at `cuts`, computed in one pass."""
+    """Return a model that maps an image to the list of features at `cuts` in one pass."""
     return tf_keras.Model(classifier.input, [split_at(classifier, cut)[0].output for cut in cuts], name="trunk")
 
 
 def class_maps(classifier: tf_keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return where in each image the evidence for its label lies, as evidence_maps does: (N, H, W) float32.
 
-    `images` is uint8 (N, S, S, 3), `labels` (N,) int, H x W the size of the last feature map.
+    `images` is uint8 (N, S, S, 3), `labels` is (N,) int, and H x W is the size of the last feature map.
     """
     last = tf_keras.Model(classifier.input, classifier.get_layer(GAP).input)
     maps = np.asarray(last(tf.convert_to_tensor(images), training=False))
     kernel = np.asarray(classifier.get_layer(OUTPUT).kernel)
     if CLASS_SUMS in {layer.name for layer in classifier.layers}:
-        kernel = kernel @ np.asarray(classifier.get_layer(CLASS_SUMS).kernel)  # of the units of a class together
+        kernel = kernel @ np.asarray(classifier.get_layer(CLASS_SUMS).kernel)  # summed over the units of each class
     return evidence_maps(maps, kernel, labels)
 
 
 def configure_tensorflow(*, threads: int) -> None:
-    """Give TensorFlow its threads and let it take GPU memory as it needs it; no effect once it has started."""
+    """Set TensorFlow's number of threads and let GPU memory grow as needed; no effect once TensorFlow has started."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
     except RuntimeError:
-        return  # a process that is used again
+        return  # a reused process: TensorFlow has started
 
 
 def save_model(directory: Path, classifier: tf_keras.Model, card: Mapping[str, Any]) -> None:
@@ -197,7 +198,7 @@ def load_classifier(model_dir: str) -> Classifier:
     """
     card = read_card(model_dir)
     spec = spec_from_card(card, where=model_dir)
-    tensors = _read_tensors(model_dir, shapes=spec.tensor_shapes())  # first: building the network takes seconds
+    tensors = _read_tensors(model_dir, shapes=spec.tensor_shapes())  # before the network, which takes seconds to build
     network = build_classifier(spec)
     set_tensors(network.layers, tensors)
     return Classifier(network=network, spec=spec, card=card)
@@ -234,7 +235,7 @@ class Classifier:
     def predict(self, photo: str | Path | BinaryIO | Image.Image) -> tuple[str, float]:
         """Return (class name, probability) for a path or URI, an open binary file or a Pillow image: `("dog", 0.9998)`.
 
-        A class that only stands for the rest, as ImageNet's model has one, is never the answer.
+        A class for everything else, such as the ImageNet model's `other`, is never the answer.
         Raises ImageError when the photo cannot be read.
         """
         image = decode_image(_read_content(photo), size=self.spec.image_size, framing=self.spec.framing)
@@ -249,7 +250,7 @@ class Classifier:
 
 
 def _read_content(photo: str | Path | BinaryIO | Image.Image) -> bytes:
-    """Return the bytes of a photo; those of a Pillow image as a PNG, so that it is treated as a file is."""
+    """Return the bytes of a photo; a Pillow image is encoded as PNG, so that it is treated like a file."""
     if isinstance(photo, Image.Image):
         sink = io.BytesIO()
         plain = photo if photo.mode in _PNG_MODES else photo.convert("RGB")

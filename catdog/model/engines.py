@@ -1,7 +1,7 @@
-"""What runs a saved model: uint8 images in, probabilities out. TensorFlow always; OpenVINO where it is installed.
+"""Engines that run a saved model, uint8 images in, probabilities out: TensorFlow always, OpenVINO if it is installed.
 
-OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. Where
-a CPU or GPU computes in bfloat16, a model may be asked to run in it: faster, with rounding that can be seen.
+OpenVINO runs the same float32 model about one and a half times as fast on CPUs, and starts without TensorFlow. On a
+CPU or GPU that computes in bfloat16, a model can run in bfloat16 on request: faster, with visible rounding.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Engine(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelBytes:
-    """A saved model in memory, so that workers need neither its place nor the network."""
+    """A saved model in memory, so that workers need neither its directory nor network access."""
 
     spec: ClassifierSpec
     weights: bytes  # the content of weights.h5
-    fingerprint: str  # 16 hex digits: what decides its answers
-    rest: str = ""  # the class that is never a label: all that is none of the others
+    fingerprint: str  # 16 hex digits, from everything that decides its answers
+    rest: str = ""  # the class for everything else, which is never a label
     threshold: float = 0.0  # below this probability the label is `unsure`, unless the user says otherwise
-    drawn: bool = False  # trained on the drawn sample alone: of no use for real photos
-    int8: Int8Graph | None = None  # where it was read to run in that precision
+    drawn: bool = False  # trained only on the drawn sample, so of no use for real photos
+    int8: Int8Graph | None = None  # only if it was read to run in that precision
 
 
 def read_model(model_dir: str, *, precision: str = "float32") -> ModelBytes:
-    """Read the model that a train job left in `model_dir`, a path or URI, with what `precision` needs of it.
+    """Read the model that a train job left in `model_dir`, a path or URI, and for `int8` its quantized graph.
 
     Raises UsageError when it is not a model directory or something in it cannot be read.
     """
@@ -57,13 +57,13 @@ def read_model(model_dir: str, *, precision: str = "float32") -> ModelBytes:
     try:
         weights = files.read_bytes(path)
     except FileNotFoundError as error:
-        raise UsageError(f"{model_dir} is not a whole model directory: {WEIGHTS_FILE} is missing in it") from error
+        raise UsageError(f"{model_dir} is not a complete model directory: {WEIGHTS_FILE} is missing") from error
     except OSError as error:
         raise UsageError(f"{model_dir}: {WEIGHTS_FILE} cannot be read: {one_line(error)}") from error
-    # A damaged file, or one of another card, is found here, not in every worker.
+    # Detect a damaged file, or one that belongs to another card, here and not in every worker.
     parse_weights(weights, shapes=spec.tensor_shapes(), where=path)
     checksum = hashlib.sha256(weights).hexdigest()
-    # What only training knows of, dropout, is left out: it is no part of an answer.
+    # Dropout is left out: it acts only in training and does not change an answer.
     decides = {**spec.settings(), "dropout": None, "weights": checksum}
     int8 = read_int8(model_dir, card=card, weights=weights) if precision == "int8" else None
     if int8:
@@ -81,7 +81,7 @@ def read_model(model_dir: str, *, precision: str = "float32") -> ModelBytes:
 
 
 def choose_engine(asked: str, *, gpus: bool) -> str:
-    """Return `tensorflow` or `openvino`; `auto` is OpenVINO where it is installed and the job has no GPUs.
+    """Return `tensorflow` or `openvino`; `auto` is OpenVINO if it is installed and the job has no GPUs.
 
     Raises UsageError when OpenVINO is asked for and not installed.
     """
@@ -94,7 +94,7 @@ def choose_engine(asked: str, *, gpus: bool) -> str:
 
 
 def check_precision(precision: str, *, engine: str, gpus: bool) -> None:
-    """Refuse what `engine` cannot compute in, as far as that is known without the machine that it will run on.
+    """Refuse a precision that does not suit `engine`. What depends on the machine it will run on is checked later.
 
     Raises UsageError for bfloat16 in TensorFlow on CPUs, and for int8 in TensorFlow.
     """
@@ -108,14 +108,14 @@ def check_precision(precision: str, *, engine: str, gpus: bool) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """A model in memory, the name of what runs it, and in which arithmetic: what a worker builds its Engine from."""
+    """What a worker builds its Engine from: a model in memory, the name of the engine, and the precision."""
 
     model: ModelBytes
     engine: str = "tensorflow"
-    precision: str = "float32"  # or bfloat16 or int8; what goes in and what comes out are the same
+    precision: str = "float32"  # or bfloat16 or int8; inputs and outputs have the same types in all of them
 
     def load(self, *, batch_size: int, threads: int) -> Engine:
-        """Build the engine; `batch_size` is TensorFlow's, OpenVINO takes one image a thread.
+        """Build the engine; only TensorFlow uses `batch_size`, OpenVINO takes one image per thread.
 
         Raises FailureError when the weights do not fit the card, or when this machine cannot compute in `precision`.
         """
@@ -125,7 +125,7 @@ class EngineSpec:
 
 
 class TensorflowEngine:
-    """The model in TensorFlow, on the GPU where the process has one."""
+    """The model in TensorFlow, on the GPU if the process has one."""
 
     def __init__(self, model: ModelBytes, *, batch_size: int, threads: int, precision: str) -> None:
         set_keras_environment()
@@ -157,7 +157,7 @@ class OpenvinoEngine:
         if precision == "int8":
             if model.int8 is None:
                 raise FailureError("the model was read without its quantized graph")
-            # What is not int8 may round too: integer arithmetic differs from CPU to CPU already.
+            # The layers that are not int8 may use bfloat16: integer arithmetic differs between CPUs anyway.
             graph, precision = model.int8.load(), "bfloat16" if has_bfloat16() else "float32"
         else:
             graph = build_graph(model.spec, model.weights)
@@ -169,17 +169,18 @@ class OpenvinoEngine:
 
 
 def has_bfloat16() -> bool:
-    """Tell whether OpenVINO is installed and this machine's CPU computes in bfloat16."""
+    """Return whether OpenVINO is installed and this machine's CPU computes in bfloat16."""
     if importlib.util.find_spec("openvino") is None:
         return False
     return _BFLOAT16 in import_openvino().Core().get_property("CPU", _CAPABILITIES)
 
 
 def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 where Ray has one node and its CPU computes in it.
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 if Ray has one node and its CPU computes in it.
 
-    With several nodes, another one might not, and features of both kinds would be mixed. GPUs compute in float32.
-    Raises UsageError where bfloat16 is asked for and the trunk runs on GPUs.
+    With several nodes, another CPU might not compute in it, and features of both precisions would be mixed. GPUs
+    compute in float32.
+    Raises UsageError if bfloat16 is requested and the trunk runs on GPUs.
     """
     if asked == "bfloat16" and gpus:
         raise UsageError("--trunk-precision bfloat16: expected a trunk on CPUs, found GPUs: leave it out")
@@ -189,9 +190,9 @@ def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
 
 
 def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
-    """Refuse a precision that this CPU would only imitate. `capabilities` are as OpenVINO names them.
+    """Refuse a precision that this CPU would only emulate. `capabilities` are OpenVINO's names.
 
-    Raises FailureError with what to do.
+    Raises FailureError, which says what to do.
     """
     if precision == "bfloat16" and _BFLOAT16 not in capabilities:
         raise FailureError(
@@ -201,9 +202,9 @@ def check_cpu(precision: str, capabilities: Sequence[str]) -> None:
 
 
 class OpenvinoRunner:
-    """An openvino.Model of (?, S, S, 3) uint8 images on CPU threads; its features and probabilities are float32.
+    """Runs an openvino.Model on CPU threads: (?, S, S, 3) uint8 images to float32 features or probabilities.
 
-    Raises FailureError where the CPU does not compute in `precision`.
+    Raises FailureError if the CPU does not compute in `precision`.
     """
 
     def __init__(self, graph: Any, *, threads: int, precision: str = "float32") -> None:
@@ -211,18 +212,18 @@ class OpenvinoRunner:
         core = openvino.Core()
         check_cpu(precision, core.get_property("CPU", _CAPABILITIES))
         self._shapes = [tuple(side.get_length() for side in list(output.partial_shape)[1:]) for output in graph.outputs]
-        # An image for each thread at a time was the fastest of batches of 1 to 32, with one stream or several.
+        # Batches of one image per thread were the fastest of sizes 1 to 32, with one stream or several.
         graph.reshape([1, *list(graph.inputs[0].partial_shape)[1:]])
         compiled = core.compile_model(
             graph,
             "CPU",
             {
-                # By itself it takes bfloat16 where the CPU has it, and other machines would give other rows.
+                # By default OpenVINO uses bfloat16 if the CPU has it, so machines would give different rows.
                 "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "NUM_STREAMS": threads,
                 "INFERENCE_NUM_THREADS": threads,
-                "ENABLE_CPU_PINNING": False,  # two actors would fight for the same cores
+                "ENABLE_CPU_PINNING": False,  # with pinning, two actors would compete for the same cores
             },
         )
         self._queue: Any = openvino.AsyncInferQueue(compiled, threads)

@@ -1,8 +1,8 @@
-"""A trained model in the formats of other programs, each proved to agree with ours before it stands.
+"""Exports a trained model to the formats of other programs; an export is written only if it agrees with the model.
 
-Input and output are the same everywhere: uint8 RGB images (N, S, S, 3) to float32 probabilities (N, classes); scaling,
-softmax and calibration are inside. The model card goes along: it names the classes, and says how a photo becomes the
-square (`resize`, `resampling`).
+All formats map uint8 RGB images (N, S, S, 3) to float32 probabilities (N, classes). Scaling, softmax and calibration
+are inside. The model card is copied too: it names the classes, and says how a photo becomes the square input
+(`resize`, `resampling`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def export(config: ExportConfig) -> str:
-    """Write the model `config.model` as `config.to` at `config.out`, and return where it stands.
+    """Write the model `config.model` as `config.to` at `config.out`, and return where it was written.
 
-    What was written is read back and run on ten photos first; nothing is left at `out` unless its probabilities are
-    the model's within 0.0001. Raises UsageError for a mistake in the command, FailureError when they are not.
+    The export is first written to a temporary folder, read back and run on ten photos. Nothing is written to `out`
+    unless its probabilities are within 0.0001 of the model's. With `int8` the quantized graph is written into the model
+    directory instead.
+    Raises UsageError for a mistake in the command, FailureError when the probabilities differ by more.
     """
     if config.to == "int8":
         if not config.model or config.out:
@@ -84,20 +86,23 @@ def export(config: ExportConfig) -> str:
 def _place(config: ExportConfig, *, suffix: str) -> str:
     """Return where the export goes: inside an existing folder under the name of its run, else at --out itself.
 
-    Raises UsageError where something stands there: nothing is ever replaced.
+    Raises UsageError if that path exists: nothing is ever replaced.
     """
     out = files.absolute(config.out)
-    if files.is_directory(out) and not files.exists(files.join(out, CARD_FILE)):  # which no model's folder lacks
+    if files.is_directory(out) and not files.exists(files.join(out, CARD_FILE)):  # with a card, it is a model itself
         *_, run, name = ["", *files.absolute(config.model).rstrip("/").split("/")]
         out = files.join(out, run if name == "model" and run else name)
     out += "" if out.lower().endswith(suffix) else suffix
     if files.exists(out):
-        raise UsageError(f"--out {config.out}: {out} exists already, and nothing is replaced: give another place")
+        raise UsageError(f"--out {config.out}: {out} exists already and is not replaced: give another path")
     return out
 
 
 def _read_images(photos: str, *, spec: ClassifierSpec, limits: DecodeLimits) -> np.ndarray:
-    """Return ten images, uint8 (10, S, S, 3), or as many as can be read; of the drawn sample without `photos`."""
+    """Return ten images, uint8 (10, S, S, 3), or as many as can be read; without `photos`, of the drawn sample.
+
+    Raises UsageError when no photo can be read.
+    """
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         if not photos:
             draw_sample(Path(folder) / "sample", per_class=_PHOTOS // 2)
@@ -111,14 +116,12 @@ def _read_images(photos: str, *, spec: ClassifierSpec, limits: DecodeLimits) -> 
             if len(images) == _PHOTOS:
                 break
     if not images:
-        raise UsageError(
-            f"--photos {photos}: expected photos to try the exported model on, found none that can be read"
-        )
+        raise UsageError(f"--photos {photos}: expected readable photos to check the exported model with, found none")
     return np.stack(images)
 
 
 def _publish(made: Path, out: str, *, card: bytes) -> None:
-    """Put what stands at `made` to `out`: the card and OpenVINO's weights first, so that the model comes last."""
+    """Copy the file or folder `made` to `out`; of files, the card and OpenVINO's weights come first, the model last."""
     if made.is_dir():
         (made / CARD_FILE).write_bytes(card)
         with files.staged_directory(out) as folder:
@@ -135,11 +138,11 @@ def _publish(made: Path, out: str, *, card: bytes) -> None:
             files.write_bytes(stem + file.suffix, file.read_bytes())
 
 
-# Formats: each writes its files, and returns a function that runs what it has written
+# Formats: each function writes its files, and returns a function that runs what was written
 
 
 def _serving_function(classifier: Any) -> Any:
-    """Return the model as a tf.function of one signature, `image` to `probabilities`."""
+    """Return a tf.Module whose `serve` is the model as a tf.function of one signature, `image` to `probabilities`."""
     import tensorflow as tf
 
     network, size = classifier.network, classifier.spec.image_size
@@ -169,8 +172,8 @@ def _save_tflite(model: ModelBytes, classifier: Any, made: Path) -> Predict:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     made.write_bytes(converter.convert())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow announces another package for what it still has itself
-        # Its default delegate announces itself on stderr, past everything that could silence it.
+        warnings.simplefilter("ignore")  # TensorFlow recommends another package for the interpreter
+        # The default delegate writes a message to stderr that cannot be silenced.
         plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         interpreter = tf.lite.Interpreter(model_path=str(made), experimental_op_resolver_type=plain)
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()

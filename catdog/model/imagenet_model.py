@@ -1,6 +1,6 @@
-"""A model without training: the ImageNet head that an installed Lite network has, its classes added up to cat and dog.
+"""A model without training: an installed Lite network and its ImageNet head, whose classes add up to cat and dog.
 
-What is neither is the class `other`. Nothing is downloaded, and TensorFlow is not needed to make it.
+All other classes add up to the class `other`. Making the model downloads nothing and does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from catdog.storage import files
 from catdog.storage.artifacts import fingerprint
 
 OTHER = "other"
-# Numbers of the 1000 classes, first and last; 281 is tabby, 285 Egyptian cat, 151 Chihuahua, 268 Mexican hairless.
-# Source: ILSVRC 2012, in the order of its synset names.
+# First and last index among the 1000 classes: 281 is tabby, 285 Egyptian cat, 151 Chihuahua, 268 Mexican hairless.
+# Source: ILSVRC 2012, sorted by synset name.
 _CLASSES = {"cat": (281, 285), "dog": (151, 268)}
-_BACKBONES = ("efficientnet-lite2", "efficientnet-lite0")  # the best one that is installed
+_BACKBONES = ("efficientnet-lite2", "efficientnet-lite0")  # best first; the first installed one is used
 _FRAMING = Framing(resize="crop", resampling="bicubic")
-# Below it a photo is left open. Measured with Lite2 on 2,000 photos of cats and dogs: 0.9954 of the labelled ones are
-# right and 1.4 % are left open.
+# Below this probability a photo is unsure. Measured with Lite2 on 2,000 photos of cats and dogs: 1.4 % are unsure, and
+# 0.9954 of the labelled ones are right.
 _THRESHOLD = 0.6
-_VERSION = 2  # of what is made here
+_VERSION = 2  # of the model that is made here
 
 
 def imagenet_model() -> str:
-    """Return the path of the model directory, in the cache, of the best installed Lite network; make it the first time.
+    """Return the path of the cached model directory of the best installed Lite network, which the first call writes.
 
     Raises FailureError when no such network is installed or the cache cannot be written.
     """
@@ -52,7 +52,8 @@ def imagenet_model() -> str:
                 write_imagenet_model(folder, backbone=name)
         except OSError as error:
             raise FailureError(
-                f"cannot write to the cache {files.cache_directory()}: {one_line(error)}; name another by CATDOG_CACHE"
+                f"cannot write to the cache {files.cache_directory()}: {one_line(error)}; "
+                "set CATDOG_CACHE to another folder"
             ) from error
     return str(directory)
 
@@ -72,8 +73,9 @@ def write_imagenet_model(directory: Path, *, backbone: str) -> None:
     for column, (first, last) in enumerate(_CLASSES.values()):
         sums[first : last + 1, column] = 1.0
     sums[:, -1] = 1.0 - sums.sum(axis=1)
-    # ImageNet has 5 cats, 118 dogs and 877 others, each as frequent as the next; a user's folder has as many cats as
-    # dogs. Dividing each unit's probability by the number of its fellows makes the three classes equally likely.
+    # ImageNet has 5 classes of cats, 118 of dogs and 877 others, all equally frequent. A user's folder is assumed to
+    # have as many cats as dogs. Dividing each unit's probability by the number of units in its group makes the three
+    # classes equally likely.
     head = {**head, "bias": head["bias"] - np.log(sums.sum(axis=0))[sums.argmax(axis=1)]}
     spec = ClassifierSpec(
         backbone=backbone,

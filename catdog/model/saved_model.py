@@ -1,4 +1,4 @@
-"""The saved model: its card, which says what to build, and copies of the directory. Needs no TensorFlow."""
+"""The saved model: its card, which says what to build, and copies of its directory. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ CARD_FORMAT = 1
 SMALLEST_IMAGE, LARGEST_IMAGE = 32, 2048  # sides, in pixels
 
 OUTPUT = "fc_out"  # the output layer's name
-CLASS_SUMS = "class_sums"  # that of the layer behind it, where an output is not a class
+CLASS_SUMS = "class_sums"  # the name of the layer after it, if output units are not classes
 
 Check = tuple[str, Callable[[Any], bool]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierSpec:
-    """All that is needed to build a classifier but its weights.
+    """Everything needed to build a classifier, except its weights.
 
-    `image_size` is the side of the square input, in pixels, which a photo becomes as `framing` says; the backbone sees
-    it in `scaling`. With `output_units` the output layer has so many units, and the layer `class_sums` adds up their
-    probabilities to those of the classes.
+    `image_size` is the side of the square input, in pixels. `framing` says how a photo becomes this square, and
+    `scaling` how its pixels are scaled for the backbone. If `output_units` is set, the output layer has that many
+    units, and the layer `class_sums` adds up their probabilities to those of the classes.
     """
 
     backbone: str
@@ -46,7 +46,10 @@ class ClassifierSpec:
     output_units: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """Return the fields under the names that the card has for them, without what older cards had no word for."""
+        """Return the fields under the card's names.
+
+        The fields that older cards lack are left out if they have their default values.
+        """
         found = {name: getattr(self, name) for name in ("backbone", "image_size", "classes", "pooling", "dropout")}
         found |= {"input_scale": self.scaling.scale, "input_offset": self.scaling.offset}
         if self.framing != SQUASH:
@@ -62,7 +65,7 @@ class ClassifierSpec:
 
 
 def spec_to_card(spec: ClassifierSpec) -> dict[str, Any]:
-    """Return the part of a model card that tells how to build the classifier."""
+    """Return the part of a model card that says how to build the classifier."""
     return {
         "format": CARD_FORMAT,
         **spec.settings(),
@@ -72,7 +75,7 @@ def spec_to_card(spec: ClassifierSpec) -> dict[str, Any]:
 
 
 def spec_from_card(card: Mapping[str, Any], *, where: str) -> ClassifierSpec:
-    """Read back what `spec_to_card` wrote; a card of an earlier version has no framing, which was to squash then.
+    """Read back what `spec_to_card` wrote; a card of an earlier version has no framing, which then was `squash`.
 
     Raises UsageError, naming `where`, when something is missing, of another type or out of range.
     """
@@ -115,7 +118,7 @@ def _is_number(value: Any) -> bool:
 def _are_names(value: Any) -> bool:
     return (
         isinstance(value, list | tuple)
-        and 1 <= len(value) <= _MOST_CLASSES
+        and 1 <= len(value) <= _MAX_CLASSES
         and all(isinstance(name, str) and name and name == name.encode(errors="ignore").decode() for name in value)
         and len(set(value)) == len(value)
     )
@@ -126,35 +129,35 @@ def _are_channels(value: Any) -> bool:
 
 
 _LARGEST_SCALE = 1e6
-_MOST_CLASSES = 100_000
-# What a card must say: in words, and as a check.
+_MAX_CLASSES = 100_000
+# What each key of a card must hold: in words, and as a check.
 _CARD_CHECKS: dict[str, Check] = {
     "backbone": _one_of(BACKBONES),
     "image_size": (
         f"a whole number from {SMALLEST_IMAGE} to {LARGEST_IMAGE}",
         lambda value: _is_whole(value, SMALLEST_IMAGE, LARGEST_IMAGE),
     ),
-    "classes": ("a list of names, each once", _are_names),
+    "classes": ("a list of distinct names", _are_names),
     "pooling": _one_of(("avg", "max")),
     "dropout": ("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1),
     "input_scale": ("three numbers", _are_channels),
     "input_offset": ("three numbers", _are_channels),
     "resize": _one_of(RESIZES),
     "resampling": _one_of(RESAMPLINGS),
-    # Of a model that was not trained for its classes: below which probability a photo is left open, and the class that
-    # is no answer.
+    # For a model that was not trained for its classes: the probability below which a photo is unsure, and the class
+    # that is never a label.
     "threshold": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
-    "rest": ("a text", lambda value: isinstance(value, str)),
-    "output_units": ("a whole number from 0 to 100,000", lambda value: _is_whole(value, 0, _MOST_CLASSES)),
+    "rest": ("a string", lambda value: isinstance(value, str)),
+    "output_units": ("a whole number from 0 to 100,000", lambda value: _is_whole(value, 0, _MAX_CLASSES)),
 }
-# What cards of earlier versions lack.
+# Keys that cards of earlier versions lack, with their defaults.
 _LATER_KEYS: dict[str, Any] = {**dataclasses.asdict(SQUASH), "output_units": 0, "threshold": 0.0, "rest": ""}
 
 
 def read_card(model_dir: str) -> dict[str, Any]:
     """Return the card of the model in `model_dir`, a path or URI.
 
-    Raises UsageError when the directory holds no model, or its card is no JSON object.
+    Raises UsageError when the directory holds no model, or its card is not a JSON object.
     """
     path = files.join(files.absolute(model_dir), CARD_FILE)
     if not files.exists(path):
@@ -181,8 +184,8 @@ def read_card(model_dir: str) -> dict[str, Any]:
 def copy_model(source: str, destination: str, *, temperature: float | None = None) -> None:
     """Copy a model directory, whole or not at all.
 
-    With a `temperature` its card says so, and the output layer is divided by it: the copy's probabilities are
-    calibrated, those of the source stay as they were trained.
+    With a `temperature`, the copy's card records it, and the copy's output layer is divided by it. So the copy's
+    probabilities are calibrated, while those of the source stay as trained.
     """
     with files.staged_directory(destination) as folder:
         for name in (CARD_FILE, WEIGHTS_FILE):

@@ -27,32 +27,32 @@ from catdog.photos.sharded.driver import ingest_many
 from catdog.photos.sharded.manifest import write_sharded
 from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.inputs import list_inputs
-from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS
+from catdog.photos.sources.listing.shards import MAX_IN_ONE_PROCESS
 from catdog.photos.splits import ALL, split_photos
 from catdog.storage import artifacts, files
 from catdog.storage.run_directory import record_config
 from catdog.storage.schemas import MANIFEST, REJECTED, SPLITS
 
-# Settings that make the manifest, beside the content of the files that say what photos show.
+# Settings that determine the manifest, in addition to the content of the annotation files.
 _INPUTS = (
     *(f"{split}_per_class" for split in SPLITS), "seed", "max_pixels", "splits", "bytes_column", "name_column",
     "label_column",
 )  # fmt: skip
 
-_LEFTOVERS = ("inspected", "inputs", "recorded", "merged", "ranges")  # what a finished manifest does not need
+_LEFTOVERS = ("inspected", "inputs", "recorded", "merged", "ranges")  # folders that a finished manifest does not need
 
 
 def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
-    """Return the photos of `config.photos` with their classes, for `ingest`; None where it does not need them.
+    """Return the photos of `config.photos` with their classes for `ingest`, or None if it does not need them.
 
-    Nor does it where they are so many that Ray tasks list them. No cluster is needed, so what is wrong with the photos
-    is told before one is started, which takes ten seconds. A run whose manifest is finished goes on without its photos,
-    as far as their features are cached. Raises UsageError as list_inputs and label_photos do, and for numbers of photos
-    that leave no training.
+    It does not need them without `config.photos`, with a finished manifest, or if there are so many photos that Ray
+    tasks list them. No cluster is needed, so errors in the photos are reported before one is started, which takes ten
+    seconds. A run whose manifest is finished resumes without its photos, provided that their features are cached.
+    Raises UsageError as list_inputs and label_photos do, and if no photos are asked for in training or validation.
     """
     for split in ("train", "validation"):
         if not getattr(config, f"{split}_per_class"):
-            raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: a training needs both splits")
+            raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: training needs both splits")
     if not config.photos or files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE)):
         return None
     try:
@@ -62,10 +62,10 @@ def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
 
 
 def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None = None) -> AnyManifest:
-    """Make the manifest of `config.photos` in `run_dir`, or read the one that is finished there.
+    """Make the manifest of `config.photos` in `run_dir`, or read the finished one.
 
-    `found` is what `find_photos` found, if it was called before. Without photos the sample is drawn first. Raises what
-    build_manifest raises.
+    `found` is the result of `find_photos`, if it was called before. Without `config.photos`, the sample is drawn first.
+    Raises what build_manifest raises.
     """
     directory = files.join(run_dir, "manifest")
     annotations = read_annotations(config)
@@ -88,7 +88,7 @@ def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None =
 def _make_manifest(
     config: IngestConfig, source: str, annotations: Annotations, *, directory: str, found: LabelledPhotos | None
 ) -> AnyManifest:
-    """Make and write the manifest of `source`: in one table, or of many photos in shards."""
+    """Make and write the manifest of `source`, in one table or, for many photos, in shards."""
     settings: dict[str, Any] = {
         "per_class": {split: int(getattr(config, f"{split}_per_class")) for split in SPLITS},
         "seed": config.seed,
@@ -121,10 +121,10 @@ def _sample(run_dir: str, *, seed: int) -> str:
 def label_source(source: str, annotations: Annotations, *, all_here: bool = False) -> LabelledPhotos:
     """List the photos of `source` and give each its class.
 
-    Raises UsageError as list_inputs and label_photos do; and MorePhotosError for more photos than this process should
-    hold, unless `all_here` or a table of labels or groups, which it holds anyway, asks for it.
+    Raises UsageError as list_inputs and label_photos do, and MorePhotosError for more photos than this process should
+    hold. `all_here` lifts this limit, and so does a table of labels or groups, which this process holds anyway.
     """
-    at_most = None if all_here or annotations.labels or annotations.groups else MOST_IN_ONE_PROCESS
+    at_most = None if all_here or annotations.labels or annotations.groups else MAX_IN_ONE_PROCESS
     inputs = list_inputs(source, columns=annotations.columns, at_most=at_most)
     return label_photos(inputs, source=source, annotations=annotations)
 
@@ -142,11 +142,11 @@ def build_manifest(
 ) -> Manifest:
     """Find, check, deduplicate and split the photos of `source`, as list_inputs takes it.
 
-    Every file found ends in one of the two tables. `found` saves the listing, `per_class` is as in split_photos, by
-    default all, `progress` is called with (photos done, photos in all). What is found in photos is kept in the folder
-    `keep` for another try, "" for nowhere.
+    Every file found ends up in one of the manifest's two tables. With `found`, the photos are not listed again.
+    `per_class` is as in split_photos, by default all. `progress` is called with (photos done, photos in total).
+    Inspection results are kept in the folder `keep` for another attempt, or nowhere if it is "".
     Raises UsageError when there are no photos, fewer than two classes, too few photos for the splits, or annotations
-    that do not fit them.
+    that do not fit the photos.
     """
     annotations = annotations or Annotations()
     labelled = found or label_source(source, annotations, all_here=True)

@@ -1,7 +1,7 @@
-"""Read and decode every photo over the cluster: its digest, its size, its perceptual hash, or why it cannot be used.
+"""Read and decode every photo on the cluster: its digest, size and perceptual hash, or the reason to reject it.
 
-Photo bytes never leave the task that read them: the driver sees one small row a photo, or none. What a task has found
-it keeps beside the manifest, so that an ingest that was killed resumes with the photos that are not inspected yet.
+Photo bytes never leave the task that read them. The driver receives at most one small row per photo. Each task keeps
+its results next to the manifest, so that an ingest that was killed resumes with the photos that are not inspected yet.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from catdog.storage import files
 from catdog.storage.tables import read_parquet, write_parquet
 
 Progress = Callable[[int, int], None]
-Inspect = Callable[..., Inspection]  # of content and limits
+Inspect = Callable[..., Inspection]  # takes content and limits
 
-# A task: a quarter of a second of reading and decoding at least, so that it outweighs its start, and eight at most.
-_LEAST_PHOTOS, _MOST_PHOTOS, _TASKS = 64, 2048, 1024
+# A task reads and decodes for at least a quarter of a second, to outweigh its startup, and for at most eight seconds.
+_MIN_PHOTOS, _MAX_PHOTOS, _TASKS = 64, 2048, 1024
 PROGRESS_SECONDS = 0.5
-_FORMAT = 1  # of what is kept
+_FORMAT = 1  # of the kept files
 
 INSPECTED = pa.schema(
     [
@@ -51,16 +51,16 @@ INSPECTED = pa.schema(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspector:
-    """How photos are inspected, and the folder that keeps what was found; "" for nowhere."""
+    """How photos are inspected, and the folder that keeps the results ("" keeps none)."""
 
     limits: DecodeLimits
     keep: str = ""
     inspect: Inspect = inspect_image
 
     def __call__(self, photos: pa.Table, tries: int) -> pa.Table:
-        """Return what is found in each of `photos` (path, version), or what was found and kept before, in their order.
+        """Return the results for `photos` (path, version), in their order, from the kept file if there is one.
 
-        `tries` is how often the process of this task was lost.
+        `tries` counts the earlier attempts of this task, whose processes died.
         """
         path = self.kept_at(photos)
         if path and files.exists(path):
@@ -71,7 +71,10 @@ class Inspector:
         return found
 
     def kept_at(self, photos: pa.Table) -> str:
-        """Return the file of what is found in `photos`; "" where a change of a photo could not be told."""
+        """Return the path of the file that keeps the results for `photos`, or "" for none.
+
+        Nothing is kept if a photo has no version, because a change of that photo would go unnoticed.
+        """
         if not self.keep or photos["version"].null_count or not photos.num_rows:
             return ""
         state = hashlib.sha256(f"{_FORMAT} {self.limits}".encode())
@@ -80,18 +83,18 @@ class Inspector:
         return files.join(self.keep, f"{state.hexdigest()[:32]}.parquet")
 
     def look(self, paths: Sequence[str], tries: int) -> pa.Table:
-        """Read and inspect the photos at `paths`; as `__call__`, which keeps what this finds."""
+        """Read and inspect the photos at `paths`, in their order, without the kept results that `__call__` uses."""
         digests: list[str] = []
         journal = Journal("\0".join(paths))
         try:
             decode, seconds = functools.partial(self.inspect, limits=self.limits), self.limits.max_seconds
             found = decode_each(_contents(paths, digests), decode, seconds=seconds, tries=tries, journal=journal)
-            # The digest of a photo is the last one when what was found in it comes.
+            # decode_each is lazy: when it yields a result, the last digest is that of the same photo.
             rows = [_row(one, digests[-1]) for one in found]
         finally:
             journal.close()
         journal.delete()
-        # All at once: one by one the arithmetic would take twice as long as a photo's whole hash.
+        # Hashed in one batch: one by one, the arithmetic alone would take twice as long as a whole hash does.
         usable = [row for row in rows if "gray" in row]
         for row, hashed in zip(usable, hash_pictures([row.pop("gray") for row in usable]).to_pylist(), strict=True):
             row["perceptual_hash"] = hashed
@@ -99,19 +102,19 @@ class Inspector:
 
 
 def photos_per_task(photos: int) -> int:
-    """Return photos a task: it depends on nothing else, so that what was kept is found again."""
-    return min(max(photos // _TASKS, _LEAST_PHOTOS), _MOST_PHOTOS)
+    """Return the number of photos per task, from the total alone, so that a later attempt finds the kept results."""
+    return min(max(photos // _TASKS, _MIN_PHOTOS), _MAX_PHOTOS)
 
 
 def inspect_photos(photos: pa.Table, inspector: Inspector, *, progress: Progress | None = None) -> pa.Table:
-    """Inspect every one of `photos` (path, version) over the cluster; return one row each, in their order.
+    """Inspect all `photos` (path, version) on the cluster; return one row per photo, in their order.
 
     Columns: digest (sha256, hex), width and height in pixels, perceptual_hash, reason (null for a usable photo).
-    Raises FailureError where Ray gives up.
+    Raises FailureError if Ray gives up.
     """
     size, count = photos_per_task(photos.num_rows), photos.num_rows
     photos = photos.select(["path", "version"])
-    # Taken, not sliced: a slice travels with all that it is cut from.
+    # `take`, not `slice`: Ray would send a slice with the whole table that it is cut from.
     pieces = ((start, photos.take(np.arange(start, min(start + size, count)))) for start in range(0, count, size))
     found: dict[int, pa.Table] = {}
     for (start, piece), rows in follow(
@@ -132,9 +135,9 @@ def follow(
     size: Callable[[Any], int],
     progress: Progress | None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield what run_in_tasks does for `pieces` of `size` photos each, `count` in all, and tell `progress`.
+    """Yield each of `pieces` with its result, as run_in_tasks does, and report `progress`.
 
-    Raises FailureError where Ray gives up.
+    `size` returns the number of photos in a piece, `count` is their total. Raises FailureError if Ray gives up.
     """
     done, reported = 0, time.monotonic()
     if progress:
@@ -148,7 +151,7 @@ def follow(
             yield piece, found
     except CatdogError:
         raise
-    except Exception as error:  # what Ray itself raises, in classes of its own
+    except Exception as error:  # Ray's own exception classes
         raise FailureError(f"checking photos failed, {done} of {count} done: {root_cause(error)}") from error
 
 
@@ -169,9 +172,9 @@ def _row(found: Inspection | ImageError, digest: str) -> dict[str, Any]:
 def reject_copies(
     paths: Sequence[str], *, labels: np.ndarray, digests: pa.ChunkedArray, classes: Sequence[str]
 ) -> dict[int, str]:
-    """Return the reason to reject each photo whose bytes were seen before, by position in `paths` (sorted).
+    """Return the reason to reject each photo with the same bytes as another, by position in `paths` (sorted).
 
-    The first of equal photos in one class stays; equal photos in two classes contradict each other, and none stays.
+    Of equal photos in one class, the first stays. Equal photos in two classes contradict each other: all are rejected.
     """
     indices = digests.combine_chunks().dictionary_encode().indices  # null for a photo already rejected
     codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False)
@@ -203,10 +206,13 @@ def require_every_class(
 
 
 def missing_class_text(name: str, codes: Mapping[str, int], *, first: str, source: str) -> str:
-    """Return what is wrong where class `name` has no usable photo; `codes` counts why, `first` is the first reason."""
+    """Return the error text for class `name` without a usable photo.
+
+    `codes` counts the rejections by code, `first` is the first reason.
+    """
     counted = ", ".join(f"{count} {code}" for code, count in codes.items())
-    why = f"{counted}; the first one is {first}" if codes else "the corrections leave all of them out"
+    why = f"{counted}; the first one is {first}" if codes else "the corrections leave out all of them"
     return (
         f"expected usable photos of every class in {source}, found none of {name} ({why}): "
-        "add photos of it or take its folder away"
+        "add photos of it or remove its folder"
     )

@@ -21,9 +21,9 @@ from catdog.storage.tables import read_parquet, write_parquet
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The usable photos with label and split, and the files rejected, each table sorted by path.
+    """The usable photos with label and split, and the rejected files; both tables are sorted by path.
 
-    `table` has the schema rows.MANIFEST, `rejected` rows.REJECTED; label i is `classes[i]`.
+    `table` has the schema schemas.MANIFEST, `rejected` schemas.REJECTED. Label i is `classes[i]`.
     """
 
     table: pa.Table
@@ -31,24 +31,27 @@ class Manifest:
     classes: tuple[str, ...]
 
     def select(self, split: str) -> pa.Table:
-        """Return the rows of `split`, by path."""
+        """Return the rows of `split`, sorted by path."""
         return self.table.filter(pc.equal(self.table["split"], split))
 
     def photos(self, split: str) -> PhotoRows:
-        """Return the photos of `split` by digest."""
+        """Return the photos of `split`, sorted by digest."""
         return PhotoRows.of(self.select(split).sort_by("digest"))
 
     @property
     def rejected_count(self) -> int:
-        """How many files were rejected."""
+        """The number of rejected files."""
         return int(self.rejected.num_rows)
 
     def sample(self, photos: int) -> pa.Table:
-        """Return rows (schemas.MANIFEST) of all splits: all of them here, of a ShardedManifest so many or some more."""
+        """Return rows (schemas.MANIFEST) of all splits.
+
+        This class returns all rows. ShardedManifest stops once it has at least `photos`.
+        """
         return self.table
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return photos by split (UNUSED too) and class name."""
+        """Return the number of photos by split (including UNUSED) and class name."""
         counts = empty_counts(self.classes)
         grouped = self.table.group_by(["split", "class"]).aggregate([([], "count_all")])
         for row in grouped.to_pylist():
@@ -75,9 +78,9 @@ AnyManifest = Manifest | ShardedManifest
 
 
 def write_manifest(manifest: Manifest, *, directory: str) -> None:
-    """Write rejected.parquet, then manifest.parquet, into `directory`, a local path or URI; each whole or not at all.
+    """Write rejected.parquet, then manifest.parquet, into `directory`, a local path or URI; each atomically.
 
-    Raises FailureError when the place cannot be written.
+    Raises FailureError when `directory` cannot be written.
     """
     named = {b"catdog.classes": json.dumps(manifest.classes).encode()}
     tables = {"rejected": manifest.rejected, "manifest": manifest.table.replace_schema_metadata(named)}
@@ -88,7 +91,7 @@ def write_manifest(manifest: Manifest, *, directory: str) -> None:
 def read_manifest(directory: str) -> AnyManifest:
     """Read what `write_manifest` or `write_sharded` wrote.
 
-    Raises FailureError when a file is missing, damaged or of another version.
+    Raises FailureError when a file is missing, damaged or from another version.
     """
     if files.exists(join(directory, INDEX_FILE)):
         return read_sharded(directory)
@@ -107,8 +110,8 @@ def _read_parquet(path: str, schema: pa.Schema) -> pa.Table:
         table = read_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise FailureError(f"cannot read {path}: {error}; delete it and run the step again") from error
-    if "look" in table.column_names:  # its name in an earlier version
+    if "look" in table.column_names:  # the column's name in an earlier version
         table = table.rename_columns({"look": "perceptual_hash"}).replace_schema_metadata(table.schema.metadata)
-    if schema is MANIFEST and "perceptual_hash" not in table.column_names:  # of a version before that
+    if schema is MANIFEST and "perceptual_hash" not in table.column_names:  # from a version before that
         table = table.append_column("perceptual_hash", pa.nulls(table.num_rows, pa.uint64()))
     return check_schema(table, schema, where=path)

@@ -1,8 +1,8 @@
 """Draws a small set of cats and dogs, so that the first run needs no download.
 
-Pictures are cartoons: both classes share coats, eye colours, poses and backgrounds, and are told apart as in life, by
-ears, muzzle, eyes and whiskers. Lengths are in units of the animal's head radius, y points down, (0, 0) is the head's
-centre; a picture is drawn at twice its size and reduced, because Pillow's lines are not smooth.
+Pictures are cartoons. Both classes share coats, eye colours, poses and backgrounds. As in life, they differ in ears,
+muzzle, eyes and whiskers. Lengths are in units of the animal's head radius, y points down, and (0, 0) is the centre of
+the head. A picture is drawn at twice its size and reduced, because Pillow's lines are not smooth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from catdog.errors import FailureError
 Color = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
-# (coat, its shade for ears, stripes and patches, its light for muzzle, chest and paws)
+# (coat, shade for ears, stripes and patches, light for muzzle, chest and paws)
 COATS: tuple[tuple[Color, Color, Color], ...] = (
     ((226, 152, 78), (176, 102, 40), (250, 226, 190)),  # ginger
     ((146, 148, 156), (92, 94, 104), (226, 228, 232)),  # gray
@@ -52,7 +52,7 @@ _BEZIER = np.stack([(1 - _SHARE) ** 2, 2 * _SHARE * (1 - _SHARE), _SHARE**2], ax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one animal looks like, whatever its kind."""
+    """The appearance of one animal, cat or dog."""
 
     coat: Color
     shade: Color
@@ -65,7 +65,7 @@ class Look:
 
 
 class Pen:
-    """Draws smooth shapes in the animal's own coordinates, with the chances of `rng`."""
+    """Draws smooth shapes in the animal's own coordinates, with random variation from `rng`."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Pen:
         """Stroke the quadratic Bezier curve of three points, with round ends."""
         places = self._place(_BEZIER @ np.asarray(points, float))
         pixels = max(1, round(width * self._unit))
-        # Round joints cost as much as the line; between thin pieces nobody sees them.
+        # Round joints cost as much as the line, and are invisible in thin lines.
         self._draw.line(places.ravel().tolist(), fill=color, width=pixels, joint="curve" if pixels > 8 else None)
         for x, y in places[[0, -1]].tolist():
             self._draw.circle((x, y), pixels / 2, fill=color)
@@ -117,8 +117,8 @@ class Pen:
 def draw_sample(directory: Path, *, per_class: int = 120, size: tuple[int, int] = (320, 240), seed: int = 0) -> None:
     """Write `per_class` JPEGs of `size` (width, height) pixels to `directory`/Cat and as many to `directory`/Dog.
 
-    The bytes depend on the arguments, Pillow and NumPy alone. All appear at once or none; a directory
-    with something in it is left as it is. Raises FailureError when they cannot be written.
+    The bytes depend only on the arguments, Pillow and NumPy. `directory` appears with all files or not at all. It is
+    left unchanged if it is not empty. Raises FailureError when the files cannot be written.
     """
     if _is_filled(directory):
         return
@@ -129,7 +129,7 @@ def draw_sample(directory: Path, *, per_class: int = 120, size: tuple[int, int] 
             _write_classes(finished, per_class=per_class, size=size, seed=seed)
             finished.replace(directory)
     except OSError as error:
-        # Another process that draws the same pictures may have come first.
+        # Another process that draws the same pictures may have finished first.
         if not _is_filled(directory):
             raise FailureError(f"cannot draw the sample pictures to {directory}: {error}") from error
 
@@ -198,7 +198,7 @@ def _draw_scene(width: int, height: int, *, rng: np.random.Generator) -> Image.I
 
 def _draw_body(pen: Pen, look: Look) -> None:
     side = 1 if pen.rng.random() < 0.5 else -1
-    rim = _lit(look.coat, -26)  # a darker rim parts limbs of one colour
+    rim = _lit(look.coat, -26)  # a darker rim separates limbs of one colour
     reach, rise = pen.rng.uniform(1.5, 2.2), pen.rng.uniform(0.6, 1.8)
     if look.sitting:
         pen.curve([(0.7 * side, 2.9), (reach * side, 3.0), (reach * side, rise)], 0.3, rim)
@@ -233,7 +233,7 @@ def _draw_cat_head(pen: Pen, look: Look) -> None:
     for side in (-1, 1):
         pen.polygon([(0.98 * side, -0.1), (0.84 * side, -ear), (0.1 * side, -0.8)], look.coat)
         pen.polygon([(0.86 * side, -0.35), (0.80 * side, 0.2 - ear), (0.32 * side, -0.74)], PINK)
-        pen.polygon([(0.7 * side, 0.15), (1.2 * side, 0.42), (0.6 * side, 0.72)], look.coat)  # tuft of the cheek
+        pen.polygon([(0.7 * side, 0.15), (1.2 * side, 0.42), (0.6 * side, 0.72)], look.coat)  # cheek tuft
     pen.ellipse(0, 0, 1.0, 0.86, look.coat)
     pen.fur(0, 0, 0.98, 0.84, look.coat)
     if look.marked:
@@ -263,7 +263,7 @@ def _draw_cat_head(pen: Pen, look: Look) -> None:
 
 
 def _draw_dog_head(pen: Pen, look: Look) -> None:
-    """Draw hanging ears, round pupils, a long muzzle with a big nose and, mostly, the tongue."""
+    """Draw hanging ears, round pupils, a long muzzle with a big nose and, usually, a tongue."""
     middle, drop = 0.2 * look.turn, pen.rng.uniform(0.6, 0.85)
     pen.ellipse(0, -0.02, 0.86, 0.92, look.coat)
     pen.fur(0, -0.02, 0.84, 0.9, look.coat)
@@ -298,18 +298,18 @@ def _draw_dog_head(pen: Pen, look: Look) -> None:
 
 
 def _lit(color: Color, change: int) -> Color:
-    """Return `color` with every channel brighter by `change`."""
+    """Return `color` with `change` added to every channel, within 0 to 255."""
     red, green, blue = (max(0, min(255, channel + change)) for channel in color)
     return red, green, blue
 
 
 def _jittered(color: Color, *, rng: np.random.Generator) -> Color:
-    """Return nearly the same color; more brightness than hue, or black coats would be green."""
+    """Return nearly the same color; its brightness changes more than its hue, or black coats would turn green."""
     red, green, blue = np.clip(np.array(color) + rng.integers(-12, 13) + rng.integers(-4, 5, 3), 0, 255).tolist()
     return red, green, blue
 
 
 def _rotation(degrees: float) -> np.ndarray:
-    """Return (2, 2) that, applied to row vectors from the right, turns clockwise as seen (y points down)."""
+    """Return the (2, 2) matrix that turns row vectors clockwise (y points down) when applied from the right."""
     angle = np.deg2rad(degrees)
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

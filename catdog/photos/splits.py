@@ -1,7 +1,7 @@
-"""Which photo is for training, validation and test.
+"""Assignment of photos to the training, validation and test splits.
 
-A photo's place on a line from 0 to 1 is drawn from its content and the seed, and the line is cut at 0.70 and 0.85. So a
-photo keeps its split whatever other photos are added or taken away.
+A hash of a photo's content and the seed gives its place on a line from 0 to 1, which is cut at 0.70 and 0.85. So a
+photo keeps its split when other photos are added or removed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from catdog.errors import UsageError
 from catdog.storage.schemas import SPLITS, UNUSED
 
-ALL = -1  # for the most photos of a class
+ALL = -1  # as the number of photos of a class: no limit
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 
 
@@ -30,11 +30,12 @@ def split_photos(
 ) -> np.ndarray:
     """Return the split of each photo, (n,) strings of SPLITS or UNUSED.
 
-    `per_class` has the most photos of a class in each split: ALL, or 0 for no such split; photos beyond are UNUSED.
-    Where each split has a number, the line is cut in their proportion at the rank within the class, so that the numbers
-    are met exactly. A split that some photos are hinted to takes those only; the others are drawn from the rest.
-    Photos of one of `groups` have one place, and so one split. A split that a class would have no photo in gets the
-    nearest one. Raises UsageError where a class has fewer photos (or groups) than there are splits to draw.
+    `per_class` is the maximum number of photos of a class in each split: ALL for no limit, 0 for no such split. Photos
+    beyond it are UNUSED. If every split has a number and there are no `groups`, each class is cut by rank instead of
+    place, in proportion to these numbers, so that they are met exactly. A split that some photos are hinted to takes
+    only those. The other splits are drawn from the remaining photos. Photos of a group share one place, and so one
+    split. If a class would have no photo in a split, the nearest one moves there.
+    Raises UsageError when a class has fewer photos (or groups) than there are splits to draw.
     """
     names = digests if groups is None else [group or digest for group, digest in zip(groups, digests, strict=True)]
     places = draw_places(names, seed=seed)
@@ -52,9 +53,9 @@ def split_photos(
 
 
 def asked_splits(hinted: Iterable[str], per_class: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Return for each pool of photos the splits that it serves, each with its number of `per_class`.
+    """Return the splits that each pool of photos serves, each with its number from `per_class`.
 
-    `hinted` are the splits that photos are hinted to; the pool of all other photos is called train.
+    `hinted` are the splits that photos are hinted to, and each is a pool. Photos without a hint are in the pool train.
     """
     found = {}
     hinted = {*hinted, "train"}
@@ -73,10 +74,10 @@ def draw_places(names: Iterable[str], *, seed: int) -> np.ndarray:
 def cut_by_place(
     places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int], classes: Sequence[str]
 ) -> np.ndarray:
-    """Return the number of each photo's split: the line is cut at SHARES."""
+    """Return the index in `asked` of each photo's split, with the line cut in proportion to SHARES."""
     starts, ends = split_bounds(asked)
     chosen = np.minimum(np.searchsorted(ends, places, side="right"), len(asked) - 1)
-    # A class that is moved to fill one split may empty another one, of another class in the same group.
+    # Moving a group to fill one class's split may empty another split of another class in the group.
     for _ in range(len(asked)):
         sizes = _sizes(labels, chosen, shape=(len(classes), len(asked)))
         for label, empty in np.argwhere(sizes == 0).tolist():
@@ -103,7 +104,10 @@ def split_bounds(asked: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
 def _cut_by_rank(
     places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int], classes: Sequence[str]
 ) -> np.ndarray:
-    """Return the number of each photo's split: the numbers of `asked`, or of a smaller class their proportion."""
+    """Return the index in `asked` of each photo's split, by its rank within the class.
+
+    Splits get their numbers in `asked`, or a proportional share of a smaller class.
+    """
     sizes = np.bincount(labels, minlength=len(classes))
     if sizes.min() < len(asked):
         raise too_few(sizes.tolist(), asked, classes)
@@ -116,19 +120,19 @@ def _cut_by_rank(
 
 
 def share_out(size: int, asked: Mapping[str, int]) -> np.ndarray:
-    """Return how many of the `size` photos of a class each split takes, its numbers or their proportion."""
+    """Return how many of the `size` photos of a class each split takes: its number, or a proportional share."""
     wanted = np.array(list(asked.values()), np.int64)
     counts: np.ndarray = np.maximum(1, wanted * min(size, wanted.sum()) // wanted.sum())
-    while counts.sum() > size:  # the 1 at least of a small split comes out of the largest
+    while counts.sum() > size:  # the minimum of 1 for a small split is taken from the largest
         counts[counts.argmax()] -= 1
-    counts[-1] += size - counts.sum()  # beyond the cap of the last split: unused
+    counts[-1] += size - counts.sum()  # what exceeds the cap of the last split becomes UNUSED
     return counts
 
 
 def apply_caps(
     splits: np.ndarray, members: np.ndarray, places: np.ndarray, labels: np.ndarray, asked: Mapping[str, int]
 ) -> None:
-    """Make UNUSED what a class has in a split beyond its number, the last places first."""
+    """Mark as UNUSED the photos of a class beyond its number in a split, those with the last places first."""
     for split, most in asked.items():
         inside = members[splits[members] == split]
         inside = inside[np.lexsort((places[inside], labels[inside]))]
@@ -139,7 +143,7 @@ def apply_caps(
 
 
 def _sizes(labels: np.ndarray, chosen: np.ndarray, *, shape: tuple[int, int]) -> np.ndarray:
-    """Return photos by (class, split)."""
+    """Return the number of photos by (class, split)."""
     return np.bincount(labels * shape[1] + chosen, minlength=shape[0] * shape[1]).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""The predict job: any folder of photos to prediction rows, each photo exactly once.
+"""The predict job: it turns any folder of photos into prediction rows, exactly one for each photo.
 
-Imports features, report and below; nothing of training.
+It may import features, report and the layers below, but nothing from training.
 """

@@ -1,6 +1,6 @@
-"""Labels against the class folders, and two models against each other: evaluation.json.
+"""Compares labels with the class folders, and two models with each other, and writes evaluation.json.
 
-files of the rows + the shards of their photos --sums of each--> scores of all photos
+result files + the shards of their photos --sums of each file--> scores of all photos
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from catdog.storage import files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The rows of a file of the result, and the photos that they are of."""
+    """The rows of one result file, and the photos that they label."""
 
     result: ResultFile
     photos: Photos
 
     def read(self) -> tuple[pa.Table, pa.Table | None]:
-        """Return the rows and their photos (sources.INPUTS); None for these where they are not those of the rows."""
+        """Return the rows and their photos (schema inputs.INPUTS), or None for photos that do not match the rows."""
         rows, photos = self.result.read(), self.photos.read()
         return rows, photos if rows["path"].equals(photos["path"]) else None
 
 
 class TrueLabels:
-    """The true labels of the committed rows of `out`, as `truth` tells them; -1 for all without one."""
+    """The true labels of the committed rows of `out`, found by `truth`; without one, all are -1."""
 
     def __init__(self, out: str, *, rule: LabelRule, shards: Sequence[Shard], truth: Truth | None, mapped: Map) -> None:
         self._out, self._rule, self._mapped = out, rule, mapped
@@ -59,10 +59,11 @@ class TrueLabels:
         return [Labelled(result=result, photos=some) for result, some in zip(results, photos, strict=True)]
 
     def over(self, function: Callable[[Labelled, Truth | None], Any]) -> Iterator[Any]:
-        """Yield what `function` makes of each file of the rows and the truth, in order.
+        """Yield what `function` returns for each result file and the truth, in order.
 
-        `function` returns None where the photos are not those of the rows. Earlier versions committed large folders in
-        another order than that in which they are listed now: their photos are put into it, all in this process.
+        `function` returns None if the photos do not match the rows. This happens with results of earlier versions,
+        which committed large folders in a different order. The photos are then put into that order, all in this
+        process.
         """
         found = self._mapped(function, ((one, self.truth) for one in self._labelled))
         done = 0
@@ -84,13 +85,13 @@ class TrueLabels:
 
 
 def order_as_rows(inputs: pa.Table, out: str, *, rule: LabelRule) -> pa.Table:
-    """Return `inputs` in the order of the committed rows of `out`, which are of the same photos."""
+    """Return `inputs` in the order of the committed rows of `out`, which label the same photos."""
     rows = pa.concat_tables(table.select(["path"]) for table in read_rows(out, rule=rule))["path"]
     return inputs.take(pc.index_in(rows, value_set=inputs["path"].combine_chunks()))
 
 
 def labels_of_file(labelled: Labelled, truth: Truth | None) -> np.ndarray | None:
-    """Return the true labels of the rows of a file, None where its photos are not those of the rows."""
+    """Return the true labels of the rows of a file, or None if its photos do not match the rows."""
     if truth is None:
         return np.full(labelled.result.rows, -1, np.int32)
     _, inputs = labelled.read()
@@ -99,7 +100,7 @@ def labels_of_file(labelled: Labelled, truth: Truth | None) -> np.ndarray | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sums:
-    """What the rows of a file add to the scores of each model, and to the comparison of two."""
+    """What the rows of one file add to the scores of each model, and to the comparison of two models."""
 
     scores: tuple[ScoreSums, ...]
     pair: PairSums
@@ -111,7 +112,7 @@ class Sums:
 
 
 def sums_of_file(labelled: Labelled, truth: Truth | None) -> Sums | None:
-    """Return the sums of the rows of a file, None where its photos are not those of the rows."""
+    """Return the sums of the rows of a file, or None if its photos do not match the rows."""
     rows, inputs = labelled.read() if truth else (labelled.result.read(), None)
     if truth and inputs is None:
         return None
@@ -133,9 +134,9 @@ def sums_of_file(labelled: Labelled, truth: Truth | None) -> Sums | None:
 
 
 def evaluate_labels(out: str, *, rule: LabelRule, models: Sequence[str], true: TrueLabels, scored: bool) -> None:
-    """Compare the committed rows of `out` with `true` where `scored`, and two models with each other.
+    """Compare the committed rows of `out` with `true` if `scored`, and two models with each other.
 
-    `models` are their directories, for the console and evaluation.json. Raises UsageError when there is no photo to
+    `models` are the model directories, for the console and evaluation.json. Raises UsageError if there is no photo to
     evaluate or to compare.
     """
     sums: Sums = functools.reduce(operator.add, true.over(sums_of_file))
@@ -156,7 +157,7 @@ def _write_evaluation(out: str, found: dict[str, Any]) -> None:
     path, found = files.join(out, EVALUATION_FILE), json.loads(json.dumps(found))
     if not files.exists(path) or files.read_json(path) != found:
         files.write_json(path, found)
-        files.delete(files.join(out, PAGE_FILE))  # it shows another evaluation, or none
+        files.delete(files.join(out, PAGE_FILE))  # the old page shows another evaluation, or none
 
 
 def _say_lines(title: str, result: Evaluation | Comparison) -> None:

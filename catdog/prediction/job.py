@@ -1,4 +1,4 @@
-"""The predict job: list the photos, label what is not labelled yet, commit, then evaluate and sort on request."""
+"""The predict job: list the photos, label those not labelled yet, commit, then evaluate and sort on request."""
 
 from __future__ import annotations
 
@@ -44,16 +44,17 @@ from catdog.storage.ownership import check_folder, mark_folder
 
 
 def predict(config: PredictConfig, *, started: float | None = None) -> dict[str, Any]:
-    """Run the whole predict job and return what summary.json holds; finished work is not done again.
+    """Run the whole predict job and return the content of summary.json; finished work is not repeated.
 
-    `started` is the time.monotonic() at which the command began, where its imports should count.
-    Raises UsageError and FailureError as its steps do, BadPhotosError after results with too many error rows.
+    `started` is the time.monotonic() at which the command began, so that its imports count too.
+    Raises UsageError and FailureError as its steps do. Raises BadPhotosError, with all results written, if too many
+    rows have errors.
     """
     started = started if started is not None else time.monotonic()
     request = read_request(config)
     say_models(request)
     inputs = Inputs(request)
-    if were_moved(request) or not inputs.are_many():  # many are listed by tasks, which takes a cluster and the folder
+    if were_moved(request) or not inputs.are_many():  # listing many by tasks needs Ray and the lease
         check(request, inputs)
     with (
         hold_lease(request.out, flag="--out") as lease,
@@ -77,7 +78,7 @@ def predict(config: PredictConfig, *, started: float | None = None) -> dict[str,
 def predict_one(config: PredictConfig) -> None:
     """Label one photo in this process, without Ray, and print (class name, probability) for each model.
 
-    Raises UsageError as read_model does and for a file that is no photo, FailureError when it cannot be read.
+    Raises UsageError as read_model does and for a file that is not a photo, and FailureError if it cannot be read.
     """
     request = read_request(config)
     engine = choose_engine(config.engine, gpus=False)
@@ -100,9 +101,10 @@ def predict_one(config: PredictConfig) -> None:
 
 
 def check(request: Request, inputs: Inputs, cluster: Cluster | None = None) -> State:
-    """Return what stands in the output folder; nothing is written, and without `cluster` no Ray is needed.
+    """Return the state of the output folder; nothing is written, and without `cluster` Ray is not needed.
 
-    Raises UsageError where the command cannot work: another job's folder, --sort-into or --evaluate without sense.
+    Raises UsageError if the command cannot work: the folder belongs to another job, or --sort-into or --evaluate is
+    not possible.
     """
     config = request.config
     # Photos that were moved away are not listed.
@@ -123,13 +125,13 @@ def check(request: Request, inputs: Inputs, cluster: Cluster | None = None) -> S
 
 
 def were_moved(request: Request) -> bool:
-    """Tell whether the photos were moved away after they had been labelled."""
+    """Return whether the photos were moved away after they had been labelled."""
     return bool(output.read_job(request.out).get("moved"))
 
 
 @contextlib.contextmanager
 def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> Iterator[None]:
-    """Have photos that are many listed, below the output folder, for the length of the block."""
+    """If there are many photos, list them by Ray tasks into the output folder; delete the listing at the end."""
     out = request.out
     if were_moved(request) or not inputs.are_many():
         yield
@@ -146,12 +148,12 @@ def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> 
 
 
 def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> State:
-    """Make the output folder, which nobody else writes to by now, ready for this job; return what stood there."""
+    """Prepare the output folder, whose lease this job holds, and return the state in which it was found."""
     out = request.out
-    state = check(request, inputs, cluster)  # again: another job may have finished before this one had the folder
+    state = check(request, inputs, cluster)  # again: another job may have finished before this one got the lease
     commit.clean_staging(out, owner=lease.owner)
     if state is State.FINISHED:
-        files.delete(parts_directory(out))  # where a kill came between mark and tidying
+        files.delete(parts_directory(out))  # left by a job that was killed between _SUCCESS and the cleanup
         return state
     if state is State.OVERWRITTEN:
         output.clear(out)
@@ -162,12 +164,13 @@ def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Le
         mapped = cluster.mapped(inputs.digest.files)
         shards = cluster.shared(inputs.shards, mapped)
         restore_parts(out, shards, photos_per_part=inputs.photos_per_part, rule=request.rule, mapped=mapped)
+        # These files describe the rows before the retry.
         for name in (
             output.EVALUATION_FILE,
             output.SORTED_FILE,
             output.UNSORTED_FOLDER,
             PAGE_FILE,
-        ):  # of the rows before
+        ):
             files.delete(files.join(out, name))
     elif request.config.retry_errors:
         calls = ((out, shard) for shard in inputs.shards)
@@ -179,7 +182,10 @@ def prepare_output(request: Request, inputs: Inputs, cluster: Cluster, lease: Le
 def label(
     request: Request, inputs: Inputs, cluster: Cluster, lease: Lease, *, replaces: bool, started: float
 ) -> dict[str, Any]:
-    """Label what has no part yet, commit, and return the summary; `replaces`: a result stands until the commit."""
+    """Label the photos that have no part yet, commit, and return the summary.
+
+    With `replaces`, an earlier result exists and stays valid until the commit.
+    """
     config, out = request.config, request.out
     plan, gpus = cluster.plan(), cluster.gpus()
     engine = choose_engine(config.engine, gpus=gpus > 0)
@@ -231,7 +237,7 @@ def label(
 
 
 def evaluate(request: Request, inputs: Inputs, cluster: Cluster) -> None:
-    """Compare the labels with the class folders, where that is asked for, and the models with each other."""
+    """Compare the labels with the class folders, if requested, and two models with each other."""
     config = request.config
     if not config.evaluate and len(request.models) == 1:
         return
@@ -242,9 +248,9 @@ def evaluate(request: Request, inputs: Inputs, cluster: Cluster) -> None:
 
 
 def _labels_of_rows(request: Request, inputs: Inputs, cluster: Cluster) -> TrueLabels:
-    """Return the true labels of the committed rows; where they are not asked for, none need be known.
+    """Return the true labels of the committed rows; without --evaluate they may be unknown.
 
-    Raises UsageError, where they are asked for, when they are not classes of the model.
+    Raises UsageError, with --evaluate, if they are not classes of the model.
     """
     mapped = cluster.mapped(inputs.digest.files)
     shards = cluster.shared(inputs.shards, mapped)
@@ -258,7 +264,7 @@ def _labels_of_rows(request: Request, inputs: Inputs, cluster: Cluster) -> TrueL
 
 
 def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mapping[str, Any]) -> None:
-    """Write report.html, unless it stands."""
+    """Write report.html if it is requested and does not exist yet."""
     config = request.config
     if not config.report or files.exists(files.join(request.out, PAGE_FILE)):
         return
@@ -283,7 +289,7 @@ def report(request: Request, inputs: Inputs, cluster: Cluster, *, summary: Mappi
 
 
 class LabellingProgress:
-    """The progress line, and how many photos this command labelled itself."""
+    """The progress line, and the number of photos that this command itself labelled."""
 
     def __init__(self) -> None:
         self._line = ProgressLine("Labelling", "photos")

@@ -1,4 +1,4 @@
-"""The folder of a predict job's results: what was asked for, whether that is still the same, and its proof."""
+"""The output folder of a predict job: what the job was asked for, whether it still matches, and its summary."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ EVALUATION_FILE = "evaluation.json"
 SORTED_FILE = "sorted.json"
 UNSORTED_FOLDER = "not-sorted"  # lists of the photos that could not be placed
 SORTED_FILES = (SORTED_FILE, UNSORTED_FOLDER)
-_CHUNK = 1 << 16  # of rows that are Python objects at a time
-_MANY_LABELS = 12  # of more, those without photos are not listed
+_CHUNK = 1 << 16  # paths that are converted to Python objects at a time
+_MANY_LABELS = 12  # with more labels than this, those without photos are not listed
 
 
 class Listing(Protocol):
-    """The photos of a job, listed when they are first needed, once."""
+    """The photos of a job, listed once, when they are first needed."""
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -45,20 +45,20 @@ class Listing(Protocol):
 
     @property
     def digest(self) -> SetDigest:
-        """What names the set of them."""
+        """The digest that identifies the set of photos."""
 
 
 def set_name(digest: SetDigest) -> dict[str, Any]:
-    """Return what names a set of paths in predict.json."""
+    """Return the entry that identifies a set of paths in predict.json."""
     found = digest.to_json()
     return {"files": found["files"], "paths": found["paths"]}
 
 
 def is_set(stored: Any, digest: SetDigest, read_paths: Callable[[], Iterable[pa.ChunkedArray]]) -> bool:
-    """Tell whether `stored`, of predict.json, names the set of paths whose digest is `digest`.
+    """Return whether `stored`, from predict.json, identifies the set of paths whose digest is `digest`.
 
-    Earlier versions stored 16 hex digits of all paths in one order, the first of them as "N files DIGEST": for these
-    `read_paths` yields the paths.
+    Earlier versions stored 16 hex digits of a hash over all paths in sorted order. The first of these versions wrote
+    them as the text "N files DIGEST". For both, `read_paths` returns the paths.
     """
     if isinstance(stored, str):
         count, _, name = stored.split(" ")
@@ -72,7 +72,7 @@ def is_set(stored: Any, digest: SetDigest, read_paths: Callable[[], Iterable[pa.
 
 
 def earlier_digest(paths: pa.ChunkedArray) -> str:
-    """Return 16 hex digits that name the set of `paths`, as earlier versions did: all of them are sorted in memory."""
+    """Return the 16 hex digits by which earlier versions identified a set of `paths`; all are sorted in memory."""
     state, ordered = hashlib.sha256(), paths.take(pc.sort_indices(paths))
     for start in range(0, len(ordered), _CHUNK):
         for path in ordered.slice(start, _CHUNK).to_pylist():
@@ -81,23 +81,23 @@ def earlier_digest(paths: pa.ChunkedArray) -> str:
 
 
 class State(enum.Enum):
-    """What a job finds in its output folder, and does about it."""
+    """What a job finds in its output folder, and what it does about it."""
 
     NEW = enum.auto()
-    UNFINISHED = enum.auto()  # parts stand: the others are labelled
+    UNFINISHED = enum.auto()  # some parts may exist; the missing ones are labelled
     FINISHED = enum.auto()
-    OVERWRITTEN = enum.auto()  # --overwrite: all is labelled again
-    RETRIED = enum.auto()  # --retry-errors: parts with errors that may pass are labelled again
+    OVERWRITTEN = enum.auto()  # --overwrite: all photos are labelled again
+    RETRIED = enum.auto()  # --retry-errors: parts with changed photos or passing errors are labelled again
 
 
 def default_out(photos: str) -> str:
-    """Return where the results go of a job that names no --out: the same command finds them again."""
+    """Return the results folder of a job without --out, such that the same command finds it again."""
     name = re.sub(r"[^\w.-]+", "-", Path(files.split_query(photos)[0].rstrip("/")).stem).strip("-.")
     return f"labels/{name or 'photos'}"
 
 
 def read_job(out: str) -> dict[str, Any]:
-    """Return what predict.json of `out` holds; an empty dictionary where no job began."""
+    """Return the content of predict.json in `out`, or an empty dictionary if no job began there."""
     path = files.join(out, JOB_FILE)
     if not files.exists(path):
         return {}
@@ -110,9 +110,9 @@ def write_job(out: str, job: Mapping[str, Any]) -> None:
 
 
 def changed_photos(out: str, inputs: Listing, mapped: Map = itertools.starmap) -> Changes:
-    """Return which of `inputs` have another version than when the committed rows were made; `mapped` looks.
+    """Return which of `inputs` have another version than when the committed rows were made; `mapped` compares them.
 
-    A folder of an earlier version of catdog has no versions, and so no changes that could be known.
+    A folder of an earlier version of catdog may record no versions. Then no changes are known.
     """
     before = commit.committed_digest(out)
     if before is None or before.versions == inputs.digest.versions:
@@ -129,12 +129,12 @@ def check_output(
     retry_errors: bool,
     mapped: Map = itertools.starmap,
 ) -> State:
-    """Compare what is asked for with what an earlier command left in `out`; nothing is written.
+    """Compare the request with what an earlier command left in `out`; nothing is written.
 
-    `identity` is what decides the rows but for the photos, which `inputs` are; they are not listed where the photos
-    were moved away after they were labelled. Raises UsageError for a folder that is not ours, with the differences
-    when the job was another, and for photos that changed since, unless the flag for it is given; FailureError where
-    files of a finished result are missing.
+    `identity` is everything that determines the rows, except the photos, which are `inputs`. The photos are not listed
+    if they were moved away after they were labelled. Raises UsageError for a folder that is not ours, for a different
+    job, naming the differences, and for photos that changed since, unless the flag for it is given. Raises
+    FailureError if files of a finished result are missing or changed.
     """
     check_folder(out, kind="labels", flag="--out")
     found, wanted, committed = read_job(out), dict(identity), commit.is_committed(out)
@@ -172,8 +172,8 @@ def _paths(shards: Iterable[Shard]) -> Iterator[pa.ChunkedArray]:
 
 
 def clear(out: str) -> None:
-    """Delete the results of an earlier job, but for the folder's mark and whatever else stands there."""
-    # The mark goes first: what is left after a kill must not look finished.
+    """Delete the results of an earlier job, but keep the folder's mark and any other files."""
+    # _SUCCESS goes first, so that what is left after a kill does not look finished.
     names = [f"predictions/{commit.SUCCESS_FILE}", "predictions", "parts"]
     names += [EVALUATION_FILE, *SORTED_FILES, PAGE_FILE, SUMMARY_FILE, JOB_FILE]
     for name in names:
@@ -181,7 +181,7 @@ def clear(out: str) -> None:
 
 
 def summarize(manifest: Mapping[str, Any], *, labelled: int, steps: Mapping[str, float]) -> dict[str, Any]:
-    """Return the counts and times of summary.json; `labelled` photos were labelled by this command."""
+    """Return the counts and times of summary.json; `labelled` is the number of photos this command labelled."""
     rule, seconds = manifest["rule"], sum(steps.values())
     labels, errors = (
         sum((Counter(entry[name]) for entry in manifest["files"]), Counter[str]()) for name in ("labels", "errors")
@@ -218,7 +218,7 @@ def say_summary(summary: Mapping[str, Any], *, where: str) -> None:
     say("")
     say(table_text(rows))
     if len(shown) < len(counts):
-        say(f"{counted(len(counts) - len(shown), 'label')} without photos not listed.")
+        say(f"{counted(len(counts) - len(shown), 'label')} without photos are not listed.")
     again, rate = summary["io"]["recovered"], summary["photos_per_second"]
     say(
         f"{counted(summary['labelled_now'], 'photo')} in {duration(summary['seconds'])}: {rate:.1f} photos/s"
@@ -228,7 +228,7 @@ def say_summary(summary: Mapping[str, Any], *, where: str) -> None:
 
 
 def refuse_bad_photos(summary: Mapping[str, Any], config: PredictConfig) -> None:
-    """Raise BadPhotosError where the share of error rows is over the limit; UsageError where nothing is a photo."""
+    """Raise BadPhotosError if the share of error rows exceeds the limit, UsageError if no file is a photo."""
     photos, errors = summary["photos"], summary["errors"]
     bad = sum(errors.values()) + summary["io"]["failed"]
     if errors.keys() <= {"empty", "not-an-image"} and bad == photos:

@@ -1,4 +1,4 @@
-"""What one predict command asks for, and what its steps share: models, the photos listed, the cluster joined."""
+"""The request of one predict command, and what its steps share: the models, the listed photos, the cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.keys import as_key
 from catdog.photos.sources.listing.lists import SUFFIXES as LIST_SUFFIXES
 from catdog.photos.sources.listing.packed_tasks import list_many
-from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
+from catdog.photos.sources.listing.shards import MAX_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards
 from catdog.photos.sources.opening import look_at_source
 from catdog.prediction import output
 from catdog.prediction.results.parts import photos_per_part
@@ -45,7 +45,7 @@ from catdog.storage.schemas import UNSURE
 
 
 def is_one_photo(config: PredictConfig) -> bool:
-    """Tell whether the job is one photo, local or by URI, whose label is only to be printed."""
+    """Return whether the job is one photo, a local file or a URI, whose label is only printed."""
     if config.out or config.sort_into or not config.photos:
         return False
     key = as_key(files.absolute(config.photos))
@@ -57,7 +57,7 @@ def is_one_photo(config: PredictConfig) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one command asks for: its settings, its models, how rows are made, and `out`, absolute or a URI."""
+    """What one command asks for: its settings, its models, the rule for rows, and `out`, an absolute path or a URI."""
 
     config: PredictConfig
     out: str
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def spec(self) -> ClassifierSpec:
-        """What rows need of the models, on which all of them agree."""
+        """The spec that rows need, on which all models agree."""
         return self.models[0].spec
 
     @property
@@ -82,7 +82,7 @@ class Request:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the rows, but for the photos found."""
+        """Everything that determines the rows, except which photos are found."""
         settings = flatten_config(self.config, identity_only=True)
         photos, models = files.absolute(self.config.photos), [model.fingerprint for model in self.models]
         return {**settings, "threshold": self.rule.threshold, "photos": photos, "model": models}
@@ -91,7 +91,7 @@ class Request:
 def read_request(config: PredictConfig) -> Request:
     """Read the models that `config` names and check that the settings fit them.
 
-    Raises UsageError with what is missing or does not fit.
+    Raises UsageError that names what is missing or does not fit.
     """
     if not config.photos:
         raise UsageError(
@@ -117,18 +117,18 @@ def read_request(config: PredictConfig) -> Request:
 
 
 def say_models(request: Request) -> None:
-    """Print what must be known of the models before their labels are believed."""
+    """Print what the user must know about the models before trusting their labels."""
     if not request.config.model:
         spec, rule = request.spec, request.rule
         said = f", below {rule.threshold:g} `{UNSURE}`" if rule.threshold else ""
-        say(f"No --model: {spec.backbone} with its ImageNet classes tells {' from '.join(rule.labels)}{said}.")
+        say(f"No --model: {spec.backbone} distinguishes {' from '.join(rule.labels)} by its ImageNet classes{said}.")
     for path, model in zip(request.paths, request.models, strict=True):
         if model.drawn:
-            say(f"Warning: {path} was trained on drawn pictures, the sample: do not trust its labels of real photos.")
+            say(f"Warning: {path} was trained on the sample of drawn pictures: do not trust its labels of real photos.")
 
 
 def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
-    """Raise UsageError when two models do not fit together, or the settings do not fit the classes."""
+    """Raise UsageError if two models do not fit together, or if the settings do not fit the classes."""
     first, last = models[0].spec, models[-1].spec
     same_images = (first.image_size, first.framing) == (last.image_size, last.framing)
     if models[0].rest != models[-1].rest or first.classes != last.classes or not same_images:
@@ -141,39 +141,43 @@ def _check_models(models: Sequence[ModelBytes], config: PredictConfig) -> None:
         raise UsageError(f"--top-k {config.top_k}: expected at most {labels}, the classes of the model")
     if config.threshold and UNSURE in first.classes:
         raise UsageError(
-            f"--threshold: the model has a class called {UNSURE}, its rows could not be told apart: leave it out"
+            f"--threshold: the model has a class called {UNSURE}, whose rows could not be distinguished from unsure "
+            "ones: leave the flag out"
         )
 
 
 class Inputs:
-    """The photos to label, listed when they are first needed, once: many of them by tasks, into `OUT/inputs.*.part`."""
+    """The photos to label, listed once, when they are first needed.
+
+    If there are many, Ray tasks list them into `OUT/inputs.*.part`.
+    """
 
     def __init__(self, request: Request) -> None:
         config = request.config
         self._source, self._out = config.photos, request.out
-        # What this job and earlier ones write may lie inside the folder of the photos.
+        # The output of this job and of earlier ones may lie inside the folder of the photos.
         into = {files.absolute(config.sort_into)} if config.sort_into else set()
         self.exclude = sorted(into.union(output.read_job(request.out).get("exclude", [])))
         self._columns = TableColumns(content=config.bytes_column, name=config.name_column)
         self._shards = list[Shard]()
-        self._more: MorePhotosError | None = None  # than one process is to list
+        self._more: MorePhotosError | None = None  # set if there are more than one process should list
         self._truth: Truth | None = None
-        self.seconds, self.listed_at = 0.0, 0.0  # for listing, and when that was done by time.monotonic()
+        self.seconds, self.listed_at = 0.0, 0.0  # the duration of the listing, and its end by time.monotonic()
 
     def are_many(self) -> bool:
-        """Tell whether there are more photos than this process is to list; then `list_by_tasks` must be called."""
+        """Return whether there are more photos than this process should list; if so, `list_by_tasks` must be called."""
         if not self.listed and not self._more:
             start, exclude = time.monotonic(), [self._out, *self.exclude]
             try:
-                table = list_inputs(self._source, exclude=exclude, columns=self._columns, at_most=MOST_IN_ONE_PROCESS)
+                table = list_inputs(self._source, exclude=exclude, columns=self._columns, at_most=MAX_IN_ONE_PROCESS)
                 self._shards = cut_into_shards(table)
             except MorePhotosError as error:
-                self._more = error.with_traceback(None)  # which holds what was listed in vain
+                self._more = error.with_traceback(None)  # a traceback would keep the discarded listing alive
             self._say_found(start)
         return self._more is not None
 
     def list_by_tasks(self, *, place: str, num_cpus: float) -> None:
-        """List the photos into shards below `place`, by Ray tasks of `num_cpus`."""
+        """List the photos into shards below `place`, by Ray tasks that reserve `num_cpus` each."""
         start, exclude = time.monotonic(), [self._out, *self.exclude]
         if self._more:
             self._shards = list_many(self._more, exclude=exclude, shards=place, num_cpus=num_cpus)
@@ -194,28 +198,31 @@ class Inputs:
 
     @cached_property
     def digest(self) -> SetDigest:
-        """What names the set of them."""
+        """The digest that identifies the set of photos."""
         return SetDigest.total(shard.digest for shard in self.shards)
 
     @property
     def photos_per_part(self) -> int:
-        """How many photos a part has."""
+        """The number of photos in a part."""
         return photos_per_part(self.digest.files)
 
     def truth(self, *, classes: Sequence[str], mapped: Map) -> Truth:
-        """Return how the photos tell their class among `classes`, found out once; raises UsageError as find_truth."""
+        """Return where the true label of each photo, one of `classes`, is found; this is decided once.
+
+        Raises UsageError as find_truth does.
+        """
         if self._truth is None:
             self._truth = find_truth(self.shards, classes=classes, source=self._source, mapped=mapped)
         return self._truth
 
     @property
     def listed(self) -> bool:
-        """Whether a step of this command needed them."""
+        """Whether the photos were listed, because a step of this command needed them."""
         return bool(self._shards)
 
 
 class Cluster(contextlib.ExitStack):
-    """Ray, started or joined by the first step that needs it, for all steps."""
+    """The Ray cluster, started or joined by the first step that needs it and shared by all steps."""
 
     def __init__(self, config: PredictConfig) -> None:
         super().__init__()
@@ -229,22 +236,22 @@ class Cluster(contextlib.ExitStack):
         return resources
 
     def mapped(self, photos: int) -> Map:
-        """Return what calls a function on pieces of so many photos: many are for Ray tasks, few for this process."""
-        if photos <= MOST_IN_ONE_PROCESS:
+        """Return the Map for this number of photos: it runs Ray tasks for many, and calls in this process for few."""
+        if photos <= MAX_IN_ONE_PROCESS:
             return itertools.starmap
         return lambda function, calls: map_in_order(function, calls, num_cpus=self.plan().task_cpus)
 
     def shared(self, shards: Sequence[Shard], mapped: Map) -> Sequence[Shard]:
-        """Return `shards` as `mapped` takes them again and again."""
+        """Return `shards` in a form that `mapped` can take repeatedly: for Ray tasks, in the object store."""
         if mapped is not itertools.starmap:
-            self.plan()  # joins Ray, which is to hold them
+            self.plan()  # connects to Ray, whose object store will hold them
             shards = [shard.shared() for shard in shards]
         return shards
 
     def gpus(self) -> int:
-        """Return how many GPUs there are for the job."""
+        """Return how many GPUs the job can use."""
         return usable_gpus(self._resources, self._config.cluster.use_gpu)
 
     def plan(self) -> Plan:
-        """Return what the job asks of the cluster."""
+        """Return the resources that the job requests from the cluster."""
         return make_predict_plan(self._resources, self._config.cluster, gpus=self.gpus())

@@ -1,6 +1,6 @@
-"""The class that a photo's folder, name, table or shard tells: decided once for all photos, told by tasks of their own.
+"""The true class of a photo, found by its folder, its name, its table or its WebDataset shard.
 
-shards --what decides it: one photo of each kind--> a Truth --> labels of any photos among them
+shards --one photo of each kind--> a Truth, decided once for all photos --in tasks--> labels of any of these photos
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from catdog.cluster.actors import Map
 from catdog.errors import UsageError
 from catdog.photos.annotations.layouts.class_layout import assign_classes
-from catdog.photos.annotations.layouts.examples import MOST_NAMES, Examples
+from catdog.photos.annotations.layouts.examples import MAX_NAMES, Examples
 from catdog.photos.annotations.layouts.layout import Layout
 from catdog.photos.annotations.recorded import recorded_labels, without_labels
 from catdog.photos.sources.listing.shards import Shard
@@ -23,10 +23,10 @@ from catdog.photos.sources.listing.shards import Shard
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Truth:
-    """How the label of a photo is found: -1 for none.
+    """Where the label of a photo is found; a photo without one gets -1.
 
-    By what its table or the `.cls` beside it says where `recorded`, by its name where there is a `layout`, else by its
-    folder.
+    With `recorded`, the label is in the photo's table or in the `.cls` file next to it. Otherwise it is in the photo's
+    name if there is a `layout`, else in the name of its folder.
     """
 
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Truth:
     class_of_folder: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def labels_of(self, inputs: pa.Table) -> np.ndarray:
-        """Return the label of each of `inputs` (sources.INPUTS), (N,) int32, -1 for none."""
+        """Return the label of each of `inputs` (schema inputs.INPUTS), (N,) int32, -1 for none."""
         if self.recorded:
             names = recorded_labels(inputs) or [""] * inputs.num_rows
         else:
@@ -53,9 +53,9 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What of the photos of a shard decides the Truth: one photo of each kind, and the labels that are recorded.
+    """What a shard contributes to the decision on the Truth: one photo of each kind, and the recorded labels.
 
-    `labelled` and `unlabelled` are each a table, with labels and without, or "".
+    `labelled` is the path of a table with labels, `unlabelled` of one without; each is "" if there is none.
     """
 
     photos: int
@@ -67,7 +67,7 @@ class Seen:
 
 
 def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
-    """Look over the photos of `shard` for a model of `classes`."""
+    """Return what `find_truth` needs to know of `shard`, for a model of `classes`."""
     inputs = shard.read()
     names, examples = recorded_labels(inputs), Examples(classes)
     examples.add(inputs["relative"].to_pylist())
@@ -83,13 +83,13 @@ def see_shard(shard: Shard, classes: Sequence[str]) -> Seen:
 
 
 def _few(names: set[str], classes: Sequence[str]) -> frozenset[str]:
-    return frozenset(names & {*classes}) | frozenset(sorted(names - {*classes})[:MOST_NAMES])
+    return frozenset(names & {*classes}) | frozenset(sorted(names - {*classes})[:MAX_NAMES])
 
 
 def find_truth(shards: Iterable[Shard], *, classes: Sequence[str], source: str, mapped: Map) -> Truth:
-    """Decide how the photos of `shards`, which `mapped` looks over, tell their class among `classes`.
+    """Decide where the true labels of the photos in `shards`, among `classes`, are found; `mapped` reads the shards.
 
-    Raises UsageError, naming `source`, when the folders, or what is recorded, are not classes of the model.
+    Raises UsageError, naming `source`, if the folders or the recorded labels are not classes of the model.
     """
     examples = Examples(classes)
     names, photos, is_recorded, labelled, unlabelled = frozenset[str](), 0, False, "", ""

@@ -17,7 +17,7 @@ _LOG_RATIO = 30  # values that spread over more than this are shown on a logarit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Axis:
-    """From values to pixels: `low` lies at pixel `start`, `high` at `end`."""
+    """A mapping from values to pixels: `low` is at pixel `start`, `high` at pixel `end`."""
 
     low: float
     high: float
@@ -51,17 +51,17 @@ def _round_step(least: float) -> float:
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Tell whether `values` belong on a logarithmic axis: all positive, and far apart."""
+    """Return whether `values` belong on a logarithmic axis: all are positive, and they are far apart."""
     return len(values) > 0 and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
 
 
 def number_text(value: Any) -> str:
-    """Return a number as a label shows it, four digits of it; any other value as text."""
+    """Return the text of a label: a float with four significant digits, any other value as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def axis_of(values: Sequence[float], *, start: float, end: float, log: bool = False, margin: float = 0.06) -> Axis:
-    """Return an axis that holds `values` with a margin; one of zero width is opened around its value."""
+    """Return an axis that covers `values` with a margin; equal values get an axis around them."""
     low, high = min(values), max(values)
     if log:
         widen = (high / low) ** margin if high > low else 2.0
@@ -76,14 +76,14 @@ def horizontal_axis(low: float, high: float) -> Axis:
 
 
 def vertical_axis(low: float, high: float, *, log: bool = False) -> Axis:
-    """Return the axis from `low` at the foot of a chart to `high` at its top."""
+    """Return the axis from `low` at the bottom of a chart to `high` at its top."""
     return Axis(low=low, high=high, start=BOTTOM, end=TOP, log=log)
 
 
 def names_axis(values: Sequence[Any], *, top: float, bottom: float, log: bool = False) -> tuple[Axis, list[str]]:
-    """Return a vertical axis between two pixels and, where `values` are no numbers, the names along it.
+    """Return a vertical axis between two pixels and, if `values` are not all numbers, the names along it.
 
-    It is logarithmic with `log`, and where values are far apart.
+    The axis of numbers is logarithmic if they are far apart, or with `log` if they are positive.
     """
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return axis_of(values, start=bottom, end=top, log=is_wide(values) or (log and min(values) > 0)), []
@@ -101,9 +101,10 @@ def frame(
     x_names: Mapping[float, str] | None = None,
     whole_y: bool = False,
 ) -> Html:
-    """Return a chart: grid, tick labels, axis labels, `marks` on top; `x_names` are texts for ticks of x.
+    """Return a chart: grid, tick labels and axis labels, with `marks` on top.
 
-    With `whole_y` only whole numbers are ticks of y."""
+    `x_names` replaces the ticks of x: it maps values to texts. With `whole_y`, only whole numbers are ticks of y.
+    """
     left, right, bottom, top = x.start, x.end, y.start, y.end
     parts = []
     for value in (tick for tick in y.ticks() if not whole_y or tick == round(tick)):
@@ -122,7 +123,7 @@ def frame(
 
 
 def picture(title: str, *parts: Html, width: float = WIDTH, height: float = HEIGHT) -> Html:
-    """Return the svg element that holds `parts`: an image with a name, and a stop for the keyboard."""
+    """Return an svg element that holds `parts`, has `title` as its accessible name, and takes keyboard focus."""
     return tag(
         "svg",
         *parts,

@@ -1,6 +1,6 @@
-"""Small charts as inline SVG: colours and fonts come from the page's style sheet, values from hovering.
+"""Small charts as inline SVG. The page's style sheet sets colours and fonts, and hovering shows values.
 
-Whatever has `data-tip` shows its text when the pointer or the keyboard reaches it (page.js).
+An element with `data-tip` shows that text when the pointer or the keyboard reaches it (page.js).
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ History = Sequence[Mapping[str, float]]
 
 
 def curve(histories: Mapping[str, History], score: str, *, title: str) -> Html:
-    """Return training dots and validation line over the epochs of all stages, as in the article.
+    """Return a chart of `score` over the epochs of all stages: training as dots, validation as a line.
 
-    `histories` has rows of history.csv by stage; a value that is no finite number has no mark.
+    This is how the article draws it. `histories` has the rows of history.csv by stage. Values that are not finite have
+    no mark.
     """
     stages = [(name, rows) for name, rows in histories.items() if rows]
     total = sum(len(rows) for _, rows in stages)
@@ -61,7 +62,7 @@ def curve(histories: Mapping[str, History], score: str, *, title: str) -> Html:
 
 
 def _stage_marks(rows: History, places: Sequence[float], y: Axis, score: str) -> list[Html]:
-    """Return one stage's validation line, or a dot of a single epoch, and its training dots."""
+    """Return one stage's validation line (a dot if it has a single value) and its training dots."""
     placed = list(zip(places, rows, strict=True))
     key = f"val_{score}"
     line = [(place, y.place(row[key])) for place, row in placed if math.isfinite(row[key])]
@@ -78,7 +79,7 @@ def _stage_marks(rows: History, places: Sequence[float], y: Axis, score: str) ->
 
 
 def _epoch_hits(name: str, rows: History, places: Sequence[float], score: str, *, width: float) -> list[Html]:
-    """Return an invisible band for each epoch, whose tip has its numbers."""
+    """Return an invisible band for each epoch, whose tip shows the scores of that epoch."""
     return [
         tag(
             "rect",
@@ -95,7 +96,7 @@ def _epoch_hits(name: str, rows: History, places: Sequence[float], score: str, *
 
 
 def histogram(counts: Sequence[int], *, low: float, high: float, title: str, x_label: str, series: int = 0) -> Html:
-    """Return bars of `counts` in equal bins from `low` to `high`; a logarithmic axis where they are far apart."""
+    """Return bars of `counts` in equal bins from `low` to `high`; if counts are far apart, y is logarithmic."""
     most, positive = max([1, *counts]), [count for count in counts if count]
     log = is_wide(positive)
     x = horizontal_axis(low, high)
@@ -118,7 +119,7 @@ def histogram(counts: Sequence[int], *, low: float, high: float, title: str, x_l
 
 
 def reliability(series: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> Html:
-    """Return accuracy against confidence, bin by bin, for each of `series`; the diagonal is perfect."""
+    """Return accuracy against confidence by bin for each of `series`; the diagonal is perfect calibration."""
     rows = [one for bins in series.values() for one in bins]
     least = min([0.9, *(min(one["confidence"], one["accuracy"]) for one in rows)])
     x = horizontal_axis(max(0, least - 0.04), 1.02)
@@ -142,9 +143,10 @@ def reliability(series: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """One mark of a scatter chart; `series` decides its colour, a hollow one is unfinished.
+    """One mark of a scatter chart; `series` decides its colour.
 
-    A `ringed` mark stands out. `name` is what a click on it selects, in the page's script.
+    A `hollow` mark is an unfinished trial. A `ringed` mark is highlighted. In the page's script, a click on the mark
+    selects `name`.
     """
 
     x: float
@@ -167,10 +169,11 @@ def scatter(
     greatest: float = math.inf,
     log_x: bool = False,
 ) -> Html:
-    """Return a mark for each of `points`; an axis is logarithmic where its values are far apart, x also with `log_x`.
+    """Return a scatter chart of `points`; an axis is logarithmic if its values are far apart.
 
-    With `names`, x counts through them. `steps` is a line over time that holds each value until the next.
-    No tick of y is above `greatest`, the greatest value that there can be.
+    With `log_x`, x is logarithmic whenever its values are positive. With `steps` but without `log_x`, x is linear. With
+    `names`, x is an index into them. `steps` is a line over time that holds each value until the next. `greatest` is
+    the largest possible value of y, and no tick is above it.
     """
     across = [point.x for point in points]
     if names:
@@ -195,7 +198,7 @@ def scatter(
 
 
 def _stairs(steps: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tuple[float, float]]:
-    """Return the corners, in pixels, of a line that holds each value of `steps` until the next, and to the end."""
+    """Return the corners, in pixels, of a line that holds each value of `steps` until the next, the last to the end."""
     line = [(x.place(steps[0][0]), y.place(steps[0][1]))]
     for a, b in steps[1:]:
         line += [(x.place(a), line[-1][1]), (x.place(a), y.place(b))]
@@ -203,14 +206,14 @@ def _stairs(steps: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[tupl
 
 
 def share_bar(share: float, *, series: int = 0) -> Html:
-    """Return a bar as long as `share` of its cell."""
+    """Return a bar that fills `share` of the width of its cell."""
     bar = tag("rect", width=100.0 * min(1.0, max(0.0, share)), height=8, rx=1, class_=f"bar s{series}")
     back = tag("rect", width=100, height=8, rx=1, class_="track")
     return tag("svg", back, bar, viewBox="0 0 100 8", preserveAspectRatio="none", class_="share", aria_hidden="true")
 
 
 def legend(*entries: tuple[str, str]) -> Html:
-    """Return a line of (class of the mark, text): a dot or a line."""
+    """Return a legend of `entries`, (CSS class of the mark, text); the mark is a line for a class line…, else a dot."""
     marks = (
         tag(
             "li",

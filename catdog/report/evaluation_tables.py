@@ -1,4 +1,4 @@
-"""An evaluation as pages show it: accuracy with its interval, confusion matrix, scores by class, two models."""
+"""Evaluations as pages show them: accuracy with interval, confusion matrix, scores by class, comparison of models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from catdog.storage.schemas import UNSURE
 
 _MATRIX = 24  # classes; nobody reads a larger matrix
 _PAIRS = 12
-_WORST = 12  # classes shown of many; all of them are folded
+_WORST = 12  # classes shown if there are many; a folded table has all of them
 
 Evaluation = Mapping[str, Any]  # as Evaluation.to_json has it
 
 
 def accuracy_interval(accuracy: float, photos: int) -> tuple[float, float]:
-    """Return the 95 % interval (Wilson) of an accuracy on so many photos."""
+    """Return the 95 % interval (Wilson) of `accuracy` on `photos` photos."""
     return wilson_interval(round(accuracy * photos), photos)
 
 
@@ -36,7 +36,7 @@ def score_sentence(evaluation: Evaluation) -> str:
     text = f"{evaluation['correct']:,} of {evaluation['photos']:,} photos are correct: accuracy "
     text += f"{evaluation['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     if evaluation["sure"] < evaluation["photos"] and evaluation["accuracy_of_sure"] is not None:
-        text += f", {evaluation['accuracy_of_sure']:.4f} of the {evaluation['sure']:,} sure ones"
+        text += f", {evaluation['accuracy_of_sure']:.4f} on the {evaluation['sure']:,} sure photos"
     if "balanced_accuracy" in evaluation:  # files of earlier versions lack it
         text += f", balanced accuracy {evaluation['balanced_accuracy']:.4f}"
     return (
@@ -46,7 +46,7 @@ def score_sentence(evaluation: Evaluation) -> str:
 
 
 def score_tables(evaluation: Evaluation) -> Html:
-    """Return the confusion matrix (for many classes the most frequent confusions) and the scores by class."""
+    """Return the confusion matrix (with many classes, the most frequent confusions) and the scores by class."""
     unsure = evaluation["sure"] < evaluation["photos"]
     labels = [*evaluation["classes"], *([UNSURE] if unsure else [])]
     if len(labels) <= _MATRIX:
@@ -85,7 +85,7 @@ def _confusion(evaluation: Evaluation, labels: Sequence[str]) -> Html:
             tag(
                 "td",
                 f"{count:,}",
-                # Five steps of colour: a style by value would need a style attribute, which the policy forbids.
+                # Five steps of colour: a colour by value needs a style attribute, which the page's policy forbids.
                 class_=f"{'right' if column == index else 'wrong'} level{_level(count / total)}" if count else "none",
                 data_tip=f"true {name}, predicted {label}\n{counted(count, 'photo')}, {count / total:.1%} of its class",
             )
@@ -102,7 +102,7 @@ def _level(share: float) -> int:
 
 
 def _by_class(scores: Sequence[Mapping[str, Any]]) -> Html:
-    # Nothing is known of a class that no photo is of and that none was predicted as.
+    # A class without photos and without predictions has no scores.
     known = [one for one in scores if one["photos"] or one["precision"] is not None]
     rows: list[Sequence[Child]] = [
         (

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 _VOID = frozenset({"br", "col", "hr", "img", "input", "link", "meta"})
-# Inside <script> the parser looks for "</script" and "<!--"; JavaScript once took the two separators for line ends.
+# Inside <script> the parser looks for "</script" and "<!--"; old JavaScript takes the two separators for line ends.
 _JSON_ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 class Html(str):
-    """Text that is markup already; any other str is text of strangers."""
+    """Text that is markup already; any other str is untrusted and is escaped."""
 
     __slots__ = ()
 
@@ -22,10 +22,10 @@ Child = str | int | float | None | Iterable[Any]
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Html:
-    """Return the element `name` with `children` (escaped, nested as they come, None left out).
+    """Return the element `name` with `children`: texts are escaped, iterables are flattened, None is left out.
 
-    An attribute's underscores become hyphens and one at its end goes (`class_`, `data_tip`); True stands for an
-    attribute without a value, None and False for none.
+    In names of attributes, underscores become hyphens (`data_tip`), and one at the end is dropped (`class_`). True
+    gives an attribute without a value. None and False give no attribute.
     """
     text = "".join(
         f" {_attribute_name(key)}" if value is True else f' {_attribute_name(key)}="{_escape(_plain(value))}"'
@@ -38,12 +38,12 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
 
 
 def join(children: Iterable[Child]) -> Html:
-    """Return `children` one after the other, as `tag` writes them."""
+    """Return `children` concatenated, each rendered as `tag` renders it."""
     return Html("".join(_render(child) for child in children))
 
 
 def embed_json(name: str, content: Any) -> Html:
-    """Return `content` as a block of JSON that a script finds by its id, with any texts in it."""
+    """Return `content` as a block of JSON that a script finds by its id `name`; its texts may hold any characters."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_JSON_ESCAPES)
     return tag("script", Html(text), type="application/json", id=name)
 
@@ -68,5 +68,5 @@ def _attribute_name(key: str) -> str:
 
 
 def _escape(text: str) -> str:
-    # HTML knows no NUL, and a name may hold one.
+    # HTML does not allow NUL, but a name may contain one.
     return html.escape(text, quote=True).replace("\0", "\ufffd")

@@ -29,7 +29,7 @@ _MANY_COUNTS = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page under a heading of its own."""
+    """A part of a page with its own heading."""
 
     name: str  # its anchor
     title: str
@@ -44,11 +44,11 @@ def build_page(
     scripts: Sequence[str] = (),
     content: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the page: `sections` in order (None left out), the files of `scripts`, `content` as JSON for them."""
+    """Return the page: `sections` in order (None is left out), the files `scripts`, and `content` as JSON for them."""
     present = [section for section in sections if section]
     style = _ASSETS.joinpath("page.css").read_text("utf-8")
     code = [_ASSETS.joinpath(name).read_text("utf-8") for name in ("page.js", *scripts)]
-    # The parser changes carriage returns before the checksum is taken.
+    # The browser's parser replaces carriage returns before it computes the checksum.
     assert not any("\r" in text for text in (style, *code))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_checksum(style)}; "
@@ -62,7 +62,7 @@ def build_page(
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
-        tag("link", rel="icon", href="data:,"),  # else the browser asks a server for one
+        tag("link", rel="icon", href="data:,"),  # otherwise the browser asks a server for one
         tag("style", Html(style)),
     )
     links = (tag("a", section.title, href=f"#{section.name}") for section in present)
@@ -87,11 +87,11 @@ def _checksum(text: str) -> str:
 
 
 def write_page(directory: str, build: Callable[[], str]) -> None:
-    """Write the page that `build` returns into `directory` and say where; any failure becomes one line."""
+    """Write the page that `build` returns to `directory` and print its path; any failure prints one line instead."""
     path = files.join(directory, PAGE_FILE)
     try:
         files.write_bytes(path, build().encode(errors="replace"))
-    except Exception as error:  # the job's results are written already: a page is not worth failing for
+    except Exception as error:  # the job's results are already written, and a page is not worth failing for
         say(f"Warning: no {PAGE_FILE} was written: {type(error).__name__}: {one_line(error)}")
         return
     say(f"Report: {path}")
@@ -101,7 +101,7 @@ def write_page(directory: str, build: Callable[[], str]) -> None:
 
 
 def tiles(*entries: tuple[str, str, str] | None) -> Html:
-    """Return headline numbers: (what, the number, what it means)."""
+    """Return tiles of headline numbers; `entries` are (what, the number, its meaning), and None is left out."""
     return tag(
         "dl",
         join(
@@ -122,7 +122,7 @@ def table(
 ) -> Html:
     """Return a table whose first `texts` columns are text and whose others are numbers.
 
-    A cell that is a tuple of (value, text) is sorted by the one and shows the other. A wide table scrolls in itself.
+    A cell that is a tuple of (value, text) shows the text and is sorted by the value. A wide table scrolls in its box.
     """
     titles = (
         tag(
@@ -165,17 +165,20 @@ def details(title: str, *body: Child) -> Html:
 
 
 def folded(rows: int, noun: str, body: Html) -> Html:
-    """Return `body`, a table of so many rows, folded where it is long."""
+    """Return `body`, a table of `rows` rows, folded if it has more than 40."""
     return details(counted(rows, noun), body) if rows > _LONG else body
 
 
 def settings_table(settings: Mapping[str, Any], *, head: tuple[str, str]) -> Html:
-    """Return names and values, of any type, as text."""
+    """Return a table of names and values; values of any type are shown as text."""
     return table(head, [(name, tag("span", str(value), class_="name")) for name, value in settings.items()], texts=2)
 
 
 def share_table(counts: Mapping[str, int], *, head: tuple[str, str]) -> Html:
-    """Return counts with their share of all and a bar each; of many counts those that are 0 are left out, and said."""
+    """Return a table of counts, each with its share of the total and a bar.
+
+    If there are more than 12 counts, those that are 0 are left out, and a line below the table reports how many.
+    """
     total = max(1, sum(counts.values()))
     omit_zeros = len(counts) > _MANY_COUNTS
     rows = [
@@ -189,7 +192,7 @@ def share_table(counts: Mapping[str, int], *, head: tuple[str, str]) -> Html:
 
 
 def seconds_table(seconds: Mapping[str, float]) -> Html:
-    """Return seconds by step with a bar each; `total`, if present, is no step."""
+    """Return a table of seconds by step with a bar each; the key `total`, if present, is not a step."""
     steps = {name: value for name, value in seconds.items() if name != "total"}
     whole = max(1e-9, sum(steps.values()))
     rows: list[Sequence[Child]] = [
@@ -203,7 +206,7 @@ def _seconds_text(value: float) -> str:
 
 
 def image(content: bytes | None, *, text: str) -> Html:
-    """Return a JPEG as an img element, or a blank of its size where there is none."""
+    """Return a JPEG as an img element, or a blank of the same size if `content` is None."""
     if content is None:
         return tag("span", "no picture", class_="blank")
     source = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

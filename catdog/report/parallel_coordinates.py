@@ -1,4 +1,4 @@
-"""Parallel coordinates as inline SVG: an upright axis for each setting or score, a line for each trial."""
+"""Parallel coordinates as inline SVG: a vertical axis for each setting or score, a line for each trial."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def parallel_coordinates(
     names: Sequence[str] | None = None,
     marked: int | None = None,
 ) -> Html:
-    """Return parallel coordinates: an upright axis for each column, a line for each row.
+    """Return parallel coordinates: a vertical axis for each column, a line for each row.
 
-    `ranks` in [0, 1] colours the rows, 0 the best, which is drawn last. Texts are placed in alphabetical order.
-    The columns in `logs` are logarithmic. A click on a row selects its name of `names`; the row `marked` is dashed.
+    `ranks` in [0, 1] sets the colours of the rows: 0 is the best and is drawn last. Text values are placed in
+    alphabetical order. The columns in `logs` are logarithmic. A click on a row selects its name in `names`. The row
+    `marked` is dashed.
     """
     width, height, top, bottom = 150 * max(len(columns), 4), 312, 46, 300
     places = [70 + index * (width - 140) / max(1, len(columns) - 1) for index in range(len(columns))]
@@ -30,7 +31,7 @@ def parallel_coordinates(
     for index, ((name, values), place) in enumerate(zip(columns, places, strict=True)):
         axis, texts = names_axis(values, top=top, bottom=bottom, log=name in logs)
         heights.append([axis.place(texts.index(str(value)) if texts else value) for value in values])
-        # Names of neighbours are on two heights, so that long ones do not overlap.
+        # Names alternate between two heights, so that long ones next to each other do not overlap.
         axes.append(tag("text", name, x=place, y=16 + 14 * (index % 2), text_anchor="middle", class_="label"))
         axes += _axis(axis, texts, place)
     order = sorted(range(len(tips)), key=lambda row: -ranks[row])
@@ -59,5 +60,5 @@ def _axis(axis: Axis, names: Sequence[str], place: float) -> list[Html]:
 def _line(points: Sequence[tuple[float, float]], rank: float, tip: str, *, name: str | None, marked: bool) -> Html:
     path = line_path(points)
     line = tag("path", d=path, class_=f"line r{min(4, int(rank * 5))}" + (" marked" if marked else ""))
-    wide = tag("path", d=path, class_="wide")  # invisible: what the pointer meets
+    wide = tag("path", d=path, class_="wide")  # invisible: a wider target for the pointer
     return tag("g", line, wide, class_="trial", data_tip=tip, data_trial=name)

@@ -57,7 +57,7 @@ def _draw_stage(axes: Any, rows: History, score: str, *, start: int) -> None:
 
 
 def _new_figure(inches: float) -> Any:
-    # The object interface: pyplot looks for a display and keeps global state.
+    # Matplotlib's object interface, because pyplot looks for a display and keeps global state.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(inches, 4.5), dpi=120, layout="constrained")
@@ -76,9 +76,9 @@ def _png(figure: Any) -> bytes:
 
 
 def stage_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the stages side by side: epochs, validation and test scores, seconds. `stages` as in report.json.
+    """Return a table of `stages`, as in report.json: epochs, validation and test scores, and seconds of each.
 
-    Balanced accuracy has columns where it differs from accuracy.
+    Balanced accuracy has columns only if it differs from accuracy.
     """
     names = {"accuracy": "acc", "balanced_accuracy": "balanced", "loss": "loss"}
     if not any(_is_unbalanced(stage.get(split, {})) for stage in stages.values() for split in ("validation", "test")):
@@ -103,7 +103,8 @@ def _is_unbalanced(scores: Mapping[str, float]) -> bool:
 def draw_sweep(records: Sequence[Mapping[str, Any]], settings: Sequence[str], *, run_dir: str) -> None:
     """Write sweep.png: validation accuracy against a learning rate, coloured by dropout, and the best one so far.
 
-    `records` are trial.json files; without a learning rate or dropout among `settings`, others take their place.
+    `records` are the contents of trial.json files. If `settings` has no learning rate or no dropout, other numeric
+    settings take their place.
     """
     rated = sorted((record for record in records if "validation" in record), key=lambda record: record["ended"])
     numeric = [key for key in settings if all(_is_number(record["values"].get(key)) for record in rated)]
@@ -117,7 +118,7 @@ def draw_sweep(records: Sequence[Mapping[str, Any]], settings: Sequence[str], *,
 
 
 def _draw_settings(axes: Any, rated: Sequence[Mapping[str, Any]], *, across: str | None, colour: str | None) -> None:
-    """Draw the accuracy of each trial against the setting `across`, coloured by another one."""
+    """Draw the accuracy of each trial against the setting `across`, coloured by the setting `colour`."""
     places = [record["values"][across] if across else index for index, record in enumerate(rated)]
     colours = [record["values"][colour] for record in rated] if colour else []
     scale = {"vmin": min(colours), "vmax": max(colours), "cmap": "viridis"} if colours else {"color": _BLUE}
@@ -139,7 +140,7 @@ def _draw_settings(axes: Any, rated: Sequence[Mapping[str, Any]], *, across: str
 
 
 def _draw_progress(axes: Any, rated: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the accuracy of each trial when it ended, and the best one so far."""
+    """Draw the accuracy of each trial at the time when it ended, and the best one so far."""
     accuracies = [record["validation"]["accuracy"] for record in rated]
     best = list(itertools.accumulate(accuracies, max))
     minutes = [(record["ended"] - rated[0]["ended"] + rated[0]["seconds"]) / 60 for record in rated]

@@ -1,4 +1,4 @@
-"""Small pictures of photos for a report: a few hundred at most, made by Ray Data tasks."""
+"""Thumbnails of photos for a report: a few hundred at most, made by Ray Data tasks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.bina
 def make_thumbnails(
     photos: Sequence[str], *, size: int = THUMBNAIL_SIZE, limits: DecodeLimits, task_cpus: float = 0.25
 ) -> dict[str, bytes]:
-    """Return JPEG bytes by photo, the longer side `size` pixels (or what the photo has), upright.
+    """Return JPEG bytes by photo: upright, the longer side `size` pixels, or less if the photo is smaller.
 
-    `photos` are keys as in the manifest or in prediction rows: paths, URIs, members of archives, rows of
-    Parquet files. A task books `task_cpus` cores. A photo that fails is left out, and when the tasks break, so are
-    those that were not done yet: a missing picture never fails a job.
+    `photos` are keys as in the manifest or in prediction rows: paths, URIs, members of archives, rows of Parquet files.
+    A task reserves `task_cpus` cores. A photo that fails is left out. If the tasks themselves fail, the photos that are
+    not done yet are left out too, because a missing picture must not fail a job.
     """
     found: dict[str, bytes] = {}
     if not photos:
@@ -43,14 +43,14 @@ def make_thumbnails(
 
 
 def write_pictures(path: str, pictures: pa.Table) -> None:
-    """Write rows of the schema schemas.PICTURES as Parquet at `path`, whole or not at all."""
+    """Write rows of the schema schemas.PICTURES to a Parquet file at `path`, atomically."""
     write_parquet(path, pictures.cast(PICTURES), compression="none")
 
 
 def read_pictures(path: str) -> pa.Table:
-    """Return what `write_pictures` wrote, no rows where there is no file.
+    """Return what `write_pictures` wrote, or no rows if there is no file.
 
-    Raises FailureError when it is damaged or of other columns.
+    Raises FailureError if the file is damaged or has other columns.
     """
     if not files.exists(path):
         return PICTURES.empty_table()

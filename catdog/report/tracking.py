@@ -1,7 +1,7 @@
 """Runs in TensorBoard or MLflow: settings, curves by epoch, scores and files, written when a job has ended.
 
-TensorBoard: event files in RUN_DIR/tensorboard (`tensorboard --logdir RUN_DIR/tensorboard`). MLflow: the server of
-MLFLOW_TRACKING_URI, else RUN_DIR/mlflow.db with the files in RUN_DIR/mlruns
+TensorBoard: event files in RUN_DIR/tensorboard (`tensorboard --logdir RUN_DIR/tensorboard`). MLflow: the server at
+MLFLOW_TRACKING_URI, or without one RUN_DIR/mlflow.db with the files in RUN_DIR/mlruns
 (`mlflow ui --backend-store-uri sqlite:///RUN_DIR/mlflow.db`).
 """
 
@@ -23,13 +23,16 @@ from catdog.storage import files
 
 _PACKAGES = {"tensorboard": ("tensorboardX",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 _EXPERIMENT = "catdog"
-_LONGEST_PARAMETER = 500  # characters, of MLflow's servers
-_METRICS_PER_CALL = 1000  # of MLflow's servers
+_LONGEST_PARAMETER = 500  # characters; a limit of MLflow's servers
+_METRICS_PER_CALL = 1000  # a limit of MLflow's servers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """One run: `curves` has a row of numbers an epoch, both stages one after the other, `files` are paths or URIs."""
+    """One run of a train job, or one trial of a sweep.
+
+    `curves` has a row of numbers per epoch, with the stages one after the other. `files` are paths or URIs.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -39,7 +42,7 @@ class TrackedRun:
 
 
 def require_tracker(kind: str, *, run_dir: str) -> None:
-    """Raise UsageError, before any work, where the tool that `--track` names cannot be used here."""
+    """Raise UsageError, before any work is done, if the tool that `--track` names cannot be used here."""
     for package in _PACKAGES.get(kind, ()):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
@@ -50,21 +53,21 @@ def require_tracker(kind: str, *, run_dir: str) -> None:
 
 
 def track_runs(kind: str, runs: Sequence[TrackedRun], *, run_dir: str) -> None:
-    """Write `runs` where users of `kind` (none, tensorboard, mlflow) expect them; a failure becomes one line."""
+    """Write `runs` to the tool `kind` (none, tensorboard, mlflow) and print where; a failure prints one line."""
     if kind == "none":
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the trackers' own: they use deprecated names of other libraries
+            warnings.simplefilter("ignore")  # from the trackers, which use deprecated names of other libraries
             where = {"tensorboard": _to_tensorboard, "mlflow": _to_mlflow}[kind](runs, run_dir)
     except Exception as error:  # trackers raise many types, and the run itself is finished
-        say(f"Warning: the run is not in {kind}: {one_line(error)}")
+        say(f"Warning: the run could not be written to {kind}: {one_line(error)}")
         return
     say(f"Tracked: {where}")
 
 
 def run_curves(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
-    """Return the rows of each stage's history.csv as one run's curves."""
+    """Return the rows of history.csv of all stages, in order, as the curves of one run."""
     return [
         {
             "loss": row["loss"],
@@ -86,7 +89,7 @@ def _to_tensorboard(runs: Sequence[TrackedRun], run_dir: str) -> str:
     with files.staged_directory(directory) as folder:
         for run in runs:
             below = folder / run.name if len(runs) > 1 else folder
-            # Two runs of the same names, so that TensorBoard draws training and validation in one plot.
+            # Two runs with the same score names, so that TensorBoard draws training and validation in one plot.
             for part, prefix in (("train", ""), ("validation", "val_")):
                 with SummaryWriter(str(below / part)) as writer:
                     for epoch, row in enumerate(run.curves, start=1):
@@ -104,7 +107,7 @@ def _to_tensorboard(runs: Sequence[TrackedRun], run_dir: str) -> str:
 
 
 def _to_mlflow(runs: Sequence[TrackedRun], run_dir: str) -> str:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent anywhere but to the user's own server
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # send nothing except to the user's own server
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
@@ -136,7 +139,7 @@ def _to_mlflow(runs: Sequence[TrackedRun], run_dir: str) -> str:
 
 
 def _log_files(client: Any, number: str, paths: Sequence[str], run_dir: str) -> None:
-    """Log copies of the files at `paths`, those that exist, in the folders that they have below `run_dir`."""
+    """Log copies of those files of `paths` that exist, in the same folders that they have below `run_dir`."""
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         for path in paths:
             if files.exists(path):

@@ -1,7 +1,7 @@
 """Finished artifacts: completion marks, fingerprints of what they were made from, versions they were made with.
 
-A step writes into its own directory and marks it complete last. The mark carries the inputs that the step
-was made from, so a later run can tell whether it may be reused.
+A step writes into its own directory and marks it complete last. The mark holds the inputs that the artifact
+was made from, so a later run can decide whether to reuse it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PACKAGES = ("ray", "tensorflow", "tf-keras", "efficientnet", "numpy", "pillow",
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that name `inputs` (anything JSON can hold), whatever the order of its keys."""
+    """Return 16 hex digits that identify `inputs` (anything JSON can hold), whatever the order of its keys."""
     text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -33,7 +33,7 @@ def mark_complete(directory: str, *, inputs: Mapping[str, Any], summary: Mapping
 
 
 def completed(directory: str, *, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the summary of a finished artifact, or None where there is none yet.
+    """Return the summary of a finished artifact, or None if there is none yet.
 
     Raises UsageError with the differences when it was made from other inputs.
     """
@@ -63,7 +63,7 @@ def refuse_difference(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of catdog, Python and the packages that decide a result, by name."""
+    """Return the versions of catdog, Python and the packages that affect a result, by name."""
     return {
         "catdog": catdog.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Files on local disks and object stores: paths, file systems, reads, writes that are whole or absent.
+"""Files on local disks and object stores: paths, file systems, reads, and atomic writes.
 
 A path is local or a URI that pyarrow opens, such as `s3://bucket/key`.
 """
@@ -24,11 +24,11 @@ from pyarrow import fs
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.storage.outages import wait_out
 
-CONNECTIONS = 64  # of one process to an object store
+CONNECTIONS = 64  # from one process to an object store
 _LOCAL = fs.LocalFileSystem()
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 _SECRET_OPTION = re.compile(r"secret|password|access_key|token|signature|\bsig=", re.IGNORECASE)
-# Where the keys of a store belong.
+# Where the credentials of a store belong.
 _VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -39,14 +39,14 @@ _VARIABLES = {
 
 
 def cache_directory() -> Path:
-    """Return the directory of this machine that keeps what runs share: downloads."""
+    """Return the directory of this machine for files that runs share: downloads."""
     if own := os.environ.get("CATDOG_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog"
 
 
 def is_uri(path: str) -> bool:
-    """Tell a URI such as `s3://bucket/key` from a local path."""
+    """Return whether `path` is a URI such as `s3://bucket/key` and not a local path."""
     return "://" in path
 
 
@@ -94,18 +94,18 @@ def open_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _open_root(scheme: str, host: str, query: str) -> tuple[fs.FileSystem, str]:
-    """Open a file system once a process: S3 may ask the network for a bucket's region each time."""
+    """Open a file system, once per process: S3 may look up a bucket's region over the network each time."""
     if scheme == "s3":
         if pa.io_thread_count() < CONNECTIONS:
-            pa.set_io_thread_count(CONNECTIONS)  # of so many connections pyarrow makes use
-        # A small file becomes one PUT, which is whole or absent, in place of three requests.
+            pa.set_io_thread_count(CONNECTIONS)  # makes pyarrow use that many connections
+        # A small file then becomes one PUT, which is atomic, instead of three requests.
         query += ("&" if query else "?") + "allow_delayed_open=true"
     system, root = fs.FileSystem.from_uri(f"{scheme}://{host}/{query}")
     return system, root
 
 
 def refuse_secrets(uri: str) -> None:
-    """Raise UsageError, which does not show it, for a URI that holds a key or a password."""
+    """Raise UsageError for a URI that holds a key or a password; the text does not show it."""
     base, query = split_query(uri)
     scheme, _, rest = base.partition("://")
     user, at, bucket = rest.partition("/")[0].rpartition("@")
@@ -119,20 +119,20 @@ def refuse_secrets(uri: str) -> None:
 
 
 def is_object_store(path: str) -> bool:
-    """Tell whether `path` is in a store of objects: nothing is renamed there, and each write is whole or absent."""
+    """Return whether `path` is in an object store, which cannot rename and where each write is atomic."""
     return open_filesystem(path)[0].type_name in _OBJECT_STORES
 
 
 def exists(path: str) -> bool:
-    """Tell whether a file or directory stands at `path`.
+    """Return whether a file or directory exists at `path`.
 
-    Raises FailureError when that cannot be told: no network, no permission.
+    Raises FailureError when that cannot be determined: no network, no permission.
     """
     return bool(_kind(path) != fs.FileType.NotFound)
 
 
 def is_directory(path: str) -> bool:
-    """Tell whether `path` is a directory; of an object store, whether something stands below it."""
+    """Return whether `path` is a directory; on an object store, whether anything exists below it."""
     return bool(_kind(path) == fs.FileType.Directory)
 
 
@@ -145,9 +145,9 @@ def _kind(path: str) -> fs.FileType:
 
 
 def require_bucket(path: str, *, flag: str) -> None:
-    """Raise UsageError, naming `flag`, where `path` is a URI of S3 or Google Cloud in a bucket that does not exist.
+    """Raise UsageError, naming `flag`, if `path` is a URI of S3 or Google Cloud in a bucket that does not exist.
 
-    A job that writes there would find out at its first result. A bucket that may not be looked at is taken to exist.
+    Otherwise a job would fail at its first write. A bucket that cannot be checked is assumed to exist.
     """
     if not is_uri(path):
         return
@@ -164,18 +164,18 @@ def require_bucket(path: str, *, flag: str) -> None:
 
 
 def read_bytes(path: str) -> bytes:
-    """Return the content of the file at `path`; OSError as the file system raises it."""
+    """Return the content of the file at `path`; raise OSError as the file system does."""
     system, inside = open_filesystem(path)
 
     def read() -> bytes:
         with system.open_input_file(inside) as file:
-            return bytes(file.read(file.size()))  # at once: a stream is many small requests to an object store
+            return bytes(file.read(file.size()))  # in one read: a stream makes many small requests to an object store
 
     return wait_out(read, where=path)
 
 
 def write_bytes(path: str, content: bytes, *, durable: bool = False) -> None:
-    """Write `content` at `path`, whole or not at all; `durable`: it outlasts a loss of power from then on.
+    """Write `content` to `path` atomically; if `durable`, it survives a loss of power after the call returns.
 
     Raises FailureError when the place cannot be written.
     """
@@ -200,7 +200,7 @@ def _write_stream(system: fs.FileSystem, inside: str, content: bytes) -> None:
 
 
 def _write_local(path: Path, content: bytes, *, durable: bool) -> None:
-    """Write beside `path`, then rename; a write that fails leaves nothing there."""
+    """Write a file next to `path`, then rename it; a failed write leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -218,7 +218,7 @@ def _write_local(path: Path, content: bytes, *, durable: bool) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in the local directory `path` outlast a loss of power, where its file system can."""
+    """Make the names in the local directory `path` survive a loss of power, if its file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems refuse it
@@ -228,9 +228,9 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Create the directory `path` with its parents, where the file system knows directories.
+    """Create the directory `path` with its parents; do nothing on object stores, which have no directories.
 
-    Raises FailureError when it cannot be made.
+    Raises FailureError when it cannot be created.
     """
     system, inside = open_filesystem(path)
     if system.type_name in _OBJECT_STORES:
@@ -242,9 +242,9 @@ def make_directory(path: str) -> None:
 
 
 def list_directory(path: str) -> dict[str, fs.FileInfo]:
-    """Return the entries of the directory `path` by name; none where there is no such directory.
+    """Return the entries of the directory `path` by name; none if there is no such directory.
 
-    Raises NotADirectoryError where a file stands there, FailureError when it cannot be listed.
+    Raises NotADirectoryError if there is a file instead, FailureError when it cannot be listed.
     """
     system, inside = open_filesystem(path)
     if system.type_name == "local" and any(map(_is_no_directory, (Path(inside), *Path(inside).parents))):
@@ -257,7 +257,7 @@ def list_directory(path: str) -> dict[str, fs.FileInfo]:
 
 
 def _is_no_directory(path: Path) -> bool:
-    """Tell a file, a link that leads nowhere, and a name that is too long."""
+    """Return whether `path` is a file, a broken link, or a name that is too long."""
     try:
         return path.is_file() or (path.is_symlink() and not path.exists())
     except OSError:
@@ -265,7 +265,7 @@ def _is_no_directory(path: Path) -> bool:
 
 
 def delete(path: str) -> None:
-    """Delete the file at `path`, or the directory with all it holds; nothing where there is none.
+    """Delete the file at `path`, or the directory with all its content; do nothing if there is none.
 
     Raises FailureError when it cannot be deleted.
     """
@@ -283,9 +283,9 @@ def delete(path: str) -> None:
 
 
 def rename(path: str, target: str) -> None:
-    """Give the directory at `path` the name `target` beside it, for good; not on object stores.
+    """Rename the directory `path` to `target` in the same folder, durably; not on object stores.
 
-    Raises FailureError when it cannot be renamed, such as where a directory that is not empty has that name.
+    Raises FailureError when it cannot be renamed, for example because a directory of that name is not empty.
     """
     system, inside = open_filesystem(path)
     try:
@@ -298,7 +298,7 @@ def rename(path: str, target: str) -> None:
 
 @contextlib.contextmanager
 def _temporary_directory() -> Iterator[str]:
-    """Yield a folder for a while; raise FailureError, naming its place, where that has no room."""
+    """Yield a temporary folder; raise FailureError, naming its location, if that is full or cannot be written."""
     place = "of temporary files"
     try:
         place = tempfile.gettempdir()
@@ -308,15 +308,16 @@ def _temporary_directory() -> Iterator[str]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS):
             raise
         raise FailureError(
-            f"cannot write to the folder {place}: {one_line(error)}; make room there, or name another by TMPDIR"
+            f"cannot write to the folder {place}: {one_line(error)}; "
+            "free some space there, or set TMPDIR to another folder"
         ) from error
 
 
 @contextlib.contextmanager
 def staged_directory(path: str) -> Iterator[Path]:
-    """Yield a local folder whose content stands at `path`, all of it, once the block ends without an error.
+    """Yield a local folder whose whole content appears at `path` once the block ends without an error.
 
-    A local `path` appears by one rename; an object store is filled file by file, so its reader must look for a mark.
+    A local `path` appears by one rename. An object store is filled file by file, so its reader must check for a mark.
     """
     system, inside = open_filesystem(path)
     if system.type_name != "local":
@@ -342,7 +343,7 @@ def staged_directory(path: str) -> Iterator[Path]:
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Return `content` as indented JSON."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    if not _is_unicode(text):  # an argument with bytes that are no UTF-8, which Python keeps as surrogates
+    if not _is_unicode(text):  # such as an argument that is not UTF-8; Python keeps its bytes as surrogates
         text = json.dumps(content, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
@@ -356,15 +357,15 @@ def _is_unicode(text: str) -> bool:
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Write `content` as indented JSON at `path`, whole or not at all."""
+    """Write `content` as indented JSON to `path` atomically."""
     write_bytes(path, json_bytes(content))
 
 
 def read_json(path: str) -> dict[str, Any]:
     """Return the JSON object at `path`.
 
-    Raises FailureError when the file cannot be read, or is not one: we write such files whole, so somebody else
-    changed it.
+    Raises FailureError when the file cannot be read or is not a JSON object. We write such files atomically, so
+    somebody else must have changed it.
     """
     try:
         content = json.loads(read_bytes(path))

@@ -1,9 +1,10 @@
-"""A lease on a folder: two jobs never write to one folder, and a killed job locks nobody out for long.
+"""A lease on a folder: two jobs never write to the same folder, and a killed job does not block it for long.
 
-Each job writes a lease file of its own into the folder. It first declares that it waits, then that it holds, and goes
-on only if it sees no other holder after that; so at most one goes on, also on object stores, which neither lock nor
-rename. A lease counts while its file is renewed. Times are compared by the clock of the store, not by those of the
-machines; of a job on the same machine it is known at once whether its process still runs.
+Each job writes its own lease file into the folder. The file first declares that the job waits, then that it holds the
+folder. The job continues only if it sees no other holder after that, so at most one job continues. This also works on
+object stores, which can neither lock nor rename. A lease is valid while its file is renewed. Times are compared by the
+clock of the store, not by those of the machines. For a job on the same machine, it is known immediately whether its
+process still runs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _OWNERS: set[str] = set()  # the leases of this process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaseTimes:
-    """Seconds between renewals, between looks while waiting, and after which a lease that is not renewed is void."""
+    """Seconds between renewals, between checks while waiting, and until a lease that is not renewed expires."""
 
     renew: float = 10.0
     look: float = 1.0
@@ -41,7 +42,7 @@ class LeaseTimes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Other:
-    """The lease of another job, which counts; `renewed` is its file's time by the clock of the store."""
+    """A valid lease of another job; `renewed` is the time of its file, in ns, by the clock of the store."""
 
     owner: str
     host: str
@@ -53,7 +54,7 @@ class _Other:
 
 
 class Lease:
-    """The right to write to a folder. `owner` names this job, and belongs into the names of what it stages."""
+    """The right to write to a folder; `owner` names this job, for use in the names of the files that it stages."""
 
     def __init__(self, directory: str, *, flag: str, times: LeaseTimes) -> None:
         self.owner = uuid.uuid4().hex[:8]
@@ -65,7 +66,7 @@ class Lease:
     def acquire(self) -> None:
         """Wait until no other job holds the folder.
 
-        Raises UsageError once it is known that one does: its process runs here, or it renewed its lease.
+        Raises UsageError once it is certain that one does: its process runs here, or it has renewed its lease.
         """
         seen: dict[str, int] = {}
         _OWNERS.add(self.owner)
@@ -75,7 +76,7 @@ class Lease:
             holders = [other for other in others if other.holds]
             for other in holders:
                 if other.owner not in seen and not other.here:
-                    say(f"A job on {other.host} held {self._directory}: waiting to see if it still does.")
+                    say(f"A job on {other.host} locked {self._directory}: waiting to see whether it is still running.")
                 if other.here or seen.setdefault(other.owner, other.renewed) < other.renewed:
                     raise self._refusal(other)
             if not holders and all(self.owner < other.owner for other in others):
@@ -85,19 +86,19 @@ class Lease:
             time.sleep(self._times.look * random.uniform(0.5, 1.0))
 
     def check(self) -> None:
-        """Raise FailureError when another job took the folder over, because this one was suspended too long."""
+        """Raise FailureError if another job has taken over the folder because this one was suspended too long."""
         if self._name not in list_directory(self._directory):
             raise FailureError(f"another job has taken over {self._directory}; run the same command to resume")
 
     def renew(self) -> None:
-        """Renew until the lease is given back; a store that does not answer is asked again."""
+        """Renew the lease until it is given back; if the store does not answer, retry at the next interval."""
         while not self._ended.wait(self._times.renew):
             with contextlib.suppress(CatdogError, OSError):
                 if self._name in list_directory(self._directory):
                     self._write(holds=True)
 
     def give_back(self) -> None:
-        """Delete the lease; a store that does not answer is not waited for, as the job has ended."""
+        """Delete the lease; wait at most 5 s for the store to answer, because the job has ended."""
         self._ended.set()
         _OWNERS.discard(self.owner)
         thread = threading.Thread(target=self._delete, name="lease", daemon=True)
@@ -113,7 +114,7 @@ class Lease:
         write_json(join(self._directory, self._name), {**content, "since": self._since, "holds": holds})
 
     def _others(self) -> list[_Other]:
-        """Return the leases of other jobs that count; those that do not are deleted."""
+        """Return the valid leases of other jobs, and delete the others."""
         entries = list_directory(self._directory)
         now = entries[self._name].mtime_ns if self._name in entries else time.time_ns()
         found = []
@@ -137,17 +138,17 @@ class Lease:
 
     def _refusal(self, other: _Other) -> UsageError:
         return UsageError(
-            f"{self._flag} {self._directory}: another job is at work there, on {other.host} since {other.since}, "
+            f"{self._flag} {self._directory}: another job is using it, on {other.host} since {other.since}, "
             f"renewed {other.age:.0f} s ago: wait for it, or give another {self._flag}"
         )
 
 
 @contextlib.contextmanager
 def hold_lease(directory: str, *, flag: str, times: LeaseTimes | None = None) -> Iterator[Lease]:
-    """Hold the only right to write to `directory`, which `flag` names, for the length of the block.
+    """Hold the exclusive right to write to `directory`, which `flag` names, until the block ends.
 
-    A lease that a job on another machine left is watched until it is renewed or void: a minute at most.
-    Raises UsageError, which names the other job, when one is at work there.
+    A lease left by a job on another machine is watched until it is renewed or expires: a minute at most.
+    Raises UsageError, which names the other job, if one is writing there.
     """
     lease = Lease(absolute(directory), flag=flag, times=times or LeaseTimes())
     try:
@@ -159,7 +160,7 @@ def hold_lease(directory: str, *, flag: str, times: LeaseTimes | None = None) ->
 
 
 def _machine() -> str:
-    """Return what names the machine, its start, and the processes that this one can see."""
+    """Return a name for the machine, its boot, and the process namespace."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -168,11 +169,11 @@ def _machine() -> str:
 
 
 def _is_running(content: dict[str, Any]) -> bool:
-    """Tell whether the process of a lease of this machine still runs."""
+    """Return whether the process of a lease of this machine still runs."""
     process = content.get("process")
     if not isinstance(process, int) or not 0 < process < 2**31:  # somebody else wrote it
         return False
-    if process == os.getpid():  # or one of the same number, before this container's start
+    if process == os.getpid():  # or one with the same id, from before this container's start
         return content.get("owner") in _OWNERS
     try:
         os.kill(process, 0)
@@ -184,7 +185,7 @@ def _is_running(content: dict[str, Any]) -> bool:
 
 
 def _is_zombie(process: int) -> bool:
-    """Tell whether a process has ended and only waits for its parent to notice, which in a container may be never."""
+    """Return whether a process has ended and its parent has not noticed yet, which in a container may never happen."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text()
     except OSError:

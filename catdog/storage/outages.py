@@ -1,4 +1,4 @@
-"""Outages of object stores: short ones are waited out, long ones end the job; they never become results."""
+"""Outages of object stores: short ones are retried, long ones fail the job, and none is recorded as a result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from catdog.errors import FailureError, one_line
 
-PATIENCE_SECONDS = 60.0  # a store that answers again within half a minute ends no job
-PATIENCE_VARIABLE = "CATDOG_PATIENCE_SECONDS"  # of the environment, where another length suits the store
-_PAUSE_SECONDS = 1.0  # pyarrow itself tries three times or more before it raises
-# What pyarrow says of a store that cannot be reached, is overloaded or has a fault of its own.
+PATIENCE_SECONDS = 60.0  # a store that answers again within half a minute must not fail a job
+PATIENCE_VARIABLE = "CATDOG_PATIENCE_SECONDS"  # in the environment, if another limit suits the store
+_PAUSE_SECONDS = 1.0  # pyarrow itself makes at least three attempts before it raises
+# Parts of pyarrow's error text for a store that cannot be reached, is overloaded or has an internal error.
 _SIGNS = (
     "NETWORK_CONNECTION",
     "curlCode",
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 
 def is_outage(error: OSError) -> bool:
-    """Tell a store that does not answer, or not just now, from an answer such as "no such key"."""
+    """Return whether a store gave no answer or a temporary error, rather than an answer such as "no such key"."""
     text = str(error)
     return any(sign in text for sign in _SIGNS)
 
 
 def patience_seconds() -> float:
-    """Return how long an outage may last: CATDOG_PATIENCE_SECONDS, or a minute where that is no number."""
+    """Return how long an outage may last: CATDOG_PATIENCE_SECONDS, or a minute if that is not a number."""
     try:
         return float(os.environ[PATIENCE_VARIABLE])
     except (KeyError, ValueError):
@@ -42,10 +42,10 @@ def patience_seconds() -> float:
 
 
 def wait_out(action: Callable[[], T], *, where: str, on_retry: Callable[[], None] | None = None) -> T:
-    """Return what `action` returns; it is called again for `patience_seconds` while an outage makes it fail.
+    """Return what `action` returns; retry it for up to `patience_seconds` while an outage makes it fail.
 
-    `on_retry` is called before each further try. Raises FailureError, naming `where`, after an outage that lasts
-    longer; any other error of `action` as it is.
+    `on_retry` is called before each retry. Raises FailureError, naming `where`, after a longer outage, and any other
+    error of `action` as it is.
     """
     begun, patience = time.monotonic(), patience_seconds()
     while True:

@@ -1,7 +1,7 @@
-"""Which folders are ours: a mark in each folder that a job writes, so that nobody else's folder is ever written to.
+"""Ownership of folders: a mark in each folder that a job writes, so that no job ever writes to a foreign folder.
 
-A job writes into a folder that is new, empty or marked. Folders of earlier versions, which wrote no mark, are known by
-the JSON file that describes their job.
+A job writes only into a folder that is new, empty or marked. Folders of earlier versions, which wrote no mark, are
+recognized by the JSON file that describes their job.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LEASE_PREFIX = ".catdog-lease-"
 
 Kind = Literal["run", "labels", "sorted", "features", "export"]
 
-# What systems put into a folder that its owner calls empty.
+# Files that operating systems put into a folder that its owner considers empty.
 _NOT_CONTENT = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini"}
-# For each kind the files of a version without marks, one of which stands there, and keys that each has at least.
+# By kind: files that versions without marks wrote, at least one of which must exist, and the keys each must have.
 _UNMARKED: dict[str, dict[str, set[str]]] = {
     "run": {"config.json": {"photos", "seed", "train_per_class"}, "manifest/_COMPLETE.json": {"inputs", "summary"}},
     "labels": {"predict.json": {"photos", "model"}},
@@ -35,7 +35,7 @@ _NAMES = {
 
 
 def is_ours(names: Collection[str]) -> bool:
-    """Tell from the `names` of a folder's entries whether a job of ours wrote it: photos in it are results."""
+    """Return whether the `names` of a folder's entries show that a job of ours wrote it: photos in it are results."""
     found = set(names)
     return MARK_FILE in found or {"predict.json", "predictions"} <= found or {"config.json", "manifest"} <= found
 
@@ -72,7 +72,7 @@ def check_folder(directory: str, *, kind: Kind, flag: str) -> None:
 
 
 def mark_folder(directory: str, *, kind: Kind) -> None:
-    """Declare `directory` a folder of ours; call it after `check_folder` and before anything else is written there."""
+    """Mark `directory` as ours; call this after `check_folder` and before anything else is written there."""
     path = join(absolute(directory), MARK_FILE)
     wanted = {
         "kind": kind,
@@ -90,6 +90,6 @@ def _is_unmarked_ours(directory: str, kind: str, names: Collection[str]) -> bool
         try:
             if keys <= read_json(join(directory, path)).keys():
                 return True
-        except FailureError:  # not there, or no JSON: somebody else's file of the same name
+        except FailureError:  # missing, or not JSON: somebody else's file of the same name
             continue
     return False

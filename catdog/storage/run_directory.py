@@ -1,4 +1,4 @@
-"""The run directory: where it is, with which settings it was made, how long its steps took."""
+"""The run directory: its location, the settings it was made with, and the time that its steps took."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILES = ("corrections", "labels", "groups")  # settings that name a file
 
 
 class Stopwatch:
-    """Seconds and counts by step, kept in the run directory so that a continued run includes what came before."""
+    """Seconds and counts by step, kept in the run directory so that a resumed run includes the earlier work."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = files.join(run_dir, "seconds.json")
@@ -28,7 +28,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the time of the block to step `name`, also when it ends by an error."""
+        """Add the time of the block to step `name`, even if the block raises."""
         start = time.monotonic()
         try:
             yield
@@ -44,24 +44,24 @@ class Stopwatch:
         self.counts[name] = self.counts.get(name, 0) + number
 
     def save(self) -> None:
-        """Keep what was measured; call it once the run directory is known to be ours."""
+        """Write the measurements; call this only once the run directory is known to be ours."""
         files.write_json(self._path, {**self.seconds, "counts": self.counts})
 
 
 def default_run_dir(config: IngestConfig) -> str:
-    """Return where a run goes that names no --run-dir: the same command finds it again."""
+    """Return the run directory of a run without --run-dir; the same command finds it again."""
     name = Path(files.split_query(config.photos)[0].rstrip("/")).stem if config.photos else "sample"
     recipe = getattr(config, "recipe", "default")
     return f"runs/{name}" + ("" if recipe == "default" else f"-{recipe}")
 
 
 def open_run(config: IngestConfig, *, fingerprints: Mapping[str, str] | None = None) -> str:
-    """Return the run directory as an absolute path or URI, checked: it was made with the same settings or is new.
+    """Check that the run directory is new or was made with the same settings; return its absolute path or URI.
 
-    `fingerprints` names the content of each file that a setting gives, by the setting.
+    `fingerprints` maps each setting that names a file to the fingerprint of the file's content.
 
-    Raises UsageError with the differences when it was made with other settings, where its bucket does not exist, and
-    for a folder that is not ours.
+    Raises UsageError with the differences if it was made with other settings, if its bucket does not exist, and for a
+    folder that is not ours.
     """
     run_dir = files.absolute(config.run_dir or default_run_dir(config))
     files.require_bucket(run_dir, flag="--run-dir")
@@ -74,9 +74,9 @@ def open_run(config: IngestConfig, *, fingerprints: Mapping[str, str] | None = N
 
 @contextlib.contextmanager
 def hold_run(run_dir: str) -> Iterator[None]:
-    """Keep every other job out of the run directory for the length of the block, and declare it ours.
+    """Keep every other job out of the run directory until the block ends, and mark it as ours.
 
-    Raises UsageError, which names the other job, when one is at work there.
+    Raises UsageError, which names the other job, if one is writing there.
     """
     with lease.hold_lease(run_dir, flag="--run-dir"):
         ownership.mark_folder(run_dir, kind="run")
@@ -84,7 +84,7 @@ def hold_run(run_dir: str) -> Iterator[None]:
 
 
 def record_config(config: IngestConfig, *, run_dir: str, fingerprints: Mapping[str, str] | None = None) -> None:
-    """Write config.json, once the settings have proved to be possible; those of an earlier job stay in it."""
+    """Write config.json, once the settings are known to be valid; settings of an earlier job stay in it."""
     files.write_json(files.join(run_dir, "config.json"), {**_recorded(run_dir), **_settings(config, fingerprints)})
 
 
@@ -93,14 +93,14 @@ def _recorded(run_dir: str) -> dict[str, Any]:
     if not files.exists(path):
         return {}
     found = files.read_json(path)
-    # A run of an earlier version knew no such files, or recorded the fingerprint of the corrections in their place.
+    # Earlier versions had no such files, or recorded the fingerprint of the corrections in place of their path.
     before = {f"{name}_fingerprint": found.get(name, "") for name in _FILES}
     older = VALUES_BEFORE if "frozen.epochs" in found else {}
     return {"splits": "", **before, **older, **found}
 
 
 def _settings(config: IngestConfig, fingerprints: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the settings that make the result, as JSON has them: of files that they name the content counts."""
+    """Return the settings that decide the result, as JSON values, and the fingerprints of the files they name."""
     given = flatten_config(config, identity_only=True)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     settings |= {key: files.absolute(str(settings[key])) for key in ("photos", *_FILES) if settings[key]}

@@ -1,4 +1,4 @@
-"""The contracts: the schema of every row that is stored."""
+"""The schemas of all stored rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANIFEST = pa.schema(
         pa.field("digest", pa.string(), nullable=False),  # sha256 of the file's bytes, hex
         pa.field("width", pa.int32(), nullable=False),  # pixels, after EXIF orientation
         pa.field("height", pa.int32(), nullable=False),
-        # As in evaluation/near_duplicates.py; null where there is hardly any contrast, and in old manifests.
+        # See evaluation/near_duplicates.py; null if the photo has hardly any contrast, and in old manifests.
         pa.field("perceptual_hash", pa.uint64()),
     ]
 )
@@ -50,8 +50,8 @@ def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1
 
     label (class name, UNSURE, null on error), probability (of the most probable class), p_<class> for each class,
     error ("code: message", null for a photo that has a label). With `top_k` over 1 the next classes follow as
-    top2_label, top2_probability …, from `first_rank` on: with 1, top1_label is the most probable class also where
-    label is UNSURE. A second model's columns are second_label, second_probability, second_p_<class>.
+    top2_label, top2_probability …, starting at `first_rank`. If that is 1, top1_label is the most probable class even
+    when label is UNSURE. A second model's columns are second_label, second_probability, second_p_<class>.
     """
     fields = [pa.field("path", pa.string(), nullable=False)]
     for model in range(models):
@@ -65,7 +65,7 @@ def prediction_schema(classes: Sequence[str], *, top_k: int = 1, models: int = 1
 
 
 def outcome_schema(classes: Sequence[str]) -> pa.Schema:
-    """Return the columns of an outcome: the prediction of a photo whose class is known, of a train run."""
+    """Return the columns of an outcome: the prediction of a train run for a photo whose class is known."""
     return pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),

@@ -1,4 +1,4 @@
-"""Tables as Parquet files, which are read and written whole."""
+"""Tables as Parquet files, which are read and written as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parquet_bytes(rows: pa.Table, *, compression: str = "snappy", row_group_size
 
 
 def write_parquet(path: str, rows: pa.Table, *, compression: str = "snappy", row_group_size: int | None = None) -> None:
-    """Write `rows` as a Parquet file at `path`, a local path or URI, whole or not at all.
+    """Write `rows` atomically as a Parquet file to `path`, a local path or URI.
 
     Raises FailureError when the place cannot be written.
     """
@@ -26,8 +26,8 @@ def write_parquet(path: str, rows: pa.Table, *, compression: str = "snappy", row
 
 
 def read_parquet(path: str, *, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
-    """Return the rows of the Parquet file at `path`, a local path or URI: of `columns`, as `schema` has them.
+    """Return the rows of the Parquet file at `path`, a local path or URI: only `columns`, with the types of `schema`.
 
-    Raises OSError as the file system does, and pa.ArrowException for a file that is none.
+    Raises OSError as the file system does, and pa.ArrowException for a file that is not Parquet.
     """
     return pq.read_table(pa.BufferReader(files.read_bytes(path)), columns=columns, schema=schema)

@@ -1,3 +1,3 @@
-"""The train job: `job` is the order of steps, `stages` what each stage reads, `driver` runs the workers of `worker`,
-`fit` is the arithmetic; `diagnosis` and `page` explain a finished run. Imports features and below.
+"""The train job: `job` runs the steps, `stages` says what each stage reads, `driver` follows the workers of `worker`,
+and `fit` is the training itself. `diagnosis` and `page` explain a finished run. Imports features and below.
 """

@@ -1,10 +1,10 @@
-"""What a person should know of a finished train run besides its scores: diagnosis.json and thumbnails.parquet.
+"""What a person should know about a finished train run besides its scores: diagnosis.json and thumbnails.parquet.
 
     predictions.parquet of each stage --> evaluations, comparison, calibration, worst, least sure
     cached head features              --> likely label errors
     the manifest's hashes             --> near-duplicates across splits
 
-`worst` and `least_sure` are photos of validation and test as the run's model sees them, calibration included.
+`worst` and `least_sure` are validation and test photos, with the calibrated probabilities of the run's model.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from catdog.storage.schemas import PICTURES, SPLITS, outcome_schema
 
 DIAGNOSIS_FILE, PICTURES_FILE = "diagnosis.json", "thumbnails.parquet"
 SHOWN = 24  # photos or pairs of each list
-_MOST_CALIBRATED = 500_000  # validation photos that the temperature is fitted to: more would not move it
-_MOST_TRAIN_PHOTOS = 20_000  # of which likely label errors are sought: 50 MB of features
-_MOST_COMPARED_PHOTOS = 500_000  # among which near-duplicates are sought, where a manifest is in shards
+_MAX_CALIBRATED = 500_000  # validation photos that the temperature is fitted to; more would not change it
+_MAX_TRAIN_PHOTOS = 20_000  # searched for likely label errors: 50 MB of features
+_MAX_COMPARED_PHOTOS = 500_000  # searched for near-duplicates, if the manifest is sharded
 _HELD_OUT = ("validation", "test")
 
 
 def choose_run_temperature(stage_dir: str, *, classes: Sequence[str]) -> Temperature:
-    """Return the temperature for the model of a stage, from its validation rows; 1.0 where there are none."""
+    """Return the temperature for the model of a stage, fitted to its validation rows; 1.0 if it has no predictions."""
     outcomes = find_outcomes(stage_dir, classes=classes)
     if outcomes is None:
         return Temperature(value=1.0, reason="the stage left no predictions")
-    return choose_temperature(*outcomes.first("validation", rows=_MOST_CALIBRATED))
+    return choose_temperature(*outcomes.first("validation", rows=_MAX_CALIBRATED))
 
 
 def diagnose(
@@ -61,8 +61,8 @@ def diagnose(
 ) -> list[str]:
     """Write diagnosis.json and thumbnails.parquet into `run_dir`; return the lines that a person should read.
 
-    `best` is the stage whose model the run's is, `train_features` the cache of pooled features of the training photos,
-    `heatmaps` a file of pictures (schemas.PICTURES) of where the model looked, which need not exist.
+    `best` is the stage whose model the run uses. `train_features` is the cache of pooled features of the training
+    photos. `heatmaps` is a file of heatmap pictures (schemas.PICTURES), which need not exist.
     """
     found = {stage: find_outcomes(files.join(run_dir, stage), classes=manifest.classes) for stage in stages}
     outcomes = {stage: each for stage, each in found.items() if each is not None}
@@ -80,7 +80,7 @@ def diagnose(
 
 
 def _sums_by_split(outcomes: Outcomes, temperature: float = 1.0) -> dict[str, ScoreSums]:
-    """Return what the scores of each split are computed from, with the logits divided by `temperature`."""
+    """Return the score sums of each split, with the logits divided by `temperature`."""
     sums: dict[str, ScoreSums] = {}
     for split, true, probabilities in outcomes.by_split():
         shown = probabilities if temperature == 1.0 else apply_temperature(probabilities, temperature)
@@ -94,7 +94,7 @@ def _evaluations(sums: Mapping[str, ScoreSums], classes: Sequence[str]) -> dict[
 
 
 def _comparison(stages: Sequence[Outcomes]) -> dict[str, Any]:
-    """Compare the first stage with the last one on the photos that both have rows of."""
+    """Compare the first stage with the last one on the photos for which both have predictions."""
     if len(stages) < 2:
         return {}
     sums, classes = dict.fromkeys(_HELD_OUT, PairSums()), stages[0].classes
@@ -108,7 +108,7 @@ def _comparison(stages: Sequence[Outcomes]) -> dict[str, Any]:
 def _joined(first: Outcomes, last: Outcomes) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Yield rows of both stages for the same photos, in the same order.
 
-    Stages have their photos in the same order, so only those that one of them lacks wait here for their like.
+    Both stages have their photos in the same order, so only rows that the other stage has not yet yielded are buffered.
     """
     nothing = outcome_schema(first.classes).empty_table()
     waiting = [nothing, nothing]
@@ -121,8 +121,8 @@ def _joined(first: Outcomes, last: Outcomes) -> Iterator[tuple[pa.Table, pa.Tabl
 
 
 def _of_model(outcomes: Outcomes, sums: Mapping[str, ScoreSums], temperature: Temperature) -> dict[str, Any]:
-    """Return calibration, worst and least_sure of the run's model, whose stage left `outcomes` with these `sums`."""
-    # The temperature was fitted on validation: what it is worth shows on test.
+    """Return calibration, worst and least_sure of the run's model, from the `outcomes` and `sums` of its stage."""
+    # The temperature was fitted on validation photos, so only test photos show what it is worth.
     split = "test" if "test" in sums else "validation"
     helps = temperature.value != 1.0
     return {
@@ -147,7 +147,7 @@ def _reliability(bins: np.ndarray) -> dict[str, Any]:
 def _as_calibrated(
     rows: pa.Table, temperature: Temperature, classes: Sequence[str], *, reverse: bool
 ) -> list[dict[str, Any]]:
-    """Return `rows` in brief with the probabilities of the calibrated model, in the order of those."""
+    """Return `rows` in brief with the probabilities of the calibrated model, sorted by these."""
     shown = brief(rows)
     if temperature.value == 1.0 or not shown:
         return shown
@@ -160,8 +160,8 @@ def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[di
     """Return the training photos whose label is likely wrong; `label` and `probability` are predicted."""
     if cache is None:
         return []
-    # Rows are in the order of digests, so the first ones are a random sample.
-    features, labels, paths = cache.read_first(_MOST_TRAIN_PHOTOS)
+    # Rows are sorted by digest, so the first ones are a random sample.
+    features, labels, paths = cache.read_first(_MAX_TRAIN_PHOTOS)
     found = find_label_errors(features, labels, classes=len(classes), limit=SHOWN)
     return [
         {
@@ -176,7 +176,7 @@ def _label_errors(cache: FeatureCache | None, classes: Sequence[str]) -> list[di
 
 
 def _near_duplicates(manifest: AnyManifest) -> dict[str, Any]:
-    table = manifest.sample(_MOST_COMPARED_PHOTOS)
+    table = manifest.sample(_MAX_COMPARED_PHOTOS)
     table = table.filter(pc.is_in(table["split"], pa.array(SPLITS)))
     table = table.filter(pc.is_valid(table["perceptual_hash"]))
     paths, splits = table["path"].to_pylist(), table["split"].to_pylist()

@@ -1,4 +1,4 @@
-"""A training seen from the driver: the trainer in a thread, what its workers tell, how it ends."""
+"""The driver's side of a training: the trainer in a thread, the messages of its workers, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from catdog.training.fit.stage_job import TrainJob
 from catdog.training.fit.train_loop import DivergedError
 from catdog.training.worker import ROWS_ABANDONED, ROWS_READY, progress_topic, rows_topic, run_stages
 
-_WAIT_SECONDS = 10.0  # for a message; the end of the trainer is one
+_WAIT_SECONDS = 10.0  # for a message; the trainer posts one when it ends
 _ABANDON_SECONDS = 20.0
 
 
 class Training:
-    """A TensorflowTrainer at work on a job, in a thread of this process.
+    """A TensorflowTrainer that runs a job in a thread of this process.
 
-    Its workers start at once, and wait for the caches of its stages. The same job again, in another process too,
-    goes on where the last one was stopped. `single_node` tells that Ray has one node, and will have no other.
+    Its workers start immediately and wait for the caches of the stages. If the same job is started again, even in
+    another process, it resumes where the last one stopped. `single_node` says that Ray has one node and gets no other.
     """
 
     def __init__(self, job: TrainJob, *, pretrained: Any, cluster: ClusterConfig, single_node: bool = False) -> None:
@@ -35,7 +35,7 @@ class Training:
 
         self._job = job
         shared = share(pretrained)
-        # Here and not in the thread: no other one imports TensorFlow now.
+        # Made here and not in the thread, because no other thread imports TensorFlow now.
         self._trainer = make_trainer(
             lambda: run_stages(job, shared),
             run_dir=job.run_dir,
@@ -45,20 +45,20 @@ class Training:
         )
         self._outcome: list[BaseException | None] = []
         for topic in (progress_topic(job.run_dir), rows_topic(job.run_dir)):
-            messages.forget(topic)  # of an earlier training by the same Ray job
+            messages.forget(topic)  # left by an earlier training in the same Ray job
         self._thread = threading.Thread(target=self._fit, name="trainer", daemon=True)
         self._thread.start()
 
     def finish(self, follow: Callable[[Mapping[str, Any]], None]) -> None:
-        """Let the workers have their rows, and wait for the end; `follow` gets each message of theirs as it comes.
+        """Announce that the rows are ready, and wait for the end; `follow` gets each message of the workers.
 
-        Raises FailureError with the one line that matters when the workers fail more often than is allowed, and
-        DivergedError when they say that training again would end in the same way.
+        Raises FailureError, with the root cause in one line, when the workers fail more often than allowed. Raises
+        DivergedError when they report that training again would end in the same way.
         """
         messages.post(rows_topic(self._job.run_dir), ROWS_READY)
         diverged, heard, ended = "", 0, False
         while not ended:
-            ended = bool(self._outcome)  # what the workers told was told before: a last look then
+            ended = bool(self._outcome)  # workers post before the trainer ends: read once more
             wait = 0.0 if ended else _WAIT_SECONDS
             found = messages.read(progress_topic(self._job.run_dir), start=heard, wait_seconds=wait)
             heard += len(found)
@@ -77,7 +77,7 @@ class Training:
             raise DivergedError(diverged)
 
     def abandon(self) -> None:
-        """End the workers, whose rows will not come."""
+        """Tell the workers to stop because their rows will not come; wait for them up to 20 seconds."""
         messages.post(rows_topic(self._job.run_dir), ROWS_ABANDONED)
         self._thread.join(_ABANDON_SECONDS)
 
@@ -88,21 +88,21 @@ class Training:
         except BaseException as error:
             outcome = error
         self._outcome.append(outcome)
-        with contextlib.suppress(Exception):  # a cluster that is gone fails the job itself
+        with contextlib.suppress(Exception):  # if the cluster is gone, the job fails anyway
             messages.post(progress_topic(self._job.run_dir), {"kind": "end"})
 
 
 class EpochFollower:
-    """Prints what the workers tell: a line for each epoch, and the progress of long ones."""
+    """Prints what the workers report: a line for each epoch, and the progress of long ones."""
 
     def __init__(self, job: TrainJob) -> None:
         self._stages = {stage.name: stage for stage in job.stages}
-        # Epochs that a restart repeats have been shown.
+        # Epochs that a restart repeats were already shown.
         self._shown = {name: len(read_history(files.join(job.run_dir, name))) for name in self._stages}
         self._named = ""
 
     def __call__(self, message: Mapping[str, Any]) -> None:
-        """Print one message, if it is news."""
+        """Print one message, unless its epoch was already shown."""
         stage, epoch = message["stage"], int(message["epoch"])
         if epoch <= self._shown[stage]:
             return

@@ -1,4 +1,4 @@
-"""The order of the steps: ingest, trunk pass, stages, report. Each step is skipped where its artifact is finished."""
+"""The steps of a train job in order: ingest, trunk pass, stages, report. Steps with a finished artifact are skipped."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ from catdog.training.stages import StageLayout, check_cut, stage_batches
 
 
 def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:
-    """Run the whole train job and return what report.json holds; finished steps are not done again.
+    """Run the whole train job and return the content of report.json; finished steps are skipped.
 
-    `started` is the time.monotonic() at which the command began, where its imports should count.
+    `started` is the time.monotonic() at which the command began, if the time of its imports should count.
     Raises UsageError and FailureError as the steps do.
     """
     begin = started if started is not None else time.monotonic()
@@ -98,13 +98,13 @@ def _say_finished(run_dir: str) -> dict[str, Any]:
 
 
 def _read_report(run_dir: str) -> dict[str, Any]:
-    """Return what report.json holds; raises FailureError where somebody else wrote it."""
+    """Return the content of report.json; raises FailureError if it is not the report of a train run."""
     path = files.join(run_dir, "report.json")
     report = files.read_json(path)
     if not (isinstance(report.get("stages"), dict) and isinstance(report.get("seconds"), dict) and "model" in report):
         raise FailureError(
-            f"{path}: expected the report of a train run, found something else: move it away, and the same command "
-            "makes it again"
+            f"{path}: expected the report of a train run, found something else: move it away and run the same command "
+            "to make a new one"
         )
     return report
 
@@ -119,7 +119,7 @@ def _train_stages(
     run_dir: str,
     single_node: bool,
 ) -> TrainJob:
-    """Run the trunk pass, while the workers start, and the stages on its features; return what was trained."""
+    """Run the trunk pass while the workers start, then the stages on its features; return the job."""
     layout = StageLayout(
         config,
         manifest,
@@ -170,7 +170,7 @@ def _finish(
 
 
 def _make_report(manifest: AnyManifest, marks: Mapping[str, Mapping[str, Any]], watch: Stopwatch) -> dict[str, Any]:
-    """Return what report.json holds of the stages that left `marks`."""
+    """Return the content of report.json for the stages with these `marks`."""
     rows = watch.counts.get("trunk_rows", 0)
     rate = round(rows / watch.seconds["trunk"], 1) if rows else None
     return {
@@ -194,9 +194,9 @@ def _make_report(manifest: AnyManifest, marks: Mapping[str, Mapping[str, Any]], 
 
 
 def _temperature(config: TrainConfig, manifest: AnyManifest, stage_dir: str) -> Temperature:
-    """Return the temperature for the run's model, 1.0 where its predictions cannot tell."""
+    """Return the temperature for the run's model, or 1.0 if it cannot be fitted to the predictions."""
     if config.augment_validation:
-        return Temperature(value=1.0, reason="augmented validation photos would teach a wrong one")
+        return Temperature(value=1.0, reason="augmented validation photos would give a wrong temperature")
     try:
         return choose_run_temperature(stage_dir, classes=manifest.classes)
     except FailureError as error:
@@ -207,7 +207,7 @@ def _temperature(config: TrainConfig, manifest: AnyManifest, stage_dir: str) -> 
 def _diagnose(
     config: TrainConfig, manifest: AnyManifest, job: TrainJob, *, run_dir: str, best: str, temperature: Temperature
 ) -> None:
-    """Write diagnosis.json and its pictures, and say what a person should look at; a failure costs a line, no more."""
+    """Write diagnosis.json and its pictures, and print what a person should look at; failures only print a warning."""
     cached = [stage.train for stage in job.stages if stage.cut == HEAD_CUT and isinstance(stage.train, FeatureCache)]
     try:
         lines = diagnose(
@@ -223,8 +223,8 @@ def _diagnose(
         )
         failure = files.join(run_dir, HEATMAP_FAILURE)
         if files.exists(failure):
-            lines.append(f"Warning: no pictures of where the model looked: {files.read_json(failure)['message']}")
-    except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
+            lines.append(f"Warning: no heatmaps were made: {files.read_json(failure)['message']}")
+    except Exception as error:  # the model is trained and measured: explaining it must not fail the run
         lines = [f"Warning: the run could not be diagnosed: {one_line(error)}"]
     for line in lines:
         say(line)
@@ -236,7 +236,7 @@ def _say_result(report: Mapping[str, Any], *, run_dir: str) -> None:
     seconds = report["seconds"]
     parts = ", ".join(f"{name} {duration(seconds[name])}" for name in seconds if name != "total")
     say(f"Time: {duration(seconds['total'])} ({parts})")
-    chosen = report.get("choice", f"the {report['model']} stage's, better on validation")  # as earlier versions had it
+    chosen = report.get("choice", f"the {report['model']} stage's, better on validation")  # older reports lack it
     say(f"Model: {files.join(run_dir, 'model')} ({chosen})")
 
 

@@ -1,4 +1,4 @@
-"""The stages of a training: what each reads, what names it, what it leaves, and which one's model is the best."""
+"""The stages of a training: the photos, views and caches that each one reads, and the content of the model card."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from catdog.photos.sharded.summary import UNEVEN_RATIO
 from catdog.storage.artifacts import versions
 from catdog.training.fit.stage_job import StageJob, TrainJob
 
-_VIEWS_OF_HEAD = 2  # of each photo, where every epoch would take a fresh one and a solved head has no epochs
+# Views of each photo for a solved head if --views is 0: it has no epochs, each of which would take a fresh view.
+_VIEWS_OF_HEAD = 2
 
 
 class StageLayout:
-    """What each stage reads: which photos in which views, cut where, cached or streamed."""
+    """What each stage reads: the photos, their views, the cut, and whether the features are cached or streamed."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class StageLayout:
             self._stages.append(("unfrozen", config.unfrozen, config.unfrozen.unfreeze_from))
 
     def train_job(self, plan: Plan, *, run_dir: str) -> TrainJob:
-        """Return what the workers of the train job do."""
+        """Return the train job for the workers."""
         config = self._config
         return TrainJob(
             run_dir=run_dir,
@@ -74,7 +75,10 @@ class StageLayout:
         )
 
     def wanted(self, *, plain: bool = False) -> list[tuple[Extraction, PhotoSet]]:
-        """Return what the stages read from caches; with `plain`, the unaugmented training photos at the head too."""
+        """Return the extraction and the photos of each cache that the stages read.
+
+        With `plain`, this includes the unaugmented training photos at the head cut.
+        """
         wanted = []
         for _, settings, cut in self._stages:
             for split in ("train", "validation", "test"):
@@ -86,7 +90,7 @@ class StageLayout:
         return wanted
 
     def plain_train(self) -> FeatureCache:
-        """Return the cache at the head whose first view are the unaugmented training photos, for `plain`."""
+        """Return the cache at the head cut whose first view is unaugmented photos; `extract` with `plain` makes it."""
         photos = self._plain_photos() if self._is_augmented() else self._photos("train", self._config.frozen)
         return locate_cache(self._extraction(HEAD_CUT), photos, root=self._root)
 
@@ -94,13 +98,13 @@ class StageLayout:
         return self._photo_set("train", (PLAIN_VIEW,))
 
     def _is_augmented(self) -> bool:
-        """Tell whether the first view of a training photo is another than the photo itself."""
+        """Return whether the first view of a training photo differs from the photo itself."""
         ranges = self._config.augmentation
         changes = (ranges.rotation_degrees, ranges.width_shift_fraction, ranges.height_shift_fraction)
         return any((*changes, ranges.shear_degrees, ranges.zoom_fraction, ranges.horizontal_flip))
 
     def extract(self, plan: Plan, *, plain: bool = False) -> int:
-        """Run the trunk pass for what of `wanted` is not cached; return how many rows it computed."""
+        """Run the trunk pass for everything in `wanted` that is not cached; return how many rows it computed."""
         wanted = self.wanted(plain=plain)
         for name, settings, cut in self._stages:
             if self._is_streamed(settings, cut):
@@ -119,11 +123,11 @@ class StageLayout:
         unreadable = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
         if unreadable:
             count = f"{len(unreadable)} photo{'s' if len(unreadable) > 1 else ''}"
-            say(f"{count} changed since ingest or cannot be read any more: left out, such as {unreadable[0]}")
+            say(f"Skipped {count} that changed since ingest or can no longer be read, such as {unreadable[0]}")
         return done[0]
 
     def stages(self) -> tuple[StageJob, ...]:
-        """Return the stages; their caches are finished once `extract` has ended."""
+        """Return the stages; their caches are complete only after `extract` has finished."""
         return tuple(
             StageJob(
                 name=name,
@@ -192,7 +196,7 @@ class StageLayout:
 
 
 def class_weights(config: TrainConfig, manifest: AnyManifest) -> tuple[float, ...]:
-    """Return the weight of each class in the training loss, N / (K * photos of it); empty where all count the same."""
+    """Return the weight of each class in the training loss, N / (K * its photos), or () if all count the same."""
     counts = [manifest.counts()["train"][name] for name in manifest.classes]
     balanced = config.class_weights == "balanced"
     if config.class_weights == "auto":
@@ -208,9 +212,9 @@ def _input_scaling(config: TrainConfig, pretrained: Pretrained | None) -> Scalin
 
 
 def _cut_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
-    """Return the shape of one feature at `cut`; unknown cuts require importing TensorFlow.
+    """Return the shape of one feature at `cut`; a cut of unknown shape requires importing TensorFlow.
 
-    Raises UsageError where the classifier cannot be cut there.
+    Raises UsageError if the classifier cannot be cut there.
     """
     known = backbone_spec(spec.backbone).cut_shapes(spec.image_size)
     return known[cut] if cut in known else _built_shape(spec, cut)
@@ -225,7 +229,7 @@ def _built_shape(spec: ClassifierSpec, cut: str) -> tuple[int, ...]:
 
 
 def check_cut(config: TrainConfig) -> None:
-    """Refuse a wrong --unfrozen.unfreeze-from or --image-size before any photo is read."""
+    """Raise UsageError for a wrong --unfrozen.unfreeze-from or --image-size before any photo is read."""
     if 0 < config.image_size < SMALLEST_IMAGE:
         raise UsageError(f"--image-size: expected 0 or at least {SMALLEST_IMAGE} pixels, found {config.image_size}")
     plain = ClassifierSpec(
@@ -240,7 +244,7 @@ def check_cut(config: TrainConfig) -> None:
 
 
 def stage_batches(config: TrainConfig) -> dict[str, int]:
-    """Return the rows a step of each stage that `config` trains in epochs."""
+    """Return the global batch size of each stage that `config` trains in epochs."""
     stages: dict[str, StageConfig] = {"frozen": config.frozen, "unfrozen": config.unfrozen}
     if config.frozen.head == "logistic":
         del stages["frozen"]
@@ -248,7 +252,7 @@ def stage_batches(config: TrainConfig) -> dict[str, int]:
 
 
 def model_card(config: TrainConfig, manifest: AnyManifest, pretrained: Pretrained | None) -> dict[str, Any]:
-    """Return what a model card says, apart from how to build the model."""
+    """Return the content of the model card, except for how to build the model."""
     return {
         "config": flatten_config(config, identity_only=True),
         "counts": manifest.counts(),

@@ -1,6 +1,6 @@
 """The TensorflowTrainer of a job, and what its controller does for the workers.
 
-Import this module where a trainer is started, not before: it imports Ray Train. The controller imports it, too, and
+Import this module only when a trainer is started, because it imports Ray Train. The controller imports it too, and
 must not wait for TensorFlow.
 """
 
@@ -34,11 +34,11 @@ def make_trainer(
 ) -> Any:
     """Return a TensorflowTrainer that runs `loop` on each worker of `plan`; its checkpoints go below `run_dir`.
 
-    The trainer of the same `run_dir` in a later process goes on from the last checkpoint. `single_node` tells that no
+    A trainer with the same `run_dir` in a later process resumes from the last checkpoint. `single_node` says that no
     node can be preempted while the driver lives.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_seconds)
-    # It watches for nodes that a cloud preempts, in a process of its own.
+    # The watcher for nodes that a cloud preempts is a separate process, which a single node does not need.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(not single_node))
     return trainer_class()(
         loop,
@@ -50,7 +50,7 @@ def make_trainer(
                 "CPU": plan.worker_cpus,
                 **({"GPU": plan.worker_gpus} if plan.worker_gpus else {}),
             },
-            # On CPUs the cores of several nodes are worth more than a short way between the workers.
+            # On CPUs, the cores of several nodes matter more than a short path between the workers.
             placement_strategy="PACK" if plan.worker_gpus else "SPREAD",
         ),
         run_config=RunConfig(
@@ -71,12 +71,13 @@ def make_trainer(
 
 
 def trainer_class() -> Any:
-    """Return ray.train.tensorflow.TensorflowTrainer, in a process that computes nothing with TensorFlow itself.
+    """Return ray.train.tensorflow.TensorflowTrainer, for a process that does not compute with TensorFlow itself.
 
-    Its package imports TensorFlow to see that it is there and to name its types in annotations. That takes two to six
-    seconds of a core, which a driver would take from its trunk pass. So it is imported where Ray's modules use it after
-    all, and where this process has it already. No other thread may import TensorFlow at the same time: it would get the
-    stand-in. Raises ModuleNotFoundError where it is missing.
+    Its package imports TensorFlow only to check that it is installed and to name its types in annotations. That takes
+    two to six core seconds, which a driver would take from its trunk pass. So a stand-in takes TensorFlow's place here.
+    The real one is used once Ray's modules need it, or if this process has already imported it or Ray's package.
+    No other thread may import TensorFlow at the same time, because it would get the stand-in.
+    Raises ModuleNotFoundError if TensorFlow is missing.
     """
     if any(name in sys.modules for name in (_TENSORFLOW, *_RAYS_PACKAGES)) or not importlib.util.find_spec(_TENSORFLOW):
         return _import_trainer()
@@ -101,16 +102,19 @@ def _import_trainer() -> Any:
 
 
 class Deferred(types.ModuleType):
-    """TensorFlow, or a name in it, that is not looked up before `let_go`; then it is, whenever it is used."""
+    """A stand-in for TensorFlow, or for a name in it, that imports nothing before `let_go`.
+
+    After that, each attribute access looks up the real attribute.
+    """
 
     def __init__(self, name: str, *, root: Deferred | None = None) -> None:
         super().__init__(name)
-        self.__path__: list[str] = []  # a package, so that `from tensorflow import keras` finds a name
+        self.__path__: list[str] = []  # marks a package, so that `from tensorflow import keras` works
         self.__root = root or self
         self.__gone = False
 
     def let_go(self) -> None:
-        """Stand for the real thing from now on."""
+        """Look up names in the real TensorFlow from now on."""
         self.__gone = True
 
     def __getattr__(self, name: str) -> Any:
@@ -125,15 +129,15 @@ class Deferred(types.ModuleType):
 
 
 class TensorflowWorkers(BackendConfig):  # type: ignore[misc]
-    """Tells each worker where all of them are, as ray.train.tensorflow.TensorflowConfig does.
+    """Gives each worker the addresses of all workers, as ray.train.tensorflow.TensorflowConfig does.
 
-    Ray's own lies in a package that imports TensorFlow, so that the controller, which never computes, would wait for
-    that import before it starts a worker.
+    Ray's own class is in a package that imports TensorFlow. The controller never computes, but it would wait for that
+    import before it starts a worker.
     """
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """The class whose `on_start` does it."""
+        """The class whose `on_start` sends the addresses."""
         return _ClusterSpec
 
 
@@ -146,7 +150,7 @@ class _ClusterSpec(Backend):  # type: ignore[misc]
 
 
 def _free_place() -> str:
-    """Return address:port of this worker, where the others will find it."""
+    """Return address:port of this worker, with a free port; the other workers will connect there."""
     import ray
 
     address = ray.util.get_node_ip_address()
@@ -158,21 +162,21 @@ def _free_place() -> str:
 
 
 def _set_cluster(places: list[str], rank: int) -> None:
-    """Set what tf.distribute reads; the legacy Keras is set for the whole job."""
+    """Set TF_CONFIG, which tf.distribute reads; the variable for the legacy Keras is set for the whole job."""
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": places}, "task": {"type": "worker", "index": rank}})
 
 
 class LossNotice(UserCallback):  # type: ignore[misc]
-    """Tells the driver of each loss of workers, from the trainer's controller."""
+    """Reports each failure of workers to the driver, from the trainer's controller."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Post which worker was lost first, and why."""
+        """Post which worker failed first, and why."""
         first = first_loss(worker_exceptions)
-        messages.notify(f"Workers were lost and restart from the last checkpoint: {first}")
+        messages.notify(f"Workers failed and restart from the last checkpoint: {first}")
 
 
 def first_loss(errors: Mapping[int, Exception]) -> str:
-    """Return in a line which worker went first: the others fail because it no longer answers."""
+    """Return one line on the worker that failed first; the others fail because it no longer answers."""
     causes = {rank: root_cause(error) for rank, error in sorted(errors.items())}
     own = {rank: cause for rank, cause in causes.items() if "Collective" not in cause}
     for rank, cause in own.items():

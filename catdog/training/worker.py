@@ -1,7 +1,7 @@
-"""What each worker of a trainer does: both stages, one after the other, from the last checkpoint on.
+"""What each worker of a trainer does: it runs the stages in order and resumes from the last checkpoint.
 
-Both stages run in one group of workers, because starting a group takes longer than training one stage of cached rows;
-and the group starts while the trunk pass still computes these rows.
+All stages run in one worker group, because starting a group takes longer than training one stage on cached rows.
+The group starts while the trunk pass still computes these rows.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_loop import DivergedError
 from catdog.training.page.heatmaps import write_heatmaps
 
-# What the driver tells workers that wait for the rows of the trunk pass.
+# Messages from the driver to workers that wait for the rows of the trunk pass.
 ROWS_READY, ROWS_ABANDONED = "ready", "abandoned"
 _NOTE_EVERY_SECONDS = 10.0
-_LOOK_EVERY_SECONDS = 10.0  # for the rows, where the driver says nothing
+_LOOK_EVERY_SECONDS = 10.0  # for the rows, if no message comes from the driver
 
 
 def progress_topic(run_dir: str) -> str:
-    """Return the topic of the message board where workers tell of their epochs."""
+    """Return the topic of the message board where workers report their epochs."""
     return f"progress of {run_dir}"
 
 
 def rows_topic(run_dir: str) -> str:
-    """Return the topic where the driver tells that the rows of the trunk pass are ready, or will not come."""
+    """Return the topic where the driver reports that the rows of the trunk pass are ready, or will not come."""
     return f"rows of {run_dir}"
 
 
 def run_stages(job: TrainJob, pretrained: Shared) -> None:
-    """Run on each train worker: every stage that is not finished, from its last checkpoint on."""
+    """Run every unfinished stage, from its last checkpoint if there is one; every train worker runs this."""
     import ray.train
 
     context = ray.train.get_context()
@@ -68,7 +68,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
             observe=lambda stage: RayTrainObserver(job, stage, rank=place.rank, state=resumed.get(stage.name)),
         )
     except DivergedError as error:
-        # A restart would end in the same way. It happens on all workers in the same step, so none of them waits.
+        # A restart would end in the same way. All workers raise this at the same point, so none waits for another.
         messages.post(progress_topic(job.run_dir), {"kind": "diverged", "text": str(error)})
         return
     if job.explain and place.rank == 0:
@@ -83,13 +83,13 @@ def _build_networks(job: TrainJob, weights: Pretrained | None, *, workers: int, 
     from catdog.model import classifier as model
 
     model.configure_tensorflow(threads=threads)
-    # Before anything else of TensorFlow's: collectives must be set up first.
+    # Before any other use of TensorFlow, because collectives must be set up first.
     strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
     tf_keras.utils.set_random_seed(job.seed)
     precision = model.choose_precision(job.precision, model.gpu_capabilities())
     with strategy.scope():
         trained = model.build_classifier(job.spec, precision=precision)
-        # What is reported is what the saved model says, and that computes in float32.
+        # Reported scores must be those of the saved model, which computes in float32.
         float32 = trained if precision == "float32" else model.build_classifier(job.spec)
         if weights is not None:
             backbones.load_pretrained(trained, weights)
@@ -97,7 +97,7 @@ def _build_networks(job: TrainJob, weights: Pretrained | None, *, workers: int, 
 
 
 def _await_rows(job: TrainJob) -> bool:
-    """Wait until the trunk pass has finished the caches of all stages; return False where it failed."""
+    """Wait until the trunk pass has finished the caches of all stages; return False if it failed."""
     heard = 0
     for stage in job.stages:
         while not stage.is_ready():
@@ -109,7 +109,7 @@ def _await_rows(job: TrainJob) -> bool:
 
 
 class RayTrainObserver:
-    """Follows a stage for Ray Train: checkpoints by rank 0, history.csv, and the progress of long epochs."""
+    """Observer of a stage for Ray Train: rank 0 writes checkpoints and history.csv and reports long epochs."""
 
     def __init__(self, job: TrainJob, stage: StageJob, *, rank: int, state: StageState | None) -> None:
         self._stage, self._rank, self._state = stage, rank, state
@@ -118,11 +118,11 @@ class RayTrainObserver:
         self._shown = time.monotonic()
 
     def resume(self) -> StageState | None:
-        """Return the state of Ray Train's last checkpoint, where it is of this stage."""
+        """Return the state in Ray Train's last checkpoint, or None if that does not belong to this stage."""
         return self._state
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
-        """Tell the driver of the progress of a long epoch."""
+        """Report the progress of a long epoch to the driver."""
         now = time.monotonic()
         if self._rank or now - self._shown < _NOTE_EVERY_SECONDS:
             return
@@ -130,7 +130,7 @@ class RayTrainObserver:
         self._post({"kind": "step", "epoch": epoch + 1, "step": step, "steps": steps})
 
     def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
-        """Write the history; report a checkpoint where it is time for one, the same on every worker."""
+        """Write the history; report a checkpoint if `checkpoint` is true, which is the same on every worker."""
         import ray.train
 
         self._shown = time.monotonic()
@@ -152,7 +152,7 @@ class RayTrainObserver:
             )
 
     def on_end(self) -> None:
-        """Wait until rank 0 has written the stage, before the next one starts."""
+        """Wait until rank 0 has written the stage, so that no worker starts the next one earlier."""
         from ray.train.collective import barrier
 
         barrier()
@@ -162,7 +162,7 @@ class RayTrainObserver:
 
 
 def _read_checkpoint(checkpoint: Any) -> dict[str, StageState]:
-    """Return the state in the checkpoint that Ray Train hands to a worker, by the name of its stage."""
+    """Return the state in the checkpoint that Ray Train hands to a worker, keyed by the name of its stage."""
     if checkpoint is None:
         return {}
     with checkpoint.as_directory() as folder:

@@ -1,6 +1,6 @@
 """The tune job, in the driver: trunk passes for all trials, the trials on Ray Tune, the winner.
 
-Each trial leaves a record, so the same command runs only the trials that have none.
+Each trial leaves a record, so the same command resumes with the trials that have none.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from catdog.tuning.space import Space, check_trials, draw_trial, parse_space
 from catdog.tuning.space_file import read_space
 from catdog.tuning.trials.resources import TrialResources, plan_trials
 
-# What varies unless something is named, where the setting is used at all.
+# The default search space. A setting varies only if a stage of the trials uses it.
 _LOGISTIC_SPACE = {"frozen.c": "loguniform:1e-4,1"}
 _EPOCHS_SPACE = {"frozen.learning_rate": "loguniform:3e-4,3e-2", "dropout": "uniform:0,0.5"}
 _UNFROZEN_SPACE = {"unfrozen.learning_rate": "loguniform:1e-5,1e-3", "dropout": "uniform:0,0.5"}
-# What a search by name needs: its package, and the extra that installs it.
+# The package that each search needs. The extra that installs it has the name of the search.
 _SEARCH_PACKAGES = {"optuna": "optuna", "hyperopt": "hyperopt"}
-_FOLDS, _FOLDS_LIMIT = 5, 10_000  # by default: folds, and the photos up to which they are cheap
+_FOLDS, _FOLDS_LIMIT = 5, 10_000  # defaults: the folds, and the number of photos below which they are cheap
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
-    """Run the whole tune job and return what best.json holds; finished trials are not run again.
+    """Run the whole tune job and return the content of best.json. Finished trials are not run again.
 
     Raises UsageError and FailureError as its steps do.
     """
@@ -100,27 +100,27 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
 
 
 def _check_start(config: TuneConfig) -> tuple[str, Any]:
-    """Return the run directory and the photos, checked before Ray starts.
+    """Return the run directory and the photos that were found, after the checks that run before Ray starts.
 
-    Raises UsageError for settings that cannot be used there.
+    Raises UsageError for settings that cannot be used with them.
     """
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     found = find_photos(config, run_dir=run_dir)
     require_tracker(config.track, run_dir=run_dir)
     if files.exists(files.join(run_dir, "report.json")):
-        raise UsageError(f"{run_dir} is a train job's: give another --run-dir, and --features {run_dir}/features")
+        raise UsageError(f"{run_dir} belongs to a train job: give another --run-dir, and --features {run_dir}/features")
     check_cut(config)
     say(f"Run directory: {run_dir}")
     return run_dir, found
 
 
 def read_config(config: TuneConfig) -> tuple[TuneConfig, Space, TrainConfig]:
-    """Return the config with the domains of a --space file in it, the search space, and what all trials start from.
+    """Return the config with the domains of --space files, the search space, and the base settings of all trials.
 
-    Raises UsageError for a space that cannot be searched so, or a package that is not installed.
+    Raises UsageError for a space or a number of folds that cannot be used, or a package that is not installed.
     """
     texts = read_space(config.space, default=default_space(config))
-    if config.space:  # what the file says is a setting of the run, not where it is
+    if config.space:  # the content of the file is a setting of the run, its path is not
         config = dataclasses.replace(config, space=tuple(f"{key}={text}" for key, text in texts.items()))
     space = parse_space(TrainConfig, texts)
     known = set(flatten_config(TrainConfig()))
@@ -145,15 +145,15 @@ def read_config(config: TuneConfig) -> tuple[TuneConfig, Space, TrainConfig]:
 
 
 def default_space(config: TuneConfig) -> dict[str, str]:
-    """Return what varies unless something is named: of the settings that the trials' stages use."""
+    """Return the default domains of the settings that the trials' stages use."""
     frozen = _LOGISTIC_SPACE if config.frozen.head == "logistic" else _EPOCHS_SPACE
     return {**frozen, **(_UNFROZEN_SPACE if config.unfrozen.epochs else {})}
 
 
 def read_duration(text: str) -> float:
-    """Return the seconds of a text such as 90s, 10m or 1h30m; 0 for an empty one.
+    """Return the seconds in a text such as 90s, 10m or 1h30m, or 0 for an empty text.
 
-    Raises UsageError for any other.
+    Raises UsageError for any other text.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -163,7 +163,7 @@ def read_duration(text: str) -> float:
 
 
 def choose_folds(config: TuneConfig, manifest: AnyManifest) -> int:
-    """Return over how many folds trials are rated, 0 for the validation photos alone."""
+    """Return the number of folds on which trials are rated, or 0 to rate them on the validation photos alone."""
     if config.folds >= 0:
         return config.folds
     photos = sum(sum(manifest.counts().get(split, {}).values()) for split in ("train", "validation"))
@@ -172,7 +172,7 @@ def choose_folds(config: TuneConfig, manifest: AnyManifest) -> int:
 
 
 def plan_values(config: TuneConfig, space: Space, base: TrainConfig) -> dict[int, dict[str, Any]]:
-    """Return the values of the trials that are already known: the defaults, and all of a random search."""
+    """Return the trials' values that are known in advance: the defaults, and all trials of a random search."""
     planned = {0: default_values(base, space)}
     if config.search == "random":
         planned |= {number: draw_trial(space, number, seed=config.seed) for number in range(1, config.trials)}
@@ -185,7 +185,7 @@ def _plan_trials(resources: Resources, plan: Plan, config: TuneConfig, space: Sp
         plan,
         workers=config.cluster.workers,
         trial_gpus=config.cluster.trial_gpus,
-        feature_bytes=0,  # they stay in the machine's memory: a batch at a time is on the GPU
+        feature_bytes=0,  # features stay in main memory, with one batch at a time on the GPU
         needs_network=config.unfrozen.epochs > 0 or config.frozen.head != "logistic" or "frozen.head" in space,
     )
 
@@ -201,11 +201,14 @@ def _plan_sentence(
     rated = f"{config.metric} over {folds} folds" if folds else f"{config.metric} on validation"
     return (
         f"Plan: {config.trials} trials ({config.search} search, {config.scheduler} scheduler), best {rated} wins, "
-        f"{booked.parallel} at once on {each} each; {pool_text(plan, 'trunk actor')}; {batches_text(batches)}; "
+        f"{booked.parallel} in parallel, each on {each}; {pool_text(plan, 'trunk actor')}; {batches_text(batches)}; "
         f"{storage_text(run_dir)}{capacity_text(plan)}."
     )
 
 
 def _memory_bytes(parallel: int) -> int:
-    """Return how many bytes of rows one trial keeps in memory: all trials together use a quarter of the machine's."""
+    """Return how many bytes of each cache's rows one trial keeps in memory.
+
+    With four caches for each trial, all trials together use a quarter of the machine's memory.
+    """
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 / min(parallel, os.cpu_count() or 1) / 4)

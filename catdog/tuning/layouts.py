@@ -1,4 +1,7 @@
-"""The feature layouts of a sweep: settings that change features cost a trunk pass, which all trials of them share."""
+"""The feature layouts of a sweep.
+
+Each combination of settings that change features needs a trunk pass, which all trials with these settings share.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,17 @@ from catdog.tuning.space import Space
 
 Values = Mapping[str, Any]
 
-# Settings of a stage that decide which features there are; all others decide only how they are used.
-_FEATURE_SETTINGS = ("epochs", "head", "unfreeze_from")  # a head that is solved takes other views
+# Of a stage's settings, only these change features. Of all other settings, only _USE_SETTINGS do not.
+_FEATURE_SETTINGS = ("epochs", "head", "unfreeze_from")  # a solved head uses other views than a trained one
 _USE_SETTINGS = ("dropout", "class_weights", "label_smoothing", "precision")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Model and stages of all trials with the same features; `rows` are those of the frozen stage, in Ray's store."""
+    """Model and stages of all trials with the same features.
+
+    `rows` holds the rows of the frozen stage, in Ray's object store.
+    """
 
     spec: ClassifierSpec
     stages: tuple[StageJob, ...]
@@ -43,7 +49,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What all trials share. `layouts` are by the values of the settings that change features."""
+    """What all trials share. `layouts` is keyed by the values of the settings that change features."""
 
     base: TrainConfig
     space: Space
@@ -51,40 +57,40 @@ class Sweep:
     folds: int  # 0: trials are rated on the validation photos
     layouts: Mapping[tuple[Any, ...], Layout]
     run_dir: str
-    memory_bytes: int  # of rows that a trial's process keeps
-    class_weights: Mapping[str, tuple[float, ...]]  # by what the setting of that name says
+    memory_bytes: int  # of each cache's rows that a trial's process keeps
+    class_weights: Mapping[str, tuple[float, ...]]  # by the value of the setting of that name
     plan: Plan  # of one distributed trial
 
     def config(self, values: Values) -> TrainConfig:
-        """Return the settings of the trial of these `values`."""
+        """Return the settings of the trial with these `values`."""
         return trial_config(self.base, values)
 
     def layout(self, values: Values) -> Layout:
-        """Return the features of the trial of these `values`."""
+        """Return the feature layout of the trial with these `values`."""
         return self.layouts[layout_key(self.space, self.base, values)]
 
     def stage(self, values: Values, name: str) -> StageJob:
-        """Return stage `name` of the trial of these `values`, with its settings."""
+        """Return stage `name` of the trial with these `values`, including its settings."""
         stage = next(stage for stage in self.layout(values).stages if stage.name == name)
         return dataclasses.replace(stage, settings=getattr(self.config(values), name))
 
     def weights_of_classes(self, values: Values) -> tuple[float, ...]:
-        """Return the weight of each class in the losses of the trial of these `values`."""
+        """Return the weight of each class in the loss of the trial with these `values`."""
         return self.class_weights[self.config(values).class_weights]
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages of every trial, in their order."""
+        """The stages of every trial, in order."""
         return ("frozen", "unfrozen") if self.base.unfrozen.epochs else ("frozen",)
 
 
 def trial_config(base: TrainConfig, values: Values) -> TrainConfig:
-    """Return the settings of `base`, overruled by a trial's `values`."""
+    """Return the settings of `base`, overridden by a trial's `values`."""
     return build_config(TrainConfig, {**flatten_config(base), **values})
 
 
 def default_values(base: TrainConfig, space: Space) -> dict[str, Any]:
-    """Return what trial 0 has for the settings of `space`: the defaults, and what the command line says."""
+    """Return trial 0's values for the settings of `space`: the defaults, or what the command line sets."""
     flat = flatten_config(base)
     return {key: flat[key] for key in space}
 
@@ -102,23 +108,23 @@ def _changes_features(key: str) -> bool:
 
 
 def layout_key(space: Space, base: TrainConfig, values: Values) -> tuple[Any, ...]:
-    """Return the values of the settings that change features, defaults where a trial has none."""
+    """Return the values of the settings that change features, with defaults for those that a trial lacks."""
     full = {**default_values(base, space), **values}
     return tuple(full[key] for key in layout_settings(space))
 
 
 def check_layouts(space: Space, base: TrainConfig) -> None:
-    """Raise UsageError when a setting that changes features varies over a range, or leaves out a stage."""
+    """Raise UsageError if a feature-changing setting has a range, or if only some trials have an unfrozen stage."""
     for key in layout_settings(space):
         flag = f"--space.{key.replace('_', '-')}"
         if not space[key].values:
-            raise UsageError(f"{flag}: each value needs a trunk pass of its own; give choice:A,B,… or grid:A,B,…")
+            raise UsageError(f"{flag}: each value needs its own trunk pass; give choice:A,B,… or grid:A,B,…")
         if key == "unfrozen.epochs" and (0 in space[key].values or not base.unfrozen.epochs):
             raise UsageError(f"{flag}: expected all trials to have the unfrozen stage, or none")
 
 
 def check_effects(space: Space, base: TrainConfig) -> None:
-    """Raise UsageError when a setting would vary that no trial uses."""
+    """Raise UsageError if `space` varies a setting that no trial uses."""
     heads = space["frozen.head"].values if "frozen.head" in space else (base.frozen.head,)
     for key in space:
         stage, _, name = key.rpartition(".")
@@ -130,15 +136,15 @@ def check_effects(space: Space, base: TrainConfig) -> None:
         elif stage == "frozen" and name not in ("c", "head") and "epochs" not in heads:
             reason = "the head is solved as a logistic regression; give --frozen.head epochs too"
         elif key == "dropout" and "epochs" not in heads and not base.unfrozen.epochs:
-            reason = "a head that is solved drops nothing; give --frozen.head epochs or --unfrozen.epochs too"
+            reason = "a solved head does not use dropout; give --frozen.head epochs or --unfrozen.epochs too"
         if reason:
-            raise UsageError(f"--space.{key.replace('_', '-')}: it would change nothing, because {reason}")
+            raise UsageError(f"--space.{key.replace('_', '-')}: it would have no effect, because {reason}")
 
 
 def list_layouts(space: Space, base: TrainConfig, trials: Sequence[Values] | None) -> dict[tuple[Any, ...], Values]:
-    """Return the settings that change features of each layout, by its key.
+    """Return the values of the settings that change features, for each layout by its key.
 
-    `trials` has the values of all trials if they are already known; if not, every combination is possible.
+    `trials` has the values of all trials if they are already known. If not, every combination is possible.
     """
     keys = layout_settings(space)
     if trials is None:
@@ -150,7 +156,7 @@ def list_layouts(space: Space, base: TrainConfig, trials: Sequence[Values] | Non
 
 
 class LayoutBuilder:
-    """Runs the trunk passes of a sweep, one for each layout that has no features yet."""
+    """Runs the trunk passes of a sweep, one for each layout without cached features."""
 
     def __init__(
         self,
@@ -179,7 +185,7 @@ class LayoutBuilder:
         return StageLayout(config, self._manifest, pretrained, root=self._root, trunk_precision=self._precision)
 
     def count_images(self) -> list[int]:
-        """Return how many images each trunk pass has to run; a layout whose features are cached needs none."""
+        """Return how many images each trunk pass has to process. A layout with cached features needs no pass."""
         counts, seen = [], set()
         for _, layout in self._found.values():
             rows: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -193,10 +199,10 @@ class LayoutBuilder:
         return counts
 
     def build(self, plan: Plan) -> dict[tuple[Any, ...], Layout]:
-        """Run the trunk passes; return the layouts with the rows of their frozen stage in Ray's store."""
+        """Run the trunk passes, and return the layouts with their frozen stage's rows in Ray's object store."""
         images = self.count_images()
         if len(images) > 1:
-            say(f"{len(images)} trunk passes, one for each combination of settings: {sum(images):,} images in all.")
+            say(f"{len(images)} trunk passes, one for each combination of settings: {sum(images):,} images in total.")
         layouts, done, start = {}, 0, time.monotonic()
         for key, (config, stages) in self._found.items():
             computed = stages.extract(plan, plain=self._folds > 0)
@@ -229,6 +235,6 @@ class LayoutBuilder:
 
 
 def class_weight_table(base: TrainConfig, manifest: AnyManifest) -> dict[str, tuple[float, ...]]:
-    """Return the weights of the classes for each value of the setting --class-weights."""
+    """Return the class weights for each value of the setting --class-weights."""
     names = ("auto", "balanced", "none")
     return {name: class_weights(dataclasses.replace(base, class_weights=name), manifest) for name in names}

@@ -1,4 +1,4 @@
-"""What a sweep keeps of each trial: trials/NNNNN/trial.json, and the tables and console lines made of it."""
+"""The record of each trial, trials/NNNNN/trial.json, and the tables and console lines that are built from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 
 
 def trial_directory(run_dir: str, number: int) -> str:
-    """Return the folder of trial `number`: its record, and its best model while that may be needed."""
+    """Return the folder of trial `number`, which holds its record and, while it may be needed, its best model."""
     return files.join(run_dir, "trials", f"{number:05d}")
 
 
@@ -43,14 +43,14 @@ def model_path(run_dir: str, number: int) -> str:
 
 
 def write_record(record: Record, run_dir: str, *, seconds: float) -> dict[str, Any]:
-    """Write and return the record of a trial that took `seconds` and has ended now."""
+    """Write and return the record of a trial that took `seconds` and has just ended."""
     whole = {**record, "seconds": round(seconds, 3), "ended": round(time.time(), 3)}
     files.write_json(record_path(run_dir, record["number"]), whole)
     return whole
 
 
 def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
-    """Return the record of each trial that has ended, by its number."""
+    """Return the records of the trials that have ended, by trial number."""
     base = files.join(run_dir, "trials")
     system, inside = files.open_filesystem(base)
     found = system.get_file_info(fs.FileSelector(inside, recursive=True, allow_not_found=True))
@@ -60,9 +60,9 @@ def read_records(run_dir: str) -> dict[int, dict[str, Any]]:
 
 
 def effective_values(record: Record) -> dict[str, Any]:
-    """Return a trial's values; a penalty that was left to cross-validation is the one that this chose.
+    """Return a trial's values, with a `frozen.c` of 0 replaced by the penalty that cross-validation chose.
 
-    None where the trial ended before that.
+    The penalty is None if the trial ended before that choice.
     """
     values = dict(record["values"])
     if values.get("frozen.c") == 0:
@@ -71,14 +71,17 @@ def effective_values(record: Record) -> dict[str, Any]:
 
 
 def stage_text(record: Record) -> str:
-    """Return how a trial ended, and at which stage where it was stopped: `finished`, `stopped in the frozen stage`."""
+    """Return how a trial ended, with the stage if it was stopped: `finished`, `stopped after the frozen stage`."""
     if record["status"] != "stopped" or "reached" not in record:
         return str(record["status"])
     return f"stopped {'after' if record['reached'] == 'frozen' else 'in'} the {record['reached']} stage"
 
 
 def record_text(record: Record, *, may_continue: bool = False) -> str:
-    """Return one trial in a line: its result and its values. With `may_continue` it was not stopped for good."""
+    """Return one trial in a line: its result and its values.
+
+    With `may_continue`, a stopped trial may still continue, so the line does not call it stopped.
+    """
     values = ", ".join(f"{key} {value}" for key, value in effective_values(record).items() if value is not None)
     scores = record_scores(record)
     found = f"val loss {scores['loss']:.4f}, val acc {scores['accuracy']:.4f}" if scores else record.get("reason", "")
@@ -91,7 +94,7 @@ def record_text(record: Record, *, may_continue: bool = False) -> str:
 
 
 def records_text(records: Sequence[Record], space: Space) -> str:
-    """Return `records` in their order, the winner first, as a table for the console."""
+    """Return `records`, which have the winner first, as a table for the console in the same order."""
     rows = [("trial", "ended", "epochs", "val loss", "val acc", "time", *space)]
     for one in records:
         found = record_scores(one) or {}
@@ -104,7 +107,7 @@ def records_text(records: Sequence[Record], space: Space) -> str:
 
 
 def write_tables(records: Mapping[int, Record], space: Space, *, run_dir: str, metric: str) -> None:
-    """Write trials.csv and trials.parquet: a row for each trial, with scores on validation, never on test."""
+    """Write trials.csv and trials.parquet: one row per trial, with scores on validation or folds, never on test."""
     ranks = {record["number"]: rank for rank, record in enumerate(rank_records(records, metric), start=1)}
     table = pa.Table.from_pylist(
         [{"trial": number, "rank": ranks.get(number), **_row(records[number], space)} for number in sorted(records)]
@@ -141,7 +144,7 @@ def _row(record: Record, space: Space) -> dict[str, Any]:
 
 
 def tracked_run(record: Record, *, run_dir: str) -> TrackedRun:
-    """Return a trial as a run of its own for a tracker; its scores are on validation, as in trials.csv."""
+    """Return a trial as a separate run for a tracker. Its scores are on validation, as in trials.csv."""
     histories = [stage["history"] for stage in record.get("stages", {}).values() if "loss" in stage["history"][0]]
     return TrackedRun(
         name=f"trial-{record['number']:04d}",

@@ -1,4 +1,4 @@
-"""Where the values of a trial come from: a list that was drawn in advance, or one of Ray Tune's searchers.
+"""The source of trial values: a list that was drawn in advance, or one of Ray Tune's searchers.
 
 Sources: J. Bergstra and others, "Algorithms for Hyper-Parameter Optimization", NIPS 2011 (TPE); S. Falkner and others,
 "BOHB", ICML 2018 (multivariate TPE). Imported late: it needs Ray.
@@ -27,7 +27,7 @@ _LEARNING = {"metric": "objective", "mode": "min"}
 class TrialSource(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the values of `planned` trials by number, then what `searcher` suggests for the free `numbers`.
 
-    Values are rounded to what a person can type, and those whose condition does not hold are left out.
+    Suggested values are rounded to what a person can type. Values whose condition does not hold are left out.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class TrialSource(Searcher):  # type: ignore[misc]
         super().__init__(**_LEARNING)
         self._space, self._searcher, self._free = space, searcher, list(numbers)
         self._planned = dict(planned)
-        self._given: dict[str, Mapping[str, Any]] = {}  # values of planned trials, by Ray Tune's id
-        self._suggested: set[str] = set()  # trials of the searcher, by Ray Tune's id
+        self._given: dict[str, Mapping[str, Any]] = {}  # values of planned trials, by Ray Tune's trial id
+        self._suggested: set[str] = set()  # Ray Tune's ids of the trials that the searcher suggested
         self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the values of the next trial, None to be asked again later."""
+        """Return the next trial's values, None if Ray Tune should ask again later, or FINISHED after the last trial."""
         if self._planned:
             number = next(iter(self._planned))
             self.numbers[trial_id] = number
@@ -63,12 +63,12 @@ class TrialSource(Searcher):  # type: ignore[misc]
         return {"values": active_values(self._space, values)}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Tell the searcher of an epoch."""
+        """Report an epoch to the searcher if it suggested the trial."""
         if self._searcher is not None and trial_id in self._suggested:
             self._searcher.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the searcher how a trial ended; one of its own that has no score counts as an error."""
+        """Report a trial's end to the searcher. A trial that it suggested counts as an error if it has no score."""
         if self._searcher is None:
             return
         failed = error or not result or "stage" not in result
@@ -81,11 +81,11 @@ class TrialSource(Searcher):  # type: ignore[misc]
         """Save nothing: a sweep resumes from its records, and nothing is unpickled from files."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing, as `save` says."""
+        """Restore nothing; see `save`."""
 
 
 def name_trials(source: TrialSource) -> Any:
-    """Return what names a trial for Ray Tune by its number, which is no setting of its."""
+    """Return a function for Ray Tune that names a trial by its number, which is not among the trial's settings."""
 
     def name(trial: Trial) -> str:
         return f"{source.numbers[trial.trial_id]:05d}"
@@ -94,7 +94,7 @@ def name_trials(source: TrialSource) -> Any:
 
 
 def make_searcher(name: str, space: Space, *, done: Mapping[int, Record], seed: int, metric: str) -> Searcher | None:
-    """Return Ray Tune's searcher for `name`, None for `random`; it resumes from the scores in `done` if it can."""
+    """Return Ray Tune's searcher for `name`, or None for `random`. If it can, it resumes from the scores in `done`."""
     domains = {"values": {key: to_tune(domain) for key, domain in space.items()}}
     if name == "optuna":
         return _make_optuna(domains, space, done=done, seed=seed, metric=metric)
@@ -114,7 +114,8 @@ def _make_optuna(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, since 2020
+        # `multivariate` has been experimental since 2020.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed + len(done), n_startup_trials=8)
     searcher = OptunaSearch(OptunaSearch.convert_search_space(domains), sampler=sampler, **_LEARNING)
     for record in done.values():
@@ -125,9 +126,9 @@ def _make_optuna(
 
 
 def add_result(searcher: Searcher, space: Space, values: Mapping[str, Any], value: float) -> None:
-    """Tell `searcher` of a trial that it did not suggest.
+    """Report to `searcher` the objective `value` of a trial that it did not suggest.
 
-    It learns nothing from one whose values are outside the space, such as trial 0, or that lacks a conditional setting.
+    A trial is ignored if its values are outside the space, such as trial 0, or if it lacks a conditional setting.
     """
     if values.keys() == space.keys():
         with contextlib.suppress(ValueError, NotImplementedError):
@@ -135,7 +136,7 @@ def add_result(searcher: Searcher, space: Space, values: Mapping[str, Any], valu
 
 
 def to_tune(domain: Domain) -> TuneDomain:
-    """Return the domain as Ray Tune has it."""
+    """Return the domain as a domain of Ray Tune."""
     if domain.values:
         return tune.choice(list(domain.values))
     if domain.kind == "quniform":
@@ -144,5 +145,5 @@ def to_tune(domain: Domain) -> TuneDomain:
         return tune.quniform(domain.low, domain.high, domain.step)
     if domain.whole:
         make = tune.lograndint if domain.is_log else tune.randint
-        return make(int(domain.low), int(domain.high) + 1)  # its upper end is not included
+        return make(int(domain.low), int(domain.high) + 1)  # Ray Tune excludes the upper end
     return (tune.loguniform if domain.is_log else tune.uniform)(domain.low, domain.high)

@@ -1,7 +1,7 @@
 """Which trial is the best, and by how much it beats the default settings.
 
-One objective serves searcher, scheduler, winner, table and page: the loss or the accuracy on the photos that the trial
-was not trained on, over the folds of a cross-validation where there are any, else over the validation photos.
+The searcher, the scheduler, the choice of the winner, the table and the page use one objective. It is the loss or the
+accuracy on photos that the trial was not trained on: those of all folds if there are folds, else the validation photos.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 METRICS = ("val_loss", "val_accuracy")
-_TIE = 1e-9  # per unit of loss: breaks ties of accuracy, and is far less than one photo of a million
+_TIE = 1e-9  # per unit of loss: breaks ties in accuracy, and is far less than one photo in a million
 
 Record = Mapping[str, Any]
 
 
 def objective(scores: Mapping[str, float], metric: str) -> float:
-    """Return what a sweep minimizes: the loss, or the error rate and on a tie the loss. `scores` of one model."""
+    """Return what a sweep minimizes for a model's `scores`: the loss, or the error rate with ties broken by loss."""
     if metric == "val_loss":
         return scores["loss"]
     return 1 - scores["accuracy"] + _TIE * min(scores["loss"], 1e3)
 
 
 def record_scores(record: Record) -> Mapping[str, float] | None:
-    """Return the scores that rank a trial: those over its folds, else those on validation; None without any."""
+    """Return the scores that rank a trial: over its folds, else on validation. None if missing or not finite."""
     scores = record.get("folds") or record.get("validation")
     if not scores or not all(math.isfinite(scores[name]) for name in ("accuracy", "loss")):
         return None
@@ -36,7 +36,7 @@ def record_scores(record: Record) -> Mapping[str, float] | None:
 
 
 def rank_records(records: Mapping[int, Record], metric: str) -> list[Record]:
-    """Return the trials that have scores, the best first; on a tie the lower number."""
+    """Return the trials that have scores, best first. On a tie, the lower number comes first."""
     rated = [
         (objective(scores, metric), number, record)
         for number, record in records.items()
@@ -46,16 +46,17 @@ def rank_records(records: Mapping[int, Record], metric: str) -> list[Record]:
 
 
 def with_winner_first(records: Mapping[int, Record], winner: int, metric: str) -> list[Record]:
-    """Return the trials that have scores, the `winner` first, the others by their rank."""
+    """Return the trials that have scores: the `winner` first, then the others by rank."""
     ranked = rank_records(records, metric)
     return sorted(ranked, key=lambda record: record["number"] != winner)
 
 
 def choose_winner(records: Mapping[int, Record], metric: str, *, rule: str = "best") -> Record | None:
-    """Return the winner, however its trial ended; None where no trial has scores.
+    """Return the winner, even if its trial was stopped or failed. Return None if no trial has scores.
 
-    `rule` is `best`, or `one-se`: of the trials within one standard error of the best, the one with the strongest
-    regularization (the smallest `frozen.c`, then the greatest dropout), else the one nearest to the defaults.
+    `rule` is `best` or `one-se`, which acts as `best` if there are no folds. Of the trials within one standard error of
+    the best, `one-se` chooses the one with the strongest regularization: the smallest `frozen.c`, then the greatest
+    dropout. On a tie, trial 0 with the default settings wins.
     Source: L. Breiman and others, "Classification and Regression Trees", 1984, section 3.4.3.
     """
     ranked = rank_records(records, metric)
@@ -76,7 +77,7 @@ def _complexity(record: Record) -> tuple[float, float, bool]:
 
 
 def choose_promoted(records: Mapping[int, Record], metric: str, *, factor: int) -> list[int]:
-    """Return the numbers of the trials whose frozen stage earns them the next one: one in `factor`, and trial 0."""
+    """Return the numbers of the trials that continue after the frozen stage: the best one in `factor`, and trial 0."""
     frozen = {
         number: {"validation": record["stages"]["frozen"], "number": number}
         for number, record in records.items()
@@ -91,8 +92,9 @@ def choose_promoted(records: Mapping[int, Record], metric: str, *, factor: int) 
 class Gain:
     """How the winner compares with trial 0 on photos that neither was trained on.
 
-    `photos` were compared; of them the winner alone was right on `winner_only`, trial 0 alone on `default_only`;
-    `p_value` is McNemar's exact test. `loss` is by how much the winner's mean loss is lower, with its standard error.
+    Of the `photos` compared, only the winner was right on `winner_only`, and only trial 0 on `default_only`. `p_value`
+    is that of McNemar's exact test. `loss` is how much lower the winner's mean loss is, and `loss_error` is the
+    standard error of that difference.
     """
 
     photos: int
@@ -104,17 +106,17 @@ class Gain:
 
     @property
     def accuracy(self) -> float:
-        """By how much the winner's accuracy is higher."""
+        """How much higher the winner's accuracy is."""
         return (self.winner_only - self.default_only) / max(1, self.photos)
 
     def is_within_noise(self, metric: str) -> bool:
-        """Tell whether the gain could be chance: p of 0.05 or more, or less than two standard errors of the loss."""
+        """Return whether the gain may be chance: p >= 0.05 for accuracy, at most two standard errors for the loss."""
         if metric == "val_accuracy":
             return self.p_value >= 0.05
         return self.loss <= 2 * self.loss_error
 
     def as_dict(self, metric: str) -> dict[str, Any]:
-        """Return the gain as best.json has it."""
+        """Return the gain as best.json stores it."""
         return {
             **dataclasses.asdict(self),
             "accuracy": self.accuracy,
@@ -141,7 +143,7 @@ def measure_gain(winner: Mapping[str, np.ndarray], default: Mapping[str, np.ndar
 
 
 def gain_text(gain: Mapping[str, Any], *, winner: int, photos: str) -> str:
-    """Return the gain over trial 0 in plain words, from best.json; `photos` says which were compared."""
+    """Return the gain over trial 0 in plain words, from best.json. `photos` says which photos were compared."""
     text = (
         f"Against trial 0, the default settings, on {gain['photos']:,} {photos}: loss {-gain['loss']:+.4f} "
         f"(standard error {gain['loss_error']:.4f}), accuracy {gain['accuracy']:+.4f} "
@@ -150,7 +152,7 @@ def gain_text(gain: Mapping[str, Any], *, winner: int, photos: str) -> str:
     )
     if gain["within_noise"]:
         return f"{text}. The gain is within noise: the default settings may be as good."
-    return f"{text}. The gain is more than noise."
+    return f"{text}. The gain is larger than the noise."
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""The search space of a sweep: which settings vary, over what, and the values of trial number i.
+"""The search space of a sweep: which settings vary, over which domains, and the values of trial number i.
 
-A domain is written `uniform:0,0.5`, `choice:adam,rmsprop` or `grid:16,32,64`, with ` if SETTING=VALUE` behind it where
-the setting matters only then. Trial 0 has the default settings. The values of a random trial depend only on the seed
-and its number: a sweep that is resumed, or extended, keeps the trials it has.
+A domain is written `uniform:0,0.5`, `choice:adam,rmsprop` or `grid:16,32,64`. If the setting matters only under a
+condition, ` if SETTING=VALUE` follows. Trial 0 has the default settings. The values of a random trial depend only on
+the seed and its number, so a sweep that is resumed or extended keeps its trials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from catdog.command_line.settings import check_setting, convert_setting
 from catdog.errors import UsageError
 
-# How a domain of each kind is written.
+# The syntax of each kind of domain.
 KINDS = {
     "uniform": "uniform:LOW,HIGH",
     "loguniform": "loguniform:LOW,HIGH",
@@ -28,7 +28,7 @@ KINDS = {
     "choice": "choice:A,B,…",
     "grid": "grid:A,B,…",
 }
-# What all trials share: their photos, where they run, what else they write.
+# Settings that all trials share, such as their photos, where they run, and what else they write.
 _FIXED = (
     "weights",
     "photos",
@@ -53,7 +53,7 @@ _FIXED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Condition:
-    """When a setting matters: another one, `key`, has one of these `values`."""
+    """The condition under which a setting matters: another setting, `key`, has one of these `values`."""
 
     key: str
     values: tuple[Any, ...]
@@ -61,10 +61,10 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Domain:
-    """What one setting may be: a range from `low` to `high`, both included, or one of `values`.
+    """The possible values of one setting: a range from `low` to `high`, both included, or one of `values`.
 
-    `step` is that of quniform. `whole` marks a setting of whole numbers. Without its `condition` the setting keeps
-    its default.
+    Only quniform has a `step`. `whole` marks an integer setting. If `condition` does not hold, the setting keeps its
+    default.
     """
 
     kind: str
@@ -77,11 +77,11 @@ class Domain:
 
     @property
     def is_log(self) -> bool:
-        """Whether values are drawn evenly in their logarithm."""
+        """Whether values are drawn uniformly on a logarithmic scale."""
         return self.kind in ("loguniform", "lograndint")
 
     def draw(self, random: np.random.Generator) -> Any:
-        """Return one random value; a grid has none to draw."""
+        """Return one random value. A grid is never drawn."""
         if self.kind == "choice":
             return self.values[int(random.integers(len(self.values)))]
         share = float(random.random())
@@ -96,7 +96,10 @@ class Domain:
         return self.rounded(self.low + share * (self.high - self.low))
 
     def rounded(self, value: Any) -> Any:
-        """Return a drawn `value` as a trial has it: in its range, with its step, of four digits, short to type."""
+        """Return a drawn `value` in the range, on the step, and rounded to an integer or to four significant digits.
+
+        Four digits are short to type. A choice stays as it is.
+        """
         if self.values:
             return value
         if self.step:
@@ -109,10 +112,10 @@ Space = Mapping[str, Domain]
 
 
 def parse_space(config_class: type[Any], texts: Mapping[str, str]) -> dict[str, Domain]:
-    """Parse the domain of each setting, such as `{"dropout": "uniform:0,0.5"}`, of `config_class`.
+    """Parse the domain of each setting of `config_class`, such as `{"dropout": "uniform:0,0.5"}`.
 
-    Raises UsageError, in one line, for a setting that does not exist (the nearest is offered) or cannot vary,
-    for text that is not a domain, and for values that the setting does not accept.
+    Raises a one-line UsageError for a setting that does not exist (it suggests the nearest) or cannot vary, for text
+    that is not a domain, and for values that the setting does not accept.
     """
     space = {key: _parse_domain(config_class, key, text) for key, text in texts.items()}
     for key, domain in space.items():
@@ -125,7 +128,7 @@ def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
     flag = _flag(key)
     type_ = check_setting(config_class, key, prefix="--space.", source=f"{flag}: ")
     if key in _FIXED or key.startswith("cluster."):
-        raise UsageError(f"{flag}: all trials of a sweep share it; choose a setting of the training")
+        raise UsageError(f"{flag}: it cannot vary within a sweep; choose a setting of the training")
     written, _, when = (part.strip() for part in text.partition(" if "))
     kind, colon, rest = written.partition(":")
     words = [word.strip() for word in rest.split(",") if word.strip()]
@@ -138,7 +141,9 @@ def _parse_domain(config_class: type[Any], key: str, text: str) -> Domain:
             raise UsageError(f"{flag}: expected different values, found {text!r}")
         return Domain(kind=kind, values=values, condition=condition)
     if type_ not in (int, float):
-        raise UsageError(f"{flag}: expected choice:A,B,… or grid:A,B,…, because it is not a number; found {text!r}")
+        raise UsageError(
+            f"{flag}: expected choice:A,B,… or grid:A,B,…, because the setting is not a number; found {text!r}"
+        )
     return _parse_range(config_class, key, kind, words, whole=type_ is int, condition=condition)
 
 
@@ -156,7 +161,7 @@ def _parse_range(
 
 
 def _numbers(config_class: type[Any], key: str, words: list[str], *, kind: str) -> tuple[float, ...]:
-    """Return (step where the kind has one, low, high); the setting must take both ends."""
+    """Return (step if the kind has one, low, high). The setting must accept both ends."""
     flag, found = _flag(key), f"{kind}:{','.join(words)}"
     parts = KINDS[kind].partition(":")[2]
     if len(words) != parts.count(",") + 1:
@@ -212,13 +217,13 @@ def active_values(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grid_points(space: Space) -> list[dict[str, Any]]:
-    """Return every combination of the grids in `space`; one empty one where there is no grid."""
+    """Return every combination of the grids in `space`, or one empty combination if there is no grid."""
     grids = {key: domain.values for key, domain in space.items() if domain.kind == "grid"}
     return [dict(zip(grids, point, strict=True)) for point in itertools.product(*grids.values())]
 
 
 def draw_trial(space: Space, number: int, *, seed: int) -> dict[str, Any]:
-    """Return the values of random trial `number`, from 1 on: grid points in turn, everything else at random."""
+    """Return the values of random trial `number`, at least 1: grid points in turn, everything else at random."""
     points = grid_points(space)
     random = np.random.default_rng([seed, number])
     drawn = {key: domain.draw(random) for key, domain in sorted(space.items()) if domain.kind != "grid"}
@@ -227,7 +232,7 @@ def draw_trial(space: Space, number: int, *, seed: int) -> dict[str, Any]:
 
 
 def check_trials(space: Space, trials: int) -> None:
-    """Raise UsageError when there are fewer `trials`, beside the one of the defaults, than points of the grid."""
+    """Raise UsageError if there are fewer `trials`, not counting trial 0 with the defaults, than grid points."""
     points = len(grid_points(space))
     if points > 1 and trials <= points:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The search space as a user gives it: domains by setting on the command line, or a YAML file of them."""
+"""The search space as a user writes it: `SETTING=DOMAIN` on the command line, or a YAML file of domains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from catdog.errors import UsageError
 
 
 def read_space(items: Sequence[str], *, default: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of each setting's domain from `items`: `SETTING=DOMAIN`, or the name of a YAML file of them.
+    """Return the text of each setting's domain from `items`: `SETTING=DOMAIN`, or the path of a YAML file.
 
-    Without items it is `default`. Raises UsageError for a file that cannot be read or is not such a table.
+    Without items it returns `default`. Raises UsageError for a file that cannot be read or does not map settings to
+    domains.
     """
     texts: dict[str, str] = {}
     for item in items:

@@ -12,5 +12,5 @@ def test_the_programs_without_ray_label_every_photo_alike(photo_folder: Path, mo
     assert len(threads) == 35
     assert {Path(row["path"]).name for row in threads if row["error"]} == {"666.jpg", "11702.jpg"}
     labels = {row["path"]: row["label"] for row in threads if not row["error"]}
-    # It cannot tell which photos it left out.
+    # The tf.data program cannot report which photos it left out.
     assert {row["path"]: row["label"] for row in pq.read_table(tmp_path / "tf.parquet").to_pylist()} == labels

@@ -20,7 +20,7 @@ def test_copies_are_other_files_and_links_the_same_ones(tmp_path: Path) -> None:
     copies = [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]
     assert {name: sum(path.parent.name == name for path in copies) for name in ("cat", "dog")} == {"cat": 20, "dog": 20}
     assert len({path.read_bytes() for path in copies}) == 40
-    # What stands behind the picture is no part of it.
+    # The bytes appended to a copy do not change its picture.
     assert len({decode_image(path.read_bytes(), size=32).tobytes() for path in copies}) == 3
     multiply_photos(str(tmp_path / "photos"), str(tmp_path / "links"), 40, link=True)
     assert len(list_photos(str(tmp_path / "links"))) == 40

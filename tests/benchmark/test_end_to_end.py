@@ -1,4 +1,4 @@
-"""Programs side by side: what they are compared by, and one of each kind for real."""
+"""Programs compared with each other: the figures that are compared, and a real run of each kind."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_a_training_of_ours_and_the_article_s_on_its_splits_are_watched(
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     programs, run_dir = Programs(folder=str(tmp_path)), str(tmp_path / "run")
     ours = train_by_catdog(programs, ["--photos", str(photo_folder), *SMALL], run_dir=run_dir)
-    assert (ours.epochs, ours.extrapolated) == (1, False)  # the head is solved
+    assert (ours.epochs, ours.extrapolated) == (1, False)  # a head that is solved takes one epoch
     assert all(at is None or 0 < at < ours.seconds for at in ours.reached.values())
     theirs = train_by_article(programs, run_dir=run_dir, epochs=1)
-    # 100 and 200 epochs were computed from one each, none of them shorter than a hundredth of a second.
+    # The time of 100 and 200 epochs is computed from one epoch of each stage, which takes at least 0.01 s.
     assert (theirs.epochs, theirs.extrapolated, theirs.seconds > 3) == (2, True, True)

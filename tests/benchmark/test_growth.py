@@ -1,4 +1,4 @@
-"""Growth: lines through what was measured, and what is computed from them."""
+"""Growth: lines fitted to measurements, and projections computed from unit costs."""
 
 from __future__ import annotations
 

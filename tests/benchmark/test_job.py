@@ -1,4 +1,4 @@
-"""The benchmark on a few photos: that it measures what it says and keeps it, not how fast anything is."""
+"""The benchmark on a few photos: it measures what it says and saves the figures; speed is not tested."""
 
 from __future__ import annotations
 

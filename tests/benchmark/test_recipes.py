@@ -9,7 +9,7 @@ from catdog.config import TrainConfig
 
 
 def leave_run(folder: Path, *, accuracy: float, best: str) -> str:
-    """What a finished train job leaves of its scores."""
+    """Write the scores that a finished train job leaves in `folder`, and return the folder."""
     (folder / "model").mkdir(parents=True)
     stages = {name: {"validation": {"accuracy": accuracy, "loss": 0.5}} for name in ("frozen", "unfrozen")}
     report = {"stages": stages, "model": best, "seconds": {"total": 10 * accuracy}}

@@ -27,7 +27,7 @@ from catdog.errors import FailureError, UsageError
 
 
 class Dying:
-    """An actor whose process dies of each block."""
+    """An actor whose process dies on every block."""
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -35,18 +35,18 @@ class Dying:
 
 
 class DiesOfImport:
-    """Kills the process that unpacks it, as an import does that crashes."""
+    """Kills the process that unpickles it, as an import that crashes does."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",)
 
 
 def older(size: int) -> None:
-    """What an older Ray has."""
+    """Take the arguments that an older Ray has."""
 
 
 def newer(size: int, *, max_concurrent_calls_per_actor: int) -> None:
-    """What a newer Ray has."""
+    """Take the arguments that a newer Ray has."""
 
 
 def test_arguments_that_an_older_ray_lacks_are_left_out() -> None:
@@ -81,7 +81,7 @@ def test_a_task_that_always_dies_is_given_up(ray_session: None) -> None:
         for _ in range(MAX_TRIES + 1):
             count_tries(0)
 
-    with pytest.raises(FailureError, match="the process of one part died 10 times"):
+    with pytest.raises(FailureError, match="the process that worked on one part died 10 times"):
         ray.get(work.remote())
 
 
@@ -133,7 +133,7 @@ def test_a_process_that_dies_of_its_imports_is_not_started_without_limit(
     tasks = map_in_tasks(ray.data.range(1), lambda block: (dies, block)[1], batch_format="numpy", num_cpus=0.5)
     with only_our_lines(), pytest.raises(Exception, match="one part") as caught:
         tasks.materialize()
-    assert root_cause(caught.value) == "the process of one part died 1 time"
+    assert root_cause(caught.value) == "the process that worked on one part died 1 time"
     pool = map_in_actors(
         ray.data.range(1), Dying, {"dies": dies}, name="model actor", actors=1, num_cpus=0.5, num_gpus=0
     )

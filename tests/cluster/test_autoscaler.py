@@ -19,7 +19,7 @@ from catdog.cluster.autoscaler import Capacity, Limit, Node, read_autoscaler_fil
 
 HEAD_ID = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-# What the defaults of a real cloud would fill in.
+# Settings that the defaults of a real cloud would fill in.
 LISTS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
@@ -27,7 +27,7 @@ LISTS = (
 
 
 def autoscaler_file(port: int) -> str:
-    """What `ray up` would leave on the head: up to two machines of a core."""
+    """Return the file that `ray up` would leave on the head: up to two machines with one core each."""
     settings = {
         "cluster_name": "fake",
         "max_workers": 2,
@@ -51,7 +51,7 @@ def autoscaler_file(port: int) -> str:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a shell on a head without CPUs that may start two nodes."""
+    """Yield the environment of a shell on a head without CPUs that may start two nodes."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {
         **plain, "HOME": str(tmp_path), "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1",

@@ -17,7 +17,7 @@ TEXT = Path("cluster.yaml").read_text()
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, Any]:
-    """The file with Ray's defaults filled in."""
+    """Return the settings of the file, with Ray's defaults filled in."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(yaml.safe_load(TEXT))
@@ -42,7 +42,7 @@ def test_the_head_does_no_work_and_machines_that_cost_come_on_demand_and_go(sett
     types = settings["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0}
     assert [types[name]["min_workers"] for name in ("cpu", "gpu")] == [0, 0]
-    # One number decides, for each type and for all together.
+    # The file has a single number, which limits each type and all types together.
     assert [types[name]["max_workers"] for name in ("cpu", "gpu")] == [settings["max_workers"]] * 2
     assert len(re.findall(r"^ *max_workers:", TEXT, re.MULTILINE)) == 1
     assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
@@ -60,7 +60,7 @@ def test_nothing_listens_to_the_world_and_a_token_is_asked_for(settings: dict[st
 
 def test_no_secret_stands_in_the_file() -> None:
     assert not re.search(r"AKIA|aws_secret|BEGIN .*PRIVATE KEY|password", TEXT, re.IGNORECASE)
-    # The token is named by its place alone.
+    # The file names only the path of the token.
     assert set(re.findall(r"\S*auth_token\S*", TEXT)) == {"~/.ray/auth_token:", "~/.ray/auth_token"}
 
 
@@ -75,7 +75,7 @@ def test_the_machines_run_the_images_of_the_dockerfile_with_this_checkout_in_the
     images = re.findall(r"docker build -t (\S+)", Path("Dockerfile").read_text())
     worker = settings["available_node_types"]["gpu"]["docker"]["worker_image"]
     assert [settings["docker"]["image"], worker] == images
-    # The image's own checkout, which is installed there as editable, is the folder that the files go to.
+    # The files are copied to the image's own checkout, which is installed in editable mode.
     assert settings["file_mounts"]["~/catdog"] == "."
     assert "WORKDIR /home/ray/catdog\n" in Path("Dockerfile").read_text()
 

@@ -13,7 +13,7 @@ from catdog.errors import FailureError
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The file in which Ray remembers a cluster of this machine."""
+    """Return the path of the file in which Ray records a cluster of this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (tmp_path / "ray").mkdir()

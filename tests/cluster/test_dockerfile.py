@@ -1,4 +1,4 @@
-"""The Dockerfile, read as text: there is no Docker where the tests run."""
+"""The Dockerfile, checked as text, because there is no Docker where the tests run."""
 
 from __future__ import annotations
 

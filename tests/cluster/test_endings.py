@@ -1,4 +1,4 @@
-"""Jobs that are asked to end, and jobs whose cluster ends under them: one line each, and the exit code says which."""
+"""Jobs that are asked to end, and jobs whose cluster dies: each prints one line, and the exit code tells them apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-# A job that is connected and at work, with Ray's own settings but for the time that it looks for a lost head.
+# A job that is connected and running, with Ray's own settings except for the timeout for a lost head.
 PROGRAM = """
 import sys, time
 from functools import partial
@@ -34,7 +34,7 @@ sys.exit(supervise(partial(run, job), quiet=True))
 
 
 def start_job(address: str) -> subprocess.Popen[str]:
-    """Start the program on the cluster at `address`, and return when it is at work."""
+    """Start the program on the cluster at `address`, and return its process once it is at work."""
     job = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={
@@ -51,7 +51,7 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
         output, errors = job.communicate(timeout=600)
     finally:
-        job.kill()  # a job that did not end must not stay
+        job.kill()  # leave no hung job behind
     return job.returncode, output, errors
 
 
@@ -64,7 +64,7 @@ def test_a_job_at_work_ends_with_one_line_and_leaves_no_process(
     job = start_job(ray.get_runtime_context().gcs_address)
     children = psutil.Process(job.pid).children(recursive=True)
     job.send_signal(number)
-    assert end(job) == (code, "", f"catdog: {line}; the same command continues\n")
+    assert end(job) == (code, "", f"catdog: {line}; run the same command to resume\n")
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -75,7 +75,7 @@ def test_a_job_whose_ray_dies_says_so(name: str, word: str) -> None:
     process.send_signal(signal.SIGKILL)
     code, output, errors = end(job)
     assert (code, output) == (1, ""), errors
-    # Where the job is quick enough, it tells of it before Ray ends it; else its parent does.
+    # If the job is quick enough, it reports the loss before Ray ends it. Otherwise its parent reports it.
     assert errors.startswith("catdog: ")
     assert word in errors or "the cluster failed: " in errors
     assert errors.count("\n") == 1

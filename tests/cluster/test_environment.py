@@ -1,4 +1,4 @@
-"""Each means by which Ray and TensorFlow are kept quiet."""
+"""The settings that keep Ray and TensorFlow quiet."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV
 
 @pytest.fixture
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment without our variables, which the test may fill."""
+    """Replace the environment with one without our variables, which the test may change."""
     monkeypatch.setattr(os, "environ", {name: os.environ[name] for name in ("HOME", "PATH")})
 
 
 @pytest.fixture
 def own_levels() -> object:
-    """The levels of Ray's loggers, restored at the end."""
+    """Restore the levels of Ray's loggers at the end of the test."""
     names = ("ray", "ray.data", "ray.data.dataset", "ray.train", "ray.tune")
     before = {name: logging.getLogger(name).level for name in names}
     yield
@@ -35,7 +35,7 @@ def own_levels() -> object:
 def test_native_code_and_processes_of_the_cluster_are_quiet_by_variables(
     own_environment: None, own_levels: None
 ) -> None:
-    os.environ["PYTHONWARNINGS"] = "default"  # the user's own stands
+    os.environ["PYTHONWARNINGS"] = "default"  # the user's own value is kept
     prepare_environment(verbose=False)
     assert {name: os.environ[name] for name in QUIET} == {**QUIET, "PYTHONWARNINGS": "default"}
     assert worker_environment().items() >= {**QUIET, "PYTHONWARNINGS": "default"}.items()
@@ -61,9 +61,9 @@ def test_ray_data_draws_no_bars_and_its_errors_come_as_our_one_line(own_levels: 
 
 
 def test_ctrl_c_ends_a_sweep_as_it_ends_any_job(own_environment: None, own_levels: None) -> None:
-    # Tune would take it as the end of all trials, and the sweep would choose its winner among those that are done.
+    # Tune would take Ctrl-C as the end of all trials, and the sweep would choose its winner among the finished ones.
     prepare_environment(verbose=False)
-    assert "TUNE_DISABLE_SIGINT_HANDLER" in TUNE_ENV_VARS  # it is still the name that Tune looks for
+    assert "TUNE_DISABLE_SIGINT_HANDLER" in TUNE_ENV_VARS  # Tune still reads this name
     assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
     assert worker_environment()["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
 

@@ -51,7 +51,7 @@ def test_a_failure_of_ray_train_s_controller_is_named_and_not_its_heading(failur
         (1, ""),  # stopped on purpose
         (2, "Node a (10.0.0.1) was lost; its work restarts elsewhere."),
         (3, "Node a (10.0.0.1) was preempted; its work restarts elsewhere."),
-        (4, ""),  # it had nothing to do
+        (4, ""),  # it was idle
     ],
 )
 def test_the_line_for_a_lost_node_says_why(reason: int, line: str) -> None:
@@ -63,7 +63,7 @@ def test_a_notice_of_any_process_is_said_once(ray_session: None, capsys: pytest.
     for line in ("A trunk actor was lost; it restarts.", "A model actor was lost; it restarts."):
         with report_failures():
             messages.post(messages.NOTICES, line)
-        assert capsys.readouterr().out == f"{line}\n"  # and nothing of the job before
+        assert capsys.readouterr().out == f"{line}\n"  # and nothing from the previous job
 
 
 def test_a_board_that_does_not_answer_holds_up_no_end_and_nobody_calls_ray_after_it(
@@ -71,7 +71,7 @@ def test_a_board_that_does_not_answer_holds_up_no_end_and_nobody_calls_ray_after
 ) -> None:
     import ray
 
-    # Ray ends a process without a word that calls it when the connection is closed, as a thread left behind would.
+    # Ray silently ends a process that calls it after the connection is closed, as a leftover thread would.
     monkeypatch.setattr("catdog.cluster.failures._ANSWER_SECONDS", 0.5)
     (board,) = find_processes("ray::_MessageBoard", address=ray.get_runtime_context().gcs_address)
     messages.post("test of an end", "the board answers")
@@ -95,7 +95,7 @@ def test_work_that_waits_on_a_lost_node_of_one_s_own_ends_in_one_line(
 ) -> None:
     import ray
 
-    # Ray ends a process whose raylet died, but for the time when it does not notice: then only the head knows.
+    # Ray ends a process whose raylet died, but only once it notices. Until then, only the head knows.
     nodes = [{**node, "Alive": False} for node in ray.nodes()]
     never = ray.remote(num_cpus=0, num_gpus=1)(lambda: None).remote()
 

@@ -1,4 +1,4 @@
-"""kuberay.yaml against what KubeRay's resource definitions ask for, without any Kubernetes."""
+"""kuberay.yaml, checked against KubeRay's resource definitions without any Kubernetes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PODS = {
     group.get("groupName", "head"): group["template"]["spec"]
     for group in (CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"])
 }
-# The fields of KubeRay 1.5's API reference: anything else in them would be ignored, or refused.
+# The fields in KubeRay 1.5's API reference. Any other field would be ignored or refused.
 FIELDS = {
     "RayCluster": {
         "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec",
@@ -51,7 +51,7 @@ def test_the_file_is_a_list_of_a_cluster_and_a_job_that_are_chosen_by_label() ->
     }
     labels = [item["metadata"]["labels"]["catdog"] for item in ITEMS.values()]
     assert sorted(labels) == sorted(re.findall(r"kubectl apply -l catdog=(\w+) -f kuberay.yaml", TEXT))
-    # A name has to do for the names of pods and services that KubeRay makes of it.
+    # KubeRay derives the names of pods and services from these names, so they must be short and valid.
     assert all(re.fullmatch(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?", item["metadata"]["name"]) for item in ITEMS.values())
 
 
@@ -72,7 +72,7 @@ def test_the_job_runs_a_job_of_ours_on_a_cluster_of_its_own_that_ends_with_it() 
     python, script, *flags = spec["entrypoint"].split()
     assert (python, script) == ("python", "/home/ray/catdog/jobs/train.py")
     assert {"--photos", "--run-dir", "--cluster.use-gpu"} <= set(flags)
-    # Where machines are not shared, only a bucket is: a retry begins on other machines.
+    # A retry starts on other machines, which share only a bucket with the first ones.
     assert [flag for flag in flags if flag.startswith("/")] == []
 
 
@@ -88,11 +88,11 @@ def test_the_images_are_those_of_the_dockerfile_and_the_version_is_their_ray_s()
 def test_a_machine_gets_what_it_asks_for_and_one_container_for_ray(name: str) -> None:
     (container,) = PODS[name]["containers"]
     resources = container["resources"]
-    # Ray counts the limits; a pod that was promised less would be killed while Ray thinks there is more.
+    # Ray counts the limits. A pod that requests less could be killed while Ray believes that it has resources left.
     assert resources["requests"] == resources["limits"]
     assert {"cpu", "memory"} <= resources["limits"].keys()
     assert all(isinstance(value, str) for value in resources["limits"].values())
-    # `restartPolicy: Never` is asked for by the autoscaler's version 2.
+    # Version 2 of the autoscaler requires `restartPolicy: Never`.
     assert (PODS[name]["restartPolicy"], PODS[name]["serviceAccountName"]) == ("Never", "catdog")
 
 
@@ -113,6 +113,6 @@ def test_gpus_are_asked_for_by_the_gpu_group_alone_and_its_pods_tolerate_their_t
 
 def test_a_token_is_asked_for_and_no_secret_stands_in_the_file() -> None:
     assert CLUSTER["authOptions"] == {"mode": "token"}
-    assert tuple(map(int, CLUSTER["rayVersion"].split("."))) >= (2, 52, 0)  # older ones have no token
+    assert tuple(map(int, CLUSTER["rayVersion"].split("."))) >= (2, 52, 0)  # older versions have no tokens
     assert not re.search(r"AKIA|secretKey|BEGIN .*PRIVATE KEY|password", TEXT, re.IGNORECASE)
     assert not re.search(r"type: LoadBalancer|NodePort", TEXT)

@@ -1,4 +1,4 @@
-"""Jobs on three raylets whose workers, actors and nodes are killed: they end by themselves, with the same result."""
+"""Jobs on three raylets whose workers, actors, drivers and nodes are killed: they finish with the same result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from made_photos import draw_photo
 from outcomes import check_outcomes
 from ray_processes import find_processes, kill_process
 
-LOST = "Workers were lost and restart from the last checkpoint: worker "
+LOST = "Workers failed and restart from the last checkpoint: worker "
 LOST_NODE = " was lost; its work restarts elsewhere."
 SMALL = {
     "backbone": "efficientnet-lite0", "image_size": 64, "train_per_class": 8, "validation_per_class": 4,
     "test_per_class": 4, "views": 1,
 }  # fmt: skip
-# Enough epochs that a kill finds the stage at work: seconds pass from the epoch that is waited for to the last.
+# Enough epochs that a kill hits a running stage: from the epoch that a test waits for to the last, seconds pass.
 SLOW = {
     "frozen.head": "epochs", "frozen.epochs": 10, "frozen.global_batch_size": 8, "frozen.learning_rate": 1e-3,
     "unfrozen.epochs": 12, "unfrozen.global_batch_size": 8,
@@ -39,17 +39,17 @@ RUNS = 3
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without CPUs and two nodes of two CPUs."""
+    """Yield a cluster of a head without CPUs and two nodes of two CPUs each."""
     from ray.cluster_utils import Cluster
 
     settings = {
-        "idle_worker_killing_time_threshold_ms": 60_000,  # a process that is used again need not be started
-        # A dead node is found out after 2 s instead of 15: it refuses the connection, a slow one would not.
+        "idle_worker_killing_time_threshold_ms": 60_000,  # a reused process need not be started
+        # Detect a dead node after 2 s instead of 15. It refuses the connection, which a slow node would not.
         "health_check_period_ms": 500,
         "health_check_failure_threshold": 4,
     }
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings})
-    # Else jobs of other tests, and of anybody on this machine, would join it.
+    # Otherwise jobs of other tests and of other users of this machine would join it.
     Path(tempfile.gettempdir(), "ray/ray_current_cluster").unlink(missing_ok=True)
     for _ in range(2):
         made.add_node(num_cpus=2)
@@ -59,7 +59,7 @@ def cluster() -> Iterator[Any]:
 
 
 class Job:
-    """A job of its own process on the cluster, whose console is read as it comes."""
+    """A job on the cluster, in its own process, whose console output can be read while it runs."""
 
     def __init__(self, script: str, cluster: Any, run_dir: Path, **settings: object) -> None:
         self.run_dir = run_dir
@@ -67,7 +67,7 @@ class Job:
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         self._command = [sys.executable, f"jobs/{script}.py", f"--{place}={run_dir}", *flags]
         if script == "predict":
-            self._command.append("--no-report")  # its rows are what counts here
+            self._command.append("--no-report")  # only the rows matter here
         self._environment = {
             **os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
         }  # fmt: skip
@@ -81,7 +81,7 @@ class Job:
             )
 
     def kill_driver(self) -> None:
-        """kill -9 the job's own process, and give the same command again."""
+        """Kill the job's driver with SIGKILL and run the same command again."""
         job = psutil.Process(self._process.pid).children()  # dies with its parent
         self._process.kill()
         self._process.wait()
@@ -115,24 +115,27 @@ class Job:
 
 
 def node_of(process: psutil.Process, cluster: Any) -> Any:
-    """The node that runs `process`."""
+    """Return the node that runs `process`."""
     (node,) = (node for node in cluster.worker_nodes if raylet_of(node) == process.ppid())
     return node
 
 
 def raylet_of(node: Any) -> int:
-    """The process id of a node's raylet."""
+    """Return the process id of the raylet of `node`."""
     return int(node.all_processes["raylet"][0].process.pid)
 
 
 def replace(node: Any, cluster: Any) -> None:
-    """kill -9 all processes of `node`, and add another one."""
+    """Kill all processes of `node` with SIGKILL, and add another node."""
     cluster.remove_node(node, allow_graceful=False)
     cluster.add_node(num_cpus=2)
 
 
 def kill_trunk_actor(cluster: Any) -> bool:
-    """kill -9 a trunk actor whose network is being made: its start is counted by then, and its work is ahead of it."""
+    """Kill a trunk actor that is building its network, and return whether there was one.
+
+    By then its start is counted, and its work is still ahead.
+    """
     for process in find_processes("MapWorker(MapBatches(CountedActor))", address=cluster.address):
         if "openvino" in Path(f"/proc/{process.pid}/maps").read_text():
             process.kill()
@@ -141,7 +144,7 @@ def kill_trunk_actor(cluster: Any) -> bool:
 
 
 def check_scores(job: Job) -> None:
-    """The scores of `job` are as those of an undisturbed run: red cats and blue dogs are told apart without a doubt."""
+    """Check that `job` has the scores of an undisturbed run, which separates red cats from blue dogs without error."""
     report = json.loads((job.run_dir / "report.json").read_text())
     check_outcomes(job.run_dir, report)
     stages = report["stages"]
@@ -154,7 +157,7 @@ def check_scores(job: Job) -> None:
 
 @pytest.fixture(scope="module")
 def killed(cluster: Any, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A training of two workers that is at work, after a trunk pass of one actor: no other does a lost one's work."""
+    """Start a train job of two workers and one trunk actor, so that no other actor takes over a lost one's work."""
     run_dir = tmp_path_factory.mktemp("killed") / "run"
     sizes = {"cluster.workers": 2, "cluster.trunk_actors": 1}
     return Job("train", cluster, run_dir, photos=photo_folder, **SMALL, **SLOW, **sizes)
@@ -178,7 +181,7 @@ def test_training_survives_lost_actors_workers_and_drivers(cluster: Any, killed:
     job.kill_driver()
     output = job.finish()
 
-    # Nothing that was finished was done again.
+    # No finished work was repeated.
     assert {path: path.stat().st_mtime_ns for path in (job.run_dir / "features").rglob("*.parquet")} == written
     assert (job.run_dir / "frozen/_COMPLETE.json").stat().st_mtime_ns == frozen
     assert "Epoch  1/12" not in output
@@ -195,13 +198,13 @@ def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, killed: Job, photo_fo
     trials: list[psutil.Process] = []
 
     def are_at_work() -> bool:
-        trials[:] = find_processes("ray::ImplicitFunc.train", address=cluster.address)  # Ray's name of a trial at work
+        trials[:] = find_processes("ray::ImplicitFunc.train", address=cluster.address)  # Ray's name for a running trial
         return bool(trials)
 
     sweep.wait_for(are_at_work)
     replace(node_of(trials[0], cluster), cluster)  # while its trials import TensorFlow
     output = sweep.finish()
-    assert "wins, 4 at once on 1 CPU each; 2 trunk actors (2 threads each), " in output
+    assert "wins, 4 in parallel, each on 1 CPU; 2 trunk actors (2 threads each), " in output
     assert LOST_NODE in output
     assert " was lost and runs again: " in output
     assert "Traceback" not in output
@@ -210,7 +213,7 @@ def test_a_sweep_survives_the_loss_of_a_node(cluster: Any, killed: Job, photo_fo
 
 
 def stored_bytes(node: Any) -> int:
-    """What the object store of `node` holds that no other has."""
+    """Return the bytes of primary copies in the object store of `node`, which are lost with it."""
     from ray._private.internal_api import node_stats
 
     return int(
@@ -219,7 +222,7 @@ def stored_bytes(node: Any) -> int:
 
 
 def take_back(node: Any, cluster: Any, *, seconds: float) -> None:
-    """Announce, as a cloud does, that `node` goes in so many seconds."""
+    """Announce, as a cloud does, that `node` will be preempted in `seconds` seconds."""
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 
@@ -232,11 +235,11 @@ def take_back(node: Any, cluster: Any, *, seconds: float) -> None:
 def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_that_is_taken_back(
     cluster: Any, photo_folder: Path, tmp_path: Path
 ) -> None:
-    settings = {  # a budget with room for the features of the frozen stage: one stream is enough
+    settings = {  # the budget fits the features of the frozen stage: streaming the other stage is enough
         "photos": photo_folder, **SMALL, "cache_budget_gib": 0.0001, "cluster.workers": 1,
         "frozen.epochs": 2, "unfrozen.epochs": 40, "unfrozen.global_batch_size": 8, "frozen.global_batch_size": 8,
     }  # fmt: skip
-    # Neither loss is a failure of the training: the first leaves its worker alone, the second was announced.
+    # Neither loss counts as a failure of the training: the first spares its worker, and the second is announced.
     job = Job("train", cluster, tmp_path / "killed", **settings, **{"cluster.max_failures": 0})
     job.wait_for(lambda: job.epochs("frozen") > 0)
     (worker,) = find_processes("RayTrainWorker", address=cluster.address)
@@ -259,12 +262,12 @@ def test_streamed_training_survives_the_loss_of_stored_features_and_a_machine_th
     assert "The unfrozen stage streams its features" in output
     report = json.loads((job.run_dir / "report.json").read_text())
     assert report["stages"]["unfrozen"]["epochs"] == 40
-    assert report["stages"]["unfrozen"]["test"]["accuracy"] == 1.0  # as without any loss: red cats, blue dogs
+    assert report["stages"]["unfrozen"]["test"]["accuracy"] == 1.0  # as in an undisturbed run: red cats, blue dogs
 
 
 @pytest.fixture(scope="module")
 def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hard links of forty small photos, and a few that cannot be read."""
+    """Return a folder of hard links to forty small photos, and two files that cannot be read."""
     folder = tmp_path_factory.mktemp("many")
     for index in range(40):
         draw_photo(folder / f"{index:04d}.jpg", seed=index, colour=(5 * index, 90, 200 - 5 * index))
@@ -292,7 +295,7 @@ def test_the_rows_of_a_job_killed_four_times_are_those_of_one_that_was_not(
         kills, heard = killed_run(cluster, job, kills, chance)
         told |= heard
         found = pq.read_table(job.run_dir / "predictions")
-        assert found.equals(wanted)  # the order too: a part has its place
+        assert found.equals(wanted)  # the order too: each part has its place
         if not kills:
             break
     assert not kills, f"{RUNS} runs ended before all kills were dealt"
@@ -300,9 +303,9 @@ def test_the_rows_of_a_job_killed_four_times_are_those_of_one_that_was_not(
 
 
 def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) -> tuple[list[str], set[str]]:
-    """Let `job` end, and deal the next of `kills` whenever a few more parts stand.
+    """Run `job` to its end, with the next of `kills` whenever one or two more parts are written.
 
-    Returns the kills that are left, and the kinds of loss that the console told of.
+    Returns the kills that are left, and the kinds of loss that the console reported.
     """
     left, told = list(kills), set()
     next_kill = job.parts() + chance.randint(1, 2)
@@ -317,13 +320,13 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
         elif kind == "driver":
             parts = job.parts()
             job.kill_driver()
-            # What stood when the driver was killed is not done again.
+            # Parts that were written before the driver was killed are kept.
             assert job.parts() >= parts
         elif not kill_process("ray::Labeller", address=cluster.address):
             continue
         del left[0]
         next_kill = job.parts() + chance.randint(1, 2)
-        # A driver that is killed at once could not tell of this loss; one that ends has no work to restart.
+        # If the driver were killed next, it could not report this loss. A job that ends has no work to restart.
         while kind in LINES and not job.ended() and kind not in told:
             time.sleep(0.05)
             told |= {kind} if job.output.count(LINES[kind]) > before else set()
@@ -334,7 +337,7 @@ def killed_run(cluster: Any, job: Job, kills: list[str], chance: random.Random) 
 
 
 def test_a_folder_that_the_nodes_do_not_share_is_refused(cluster: Any, tmp_path: Path) -> None:
-    # Every process has open files of its own, as every machine has a /tmp of its own.
+    # Each process has its own open files, as each machine has its own /tmp.
     program = (
         "import os, sys\n"
         "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 222)\n"
@@ -372,7 +375,7 @@ def test_another_version_of_ray_is_named_before_any_work(cluster: Any, photo_fol
 
     store = GcsClient(address=cluster.address)
     told = usage_lib.get_cluster_metadata(store)
-    key = (usage_constants.CLUSTER_METADATA_KEY, True, b"cluster")  # to be overwritten
+    key = (usage_constants.CLUSTER_METADATA_KEY, True, b"cluster")  # True: overwrite the old value
     store.internal_kv_put(key[0], json.dumps({**told, "ray_version": "2.9.3"}).encode(), *key[1:])
     try:
         ended = subprocess.run(

@@ -48,7 +48,7 @@ CLUSTERS = [
 
 
 def packed(items: list[tuple[float, float]], nodes: list[tuple[int, int]]) -> bool:
-    """Tell whether all `items` (CPUs, GPUs) fit on `nodes` when each takes the emptiest node."""
+    """Return whether all `items` (CPUs, GPUs) fit on `nodes` if each takes the emptiest suitable node."""
     left = [[float(cpus), float(gpus)] for cpus, gpus in nodes]
     for cpus, gpus in items:
         fitting = [node for node in left if node[0] + 1e-9 >= cpus and node[1] + 1e-9 >= gpus]

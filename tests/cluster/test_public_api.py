@@ -1,4 +1,4 @@
-"""Only Ray's public interface is used: private names move with every minor release."""
+"""Only Ray's public interface is used, because private names change with every minor release."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-# In code inside strings, too: so the text is searched, not the syntax tree.
+# Code inside strings counts too, so the text is searched and not the syntax tree.
 PRIVATE = re.compile(
     r"\bray(?:\.\w+)*\._|\bfrom ray(?:\.\w+)* import _|\bray\.core\.generated|\bray(?:\.\w+)*\._internal|_raylet\b"
 )
-# The only thing that no public interface tells; see its docstring. A test beside it exercises the fallback.
+# No public interface reports this; see the module's docstring. The tests in test_autoscaler.py cover the fallback.
 ALLOWED = {Path("catdog/cluster/autoscaler.py"): {"ray._private.state.state.get_cluster_config()"}}
 SOURCES = [*sorted(Path("catdog").rglob("*.py")), *sorted(Path("jobs").glob("*.py"))]
 

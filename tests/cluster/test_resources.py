@@ -27,7 +27,7 @@ def test_groups_that_share_one_limit_are_not_counted_beyond_it() -> None:
     assert upcoming == (small,) * 7 + (large,) * 8
     whole = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(nodes=9))
     assert whole.scaled(gpus=False).nodes == (head, small, *[small] * 7)
-    # Where GPUs are asked for they come first: no CPU node is in their way.
+    # If GPUs are requested, their nodes come first, so that CPU nodes do not use up the limit.
     assert whole.scaled(gpus=True).nodes == (head, small, *[large] * 7)
     cores = Resources(nodes=nodes, upcoming=upcoming, limit=Limit(cpus=64, gpus=2))
     assert cores.scaled(gpus=True).nodes == (head, small, large, large, small, small)

@@ -1,4 +1,4 @@
-"""Jobs that run out of memory or disk for real: one line, and what was finished stands."""
+"""Jobs that really run out of memory or disk: they print one line and keep what was finished."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHOTOS = 256
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hard links of four small photos: eight parts."""
+    """Return a folder of 256 hard links to four small photos, which make eight parts."""
     folder = tmp_path_factory.mktemp("photos")
     for index in range(4):
         draw_photo(folder / f"{index:04d}.jpg", seed=index, colour=(50 * index, 90, 200 - 50 * index))
@@ -30,7 +30,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 20 KiB."""
+    """Yield the mount point of a disk of 20 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", disk], capture_output=True).returncode:
@@ -55,7 +55,7 @@ def parts_of(out: Path) -> dict[str, bytes]:
 
 
 def check_rest(command: list[str], out: Path, written: dict[str, bytes], *, address: str) -> None:
-    """The same command resumes from the parts that were `written` to the end."""
+    """Check that the same command resumes from the `written` parts and finishes the job."""
     assert 0 < len(written) < 8
     ended = run(command, RAY_ADDRESS=address)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -95,12 +95,12 @@ def test_processes_that_are_ended_for_want_of_memory_are_one_line_and_what_was_f
         before = parts_of(out)
         (child,) = psutil.Process(process.pid).children()
         process.kill()
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:  # it follows its parent
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:  # it ends after its parent
         time.sleep(0.02)
-    # Ray ends processes from a share of memory on that is in use; this one always is.
+    # Ray kills processes while more than this share of memory is in use, which is always true of 1 %.
     ended = run(job, RAY_ADDRESS="local", RAY_memory_usage_threshold="0.01", RAY_task_oom_retries="1")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert ended.stderr.startswith("catdog: ")
     assert "memory" in ended.stderr
     assert f"of {PHOTOS} photos are labelled already." in ended.stdout
-    assert before.items() <= parts_of(out).items()  # an actor of the killed job may have ended one more
+    assert before.items() <= parts_of(out).items()  # an actor of the killed job may have finished one more

@@ -1,4 +1,4 @@
-"""Jobs submitted to a Ray that was started by `ray start`, with a token: what a cluster's user does."""
+"""Jobs submitted with a token to a Ray that `ray start` started, as a user of a cluster submits them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_processes import RAY, held_port, started_head
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a shell on a machine whose Ray is up and asks for a token."""
+    """Yield the environment of a shell on a machine whose Ray is up and requires a token."""
     home = tmp_path_factory.mktemp("home")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with held_port() as ray_port, held_port() as port:
@@ -36,7 +36,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def wait_for_jobs(environment: dict[str, str], head: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until a job can be submitted: the agent that runs jobs comes up later than the dashboard."""
+    """Wait until a job can be submitted: the agent that runs jobs starts later than the dashboard."""
     deadline = time.monotonic() + 600
     while socket.socket().connect_ex(("127.0.0.1", port)):
         assert head.poll() is None
@@ -76,7 +76,7 @@ def test_train_and_predict_run_as_submitted_jobs(
     )  # fmt: skip
     assert labels.returncode == 0, labels.stdout + labels.stderr
     assert pq.read_table(tmp_path / "labels/predictions").num_rows == 35
-    for job in (train, labels):  # Ray shows its own wherever its code is called
+    for job in (train, labels):  # Ray shows its own warnings wherever its code is called
         assert "DeprecationWarning" not in job.stdout + job.stderr
 
 
@@ -127,5 +127,5 @@ def test_a_port_for_ray_is_nobody_else_s_and_a_server_can_listen_on_it() -> None
     with held_port() as port, socket.socket() as other:
         with pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
-        with socket.create_server(("127.0.0.1", port)) as server:  # which says SO_REUSEADDR
+        with socket.create_server(("127.0.0.1", port)) as server:  # which sets SO_REUSEADDR
             assert socket.socket().connect_ex(server.getsockname()) == 0

@@ -39,7 +39,7 @@ def test_a_value_may_begin_with_a_dash() -> None:
         (["--photoz", "x"], "there is no argument --photoz; did you mean --photos? (--help lists them all)"),
         (["--versoin"], "there is no argument --versoin; did you mean --version? (--help lists them all)"),
         (["PetImages"], "expected flags, found 'PetImages'; did you mean --photos PetImages?"),
-        (["\u2014photos", "x"], "found \u2014photos, which begins with a dash of a text program: write --photos"),
+        (["\u2014photos", "x"], "found \u2014photos, which begins with a typographic dash: write --photos"),
         (["--dropout", "2"], "--dropout: expected a number from 0 to 0.99, found 2.0"),
         (["--dropout", "nan"], "--dropout: expected a number from 0 to 0.99, found nan"),
         (["--dropout", "much"], "--dropout: expected a number, found 'much'"),

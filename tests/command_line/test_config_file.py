@@ -65,8 +65,8 @@ def test_what_a_run_records_builds_the_same_config_again(tmp_path: Path) -> None
         ("- a", "expected a table of settings such as `dropout: 0.3`, found no table"),
         ("", "expected a table of settings such as `dropout: 0.3`, found no table"),
         ("[" * 600, "expected YAML of settings: maximum recursion depth exceeded"),
-        ("frozen.epochs: 3\nfrozen: {epochs: 4}", "frozen.epochs stands there twice: keep one of them"),
-        ("image-size: 64\nimage_size: 96", "image_size stands there twice: keep one of them"),
+        ("frozen.epochs: 3\nfrozen: {epochs: 4}", "frozen.epochs is set twice: keep one of them"),
+        ("image-size: 64\nimage_size: 96", "image_size is set twice: keep one of them"),
         ("a: [", "expected YAML of settings: while parsing a flow node"),
     ],
 )

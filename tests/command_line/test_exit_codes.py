@@ -28,7 +28,7 @@ def test_ctrl_c_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     assert run(stop) == 130
-    assert capfd.readouterr().err == "catdog: interrupted; the same command continues\n"
+    assert capfd.readouterr().err == "catdog: interrupted; run the same command to resume\n"
 
 
 def test_sigterm_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_sigterm_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
         raise Terminated
 
     assert run(stop) == 143
-    assert capfd.readouterr().err == "catdog: terminated; the same command continues\n"
+    assert capfd.readouterr().err == "catdog: terminated; run the same command to resume\n"
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:

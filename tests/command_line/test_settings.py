@@ -39,7 +39,7 @@ def test_flat_values_build_a_config_and_come_back() -> None:
         ({"eggs": 2.5}, "--eggs: expected a whole number, found 2.5"),
         ({"eggs": True}, "--eggs: expected a whole number, found True"),
         ({"dough": "yaest"}, "--dough: expected one of yeast, shortcrust, found 'yaest'; did you mean yeast?"),
-        ({"toppings": (1,)}, "--toppings: expected a list of texts, found (1,)"),
+        ({"toppings": (1,)}, "--toppings: expected a list of strings, found (1,)"),
         ({"oven.degrees": float("nan")}, "--oven.degrees: expected a number from 50 to 300, found nan"),
         ({"oven.fan": "no"}, "--oven.fan: expected true or false, found 'no'"),
         ({"oven.degree": 9}, "there is no setting oven.degree; did you mean --oven.degrees?"),

@@ -1,4 +1,4 @@
-"""Jobs in a child of a small parent: real processes, real signals."""
+"""Jobs in the child process of a small parent, tested with real processes and signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NATIVE = "[2026-11-24 03:07:29,149 C 9944 9944] gcs_rpc_client.h:179: Failed to 
 
 
 def start(body: str, *, quiet: bool = True) -> tuple[subprocess.Popen[str], int]:
-    """Start a job of this body; return its parent, and the process id of the job itself."""
+    """Start a job that runs `body`; return its parent, and the process id of the job itself."""
     process = subprocess.Popen(
         [sys.executable, "-c", JOB.format(body=body, quiet=quiet)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
@@ -38,7 +38,7 @@ def start(body: str, *, quiet: bool = True) -> tuple[subprocess.Popen[str], int]
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for the end; return the exit code and what stands on stderr."""
+    """Wait for the end; return the exit code and the text on stderr."""
     _, errors = process.communicate(timeout=600)
     return process.returncode, errors
 
@@ -74,10 +74,10 @@ def test_native_chatter_is_dropped_from_stderr_and_all_else_passes() -> None:
 @pytest.mark.parametrize("reached", ["parent", "job", "both"])
 def test_a_signal_ends_the_job_with_one_line(number: signal.Signals, code: int, line: str, reached: str) -> None:
     process, job = start("time.sleep(60)")
-    # A terminal sends it to both, and so does `ray job stop`.
+    # A terminal sends the signal to both, and so does `ray job stop`.
     for target in {"parent": [process.pid], "job": [job], "both": [job, process.pid]}[reached]:
         os.kill(target, number)
-    assert end(process) == (code, f"catdog: {line}; the same command continues\n")
+    assert end(process) == (code, f"catdog: {line}; run the same command to resume\n")
     assert not psutil.pid_exists(job)
 
 
@@ -90,7 +90,7 @@ def test_a_job_that_does_not_end_when_it_is_asked_to_ends_at_the_second_ctrl_c()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.1)
     os.kill(process.pid, signal.SIGINT)
-    assert end(process) == (130, "catdog: interrupted; the same command continues\n")
+    assert end(process) == (130, "catdog: interrupted; run the same command to resume\n")
     assert not psutil.pid_exists(job)
 
 
@@ -106,17 +106,20 @@ def test_a_parent_that_is_killed_takes_the_job_along() -> None:
 @pytest.mark.parametrize(
     ("body", "line"),
     [
-        (f"os.write(2, b'{NATIVE}\\n'); os._exit(1)", "the head of the Ray cluster is gone; start it again, then the"),
+        (
+            f"os.write(2, b'{NATIVE}\\n'); os._exit(1)",
+            "the head of the Ray cluster is gone; start it again, then",
+        ),
         (
             "os.write(2, b'[2026-11-24 03:07:29,149 C 1 1] x: Raylet died\\n'); os._exit(1)",
             "Ray's process on this node ",
         ),
-        ("os._exit(1)", "the job ended without a word (exit code 1): Ray ended it; the same command continues"),
+        ("os._exit(1)", "the job ended without a message (exit code 1): Ray ended it; run the same command to resume"),
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
-            "the job was killed (SIGKILL), perhaps because memory ran out; the same",
+            "the job was killed (SIGKILL), perhaps because memory ran out; run the same",
         ),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "the job died of SIGSEGV; the same command continues"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the job was killed by SIGSEGV; run the same command to resume"),
     ],
 )
 def test_an_end_without_a_word_gets_a_line_and_exit_code_1(body: str, line: str) -> None:
@@ -141,4 +144,4 @@ def test_sigterm_is_known_where_native_code_replaces_the_exception() -> None:
     body = "exec('try: time.sleep(60)\\nexcept BaseException: raise KeyboardInterrupt from None')"
     process, _ = start(body)
     os.kill(process.pid, signal.SIGTERM)
-    assert end(process) == (143, "catdog: terminated; the same command continues\n")
+    assert end(process) == (143, "catdog: terminated; run the same command to resume\n")

@@ -8,7 +8,7 @@ from catdog.evaluation.calibration import apply_temperature, choose_temperature,
 
 
 def drawn(photos: int, *, temperature: float, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from softmax(logits), and what a model says whose logits are `temperature` times as large."""
+    """Return labels drawn from softmax(logits), and the probabilities of logits `temperature` times as large."""
     random = np.random.default_rng(seed)
     logits = 3.0 * random.normal(size=(photos, classes))
     chances = softmax(logits, axis=1).cumsum(axis=1)
@@ -47,7 +47,7 @@ def test_a_perfect_validation_set_or_one_of_few_mistakes_leaves_the_temperature_
     assert choose_temperature(true, sure).value == 1.0
     sure[:9] = sure[:9, ::-1]
     few = choose_temperature(true, sure)
-    assert (few.value, few.reason) == (1.0, "9 wrong photos are too few to learn a temperature from")
-    certain = np.where(true[:, np.newaxis] == np.arange(2), 1.0, 0.0)  # a wrong photo of probability 0, by rounding
+    assert (few.value, few.reason) == (1.0, "9 wrong photos are too few to fit a temperature")
+    certain = np.where(true[:, np.newaxis] == np.arange(2), 1.0, 0.0)  # rounded: a wrong photo has probability 0
     certain[:30] = certain[:30, ::-1]
     assert 1.0 < choose_temperature(true, certain).value <= 20.0

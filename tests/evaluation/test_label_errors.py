@@ -4,7 +4,7 @@ from catdog.evaluation.label_errors import find_label_errors, held_out_probabili
 
 
 def drawn(photos: int, *, classes: int = 2, apart: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features of 64 numbers around a centre for each class, and the labels."""
+    """Return features of 64 numbers, drawn around a centre for each class, and the labels."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, photos)
     return (random.normal(size=(photos, 64)) + apart * random.normal(size=(classes, 64))[labels]), labels

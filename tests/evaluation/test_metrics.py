@@ -18,7 +18,7 @@ TWO = ("cat", "dog")
 
 
 def made_predictions(photos: int, classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """True labels, and probabilities that are right more often than not."""
+    """Return true labels, and probabilities that are right more often than not."""
     random = np.random.default_rng(seed)
     true = random.integers(0, classes, photos)
     scores = random.normal(size=(photos, classes)) + 1.5 * np.eye(classes)[true]
@@ -30,7 +30,7 @@ def made_predictions(photos: int, classes: int, *, seed: int = 0) -> tuple[np.nd
 def test_the_scores_are_scikit_learn_s(classes: int) -> None:
     true, probabilities = made_predictions(2_000, classes)
     predicted, exact = probabilities.argmax(axis=1), probabilities.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn warns of float32's rounding
+    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn warns about float32's rounding
     found = evaluate(true, probabilities, classes=[str(label) for label in range(classes)])
     assert found.accuracy == pytest.approx(metrics.accuracy_score(true, predicted))
     assert found.log_loss == pytest.approx(metrics.log_loss(true, exact), rel=1e-6)
@@ -104,7 +104,7 @@ def test_the_console_shows_the_unsure_column_only_where_there_is_one() -> None:
         "dog         2     1.0000  0.5000  0.6667",
     ]
     lines = evaluate(true, probabilities, classes=TWO, threshold=0.7).lines()
-    assert lines[0].startswith("Accuracy 0.6667 (95 % interval 0.2077 to 0.9385), 1.0000 of the 2 sure ones")
+    assert lines[0].startswith("Accuracy 0.6667 (95 % interval 0.2077 to 0.9385), 1.0000 on the 2 sure photos")
     assert lines[1] == "true \\ predicted  cat  dog  unsure"
 
 
@@ -127,7 +127,7 @@ def test_of_many_classes_the_console_shows_the_worst() -> None:
     assert len(lines) == 18
 
 
-# From table I of R. G. Newcombe, Statistics in Medicine 17 (1998), the method of Wilson's score.
+# From table I of R. G. Newcombe, Statistics in Medicine 17 (1998): Wilson's score method.
 @pytest.mark.parametrize(
     ("correct", "total", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],

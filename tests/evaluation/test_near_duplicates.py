@@ -9,7 +9,7 @@ from catdog.photos.decoding.decode import inspect_image
 
 
 def photo(seed: int) -> Image.Image:
-    """A picture of soft shapes, its own for every seed."""
+    """Return a picture of soft shapes, a different one for each seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((480, 360), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(4))
 
@@ -63,7 +63,7 @@ def test_photos_of_hardly_any_contrast_have_no_hash() -> None:
 def test_pairs_are_those_of_comparing_all_with_all() -> None:
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**63, 3_000, dtype=np.uint64)
-    for copy in range(0, 300):  # copies of the first ones, of 0 to 6 other bits
+    for copy in range(0, 300):  # copies of the first 300, with 0 to 6 bits flipped
         bits = random.choice(63, copy % 7, replace=False)
         hashes[1_000 + copy] = hashes[copy] ^ np.bitwise_or.reduce(np.uint64(1) << bits.astype(np.uint64), initial=0)
     splits = random.choice(["train", "test"], 3_000)

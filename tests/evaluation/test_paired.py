@@ -5,7 +5,7 @@ from catdog.errors import UsageError
 from catdog.evaluation.paired import PairedTest, compare_models, compare_sums, pair_sums, paired_test
 
 
-# 2 * P(X <= fewer) of a binomial of so many photos and one half, at most 1, worked out by hand.
+# Worked out by hand: min(1, 2 * P(X <= min(first, second))) for X from the binomial of n = first + second, p = 1/2.
 @pytest.mark.parametrize(
     ("first", "second", "p_value"),
     [(0, 0, 1.0), (1, 0, 1.0), (6, 0, 2 / 64), (3, 9, 2 * (1 + 12 + 66 + 220) / 4096), (10, 10, 1.0)],

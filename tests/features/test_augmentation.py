@@ -1,4 +1,4 @@
-"""Augmentation against its oracle, tf_keras's ImageDataGenerator, and its promise to be the same everywhere."""
+"""Augmentation, compared with its reference, tf_keras's ImageDataGenerator, and checked to be reproducible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from catdog.features.augmentation import (
 ROOT = Path(__file__).parents[1]
 SIZE = 224
 DIGEST = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
-# rotation, shift x and y, shear, zoom x and y, flip: a change here makes every cached feature another one.
+# Rotation, shift x and y, shear, zoom x and y, flip. If these values change, every cached feature is wrong.
 PINNED = (
     -19.90722567265611,
     26.374826367102848,
@@ -53,21 +53,21 @@ KERAS_NAMES = {
     "zy": "zoom_y",
     "flip_horizontal": "flip",
 }
-# Keras 2.21 calls SciPy by a name that SciPy means to remove.
+# Keras 2.21 uses a name of SciPy that is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Please import .affine_transform.:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def keras_generator() -> Any:
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    from tf_keras.preprocessing.image import ImageDataGenerator  # seconds: only for the tests that compare
+    from tf_keras.preprocessing.image import ImageDataGenerator  # takes seconds: only for the tests that need it
 
     return ImageDataGenerator
 
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    """Soft shapes of every size, a different one in each channel, as a photo has."""
+    """Return an image of soft shapes of several sizes, different in each channel, as in a photo."""
     rng = np.random.default_rng(5)
     image = np.zeros((SIZE, SIZE, 3))
     for cells, strength in ((3, 90), (8, 50), (24, 20)):
@@ -105,7 +105,7 @@ def test_a_transform_gives_the_picture_keras_gives(
         assert found.dtype == np.uint8
         assert np.abs(found - wanted).mean() < 1.0, parameters
         moved += np.abs(wanted - photo).mean() > 3
-    # The comparison must not pass because nothing happened; the article's shear of 0.2 degrees is next to nothing.
+    # The comparison must not pass just because nothing moved. The article's shear of 0.2 degrees moves almost nothing.
     assert moved or ranges == {"shear_range": 0.2}
 
 
@@ -113,7 +113,7 @@ def test_draws_are_distributed_as_in_keras(keras_generator: Any) -> None:
     from scipy.stats import ks_2samp
 
     generator = keras_generator(**ARTICLE)
-    np.random.seed(0)  # Keras draws from the global generator
+    np.random.seed(0)  # Keras draws from NumPy's global generator
     theirs = [from_keras(generator.get_random_transform((SIZE, SIZE, 3))) for _ in range(2000)]
     rng = np.random.default_rng(0)
     ours = [draw_transform(rng, ranges=AugmentationConfig(), height=SIZE, width=SIZE) for _ in range(2000)]
@@ -126,8 +126,8 @@ def test_draws_are_distributed_as_in_keras(keras_generator: Any) -> None:
     ("name", "low", "high"),
     [
         ("rotation_degrees", -40.0, 40.0),
-        ("shift_x", -20.0, 20.0),  # 0.2 of a width of 100
-        ("shift_y", -40.0, 40.0),  # 0.2 of a height of 200
+        ("shift_x", -20.0, 20.0),  # 0.2 of the width, 100
+        ("shift_y", -40.0, 40.0),  # 0.2 of the height, 200
         ("shear_degrees", -0.2, 0.2),
         ("zoom_x", 0.8, 1.2),
         ("zoom_y", 0.8, 1.2),

@@ -38,7 +38,7 @@ def test_the_features_are_the_same_whatever_computes_them(pooling: str, monkeypa
     ours, theirs = fast(images), plain(images)
     assert [ours[cut].shape for cut in cuts] == [(5, 1280), (5, 2, 2, 1152), (5, 4, 4, 112), (5, 64, 64, 3)]
     for cut in cuts:
-        # Far below what float16, as features are stored, can tell.
+        # Far below the precision of float16, in which features are stored.
         np.testing.assert_allclose(ours[cut], theirs[cut], atol=1e-4, rtol=1e-4)
     assert [fast(images[:0])[cut].shape[0] for cut in cuts] == [0, 0, 0, 0]
 

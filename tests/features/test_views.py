@@ -26,7 +26,7 @@ def photos(folder: Path, count: int) -> pa.Table:
 
 def test_a_photo_that_changed_since_ingest_is_left_out_with_its_reason(tmp_path: Path) -> None:
     table = photos(tmp_path, 3)
-    (tmp_path / "1.jpg").write_bytes((tmp_path / "2.jpg").read_bytes())  # a good photo, of another class
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "2.jpg").read_bytes())  # a readable photo of another class
     found = make_views(photo_block(table, (PLAIN_VIEW, 1), block=0), SMALL)
     assert found["label"].tolist() == [0, -1, 0] * 2
     reason = f"{tmp_path}/1.jpg: changed: its bytes are no longer those that ingest checked"

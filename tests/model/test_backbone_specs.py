@@ -5,8 +5,8 @@ import pytest
 from catdog.errors import UsageError
 from catdog.model.backbone_specs import BACKBONES, UNIT_SCALING, backbone_spec
 
-# Without the 1000-class top. B0 to B7: Keras's own summaries, less the 7 numbers of their normalization layer; Lite:
-# tensorflow/tpu's table (4.7, 5.4, 6.1, 8.2 and 13.0 million), less the 1,281,000 of the top.
+# Parameters without the 1000-class top. B0 to B7: Keras's own summaries, minus the 7 parameters of their normalization
+# layer. Lite: tensorflow/tpu's table (4.7, 5.4, 6.1, 8.2 and 13.0 million), minus the 1,281,000 of the top.
 PARAMETERS = {
     "efficientnet-lite0": 3_413_024,
     "efficientnet-lite1": 4_189_344,

@@ -34,7 +34,7 @@ def build(name: str) -> Model:
 
 
 def randomize(model: Model) -> None:
-    """Give every weight a value of its own, so that none can be mistaken for another or left out."""
+    """Randomize biases and batch normalizations, which start constant: a test then notices a swapped or lost one."""
     for layer in model.layers:
         if isinstance(layer, tf_keras.layers.BatchNormalization):
             layer.set_weights([RNG.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
@@ -49,7 +49,7 @@ def models() -> dict[str, Model]:
 
 @pytest.fixture(scope="module")
 def keras_b0() -> Model:
-    """Return Keras's own B0, which scales inside."""
+    """Return Keras's own B0, which scales its input itself."""
     model = tf_keras.applications.EfficientNetB0(weights=None, include_top=False, input_shape=SHAPE)
     randomize(model)
     return model
@@ -118,7 +118,7 @@ def test_the_layers_are_flat_and_named_as_ever(name: str, models: dict[str, Mode
     names = [layer.name for layer in models[name].layers]
     assert names[:4] == ["scaled", "stem_conv", "stem_bn", "stem_activation"]
     assert names[-3:] == ["top_conv", "top_bn", "top_activation"]
-    assert "block7a_project_conv" in names  # where the unfrozen stage begins unless told otherwise
+    assert "block7a_project_conv" in names  # the unfrozen stage starts here by default
     assert ("block7a_se_excite" in names) == (name == "efficientnet-b0")
     assert models[name].output_shape == (None, 7, 7, BACKBONES[name].top_filters)
 

@@ -33,7 +33,7 @@ def classifier(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def plain():  # type: ignore[no-untyped-def]
-    """Lite0 with average pooling and without dropout."""
+    """Return Lite0 with average pooling and without dropout."""
     return model.build_classifier(PLAIN)
 
 
@@ -141,7 +141,7 @@ def test_a_classifier_in_half_precision_keeps_float32_weights_and_probabilities(
     import tf_keras
 
     half = model.build_classifier(PLAIN, precision="bfloat16")
-    assert tf_keras.mixed_precision.global_policy().name == "float32"  # for what is built next
+    assert tf_keras.mixed_precision.global_policy().name == "float32"  # restored for later models
     assert {weight.dtype.name for weight in half.weights} == {"float32"}
     assert half.get_layer("top_conv").compute_dtype == "bfloat16"
     half.set_weights(plain.get_weights())

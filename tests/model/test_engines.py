@@ -27,7 +27,7 @@ from catdog.photos.sample import draw_sample
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """Noise, flat colours and drawn pictures, 27 of them: no multiple of a batch."""
+    """Return 27 images (drawn pictures, noise, flat colours), which is no multiple of the batch sizes 8 and 32."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_sample(folder, seed=1)
     drawn = [decode_image(path.read_bytes(), size=64) for path in sorted(folder.rglob("*.jpg"))[:16]]
@@ -53,7 +53,7 @@ def test_openvino_agrees_with_tensorflow(model_dir: Path, images: np.ndarray) ->
     spec = EngineSpec(model=model, engine="openvino")
     one, two = (spec.load(batch_size=32, threads=threads)(images) for threads in (1, 2))
     np.testing.assert_allclose(one, wanted, atol=1e-5)
-    np.testing.assert_array_equal(one, two)  # a job that goes on elsewhere gives the same rows
+    np.testing.assert_array_equal(one, two)  # a job that resumes on another node gives the same rows
     assert spec.load(batch_size=1, threads=1)(images[:0]).shape == (0, len(model.spec.classes))
 
 
@@ -76,7 +76,7 @@ def test_bfloat16_moves_probabilities_a_little_and_no_label_that_was_sure(model_
 
 
 def test_tensorflow_computes_in_bfloat16_too_where_it_has_a_gpu(model_dir: Path, images: np.ndarray) -> None:
-    # TensorFlow imitates it on any CPU, which is how this can be seen without a GPU.
+    # TensorFlow emulates bfloat16 on any CPU, so this test needs no GPU.
     model = read_model(str(model_dir))
     exact, found = (
         EngineSpec(model=model, precision=precision).load(batch_size=8, threads=2)(images[:8])
@@ -124,7 +124,7 @@ def test_openvino_needs_no_tensorflow_and_tells_nobody(model_dir: Path, tmp_path
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     (probabilities,), loaded = json.loads(ended.stdout)
     assert (sum(probabilities), loaded, ended.stderr) == (pytest.approx(1), ["openvino"], "")
-    # OpenVINO's telemetry would keep a file of consent in the home directory, Keras one of settings.
+    # OpenVINO's telemetry would write a consent file to the home directory, and Keras a settings file.
     assert not list(tmp_path.iterdir())
 
 
@@ -148,7 +148,7 @@ def test_half_a_model_directory_is_refused(model_dir: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="is not a model directory"):
         read_model(str(tmp_path))
     (tmp_path / "card.json").write_bytes((model_dir / "card.json").read_bytes())
-    with pytest.raises(UsageError, match=r"weights\.h5 is missing in it"):
+    with pytest.raises(UsageError, match=r"weights\.h5 is missing$"):
         read_model(str(tmp_path))
     (tmp_path / "weights.h5").write_bytes((model_dir / "weights.h5").read_bytes()[:100_000])
     with pytest.raises(UsageError, match=r"weights\.h5: cannot be read as HDF5: .*truncated"):

@@ -46,7 +46,7 @@ def test_an_exported_model_agrees_and_brings_its_card(
     assert json.loads(card.read_text())["classes"] == ["cat", "dog"]
     assert lines[0].startswith("Agreement on 10 photos: probabilities differ by up to ")
     assert lines[0].endswith("(at most 0.0001 is allowed).")
-    assert "XNNPACK" not in capfd.readouterr().err  # which TensorFlow Lite says of itself
+    assert "XNNPACK" not in capfd.readouterr().err  # a log line of TensorFlow Lite
     with pytest.raises(UsageError, match="exists already"):
         run(model_dir, to, tmp_path / "model")
 
@@ -59,14 +59,14 @@ def test_an_existing_folder_gets_the_export_inside_it_and_nothing_of_its_own_is_
     assert out == str(tmp_path / f"{model_dir.name}.xml")
     assert Path(out).is_file()
     assert (tmp_path / "mine.txt").read_text() == "mine"
-    with pytest.raises(UsageError, match="exists already, and nothing is replaced"):
+    with pytest.raises(UsageError, match="exists already and is not replaced"):
         run(model_dir, "openvino", tmp_path)
 
 
 def test_a_model_that_does_not_agree_is_not_left(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "TOLERANCE", -1.0)  # nothing is so equal
+    monkeypatch.setattr(exports, "TOLERANCE", -1.0)  # no difference is as small as that
     with pytest.raises(FailureError, match=r"does not agree .* on 10 photos: .* nothing was written"):
         run(model_dir, "openvino", tmp_path / "model")
     assert not list(tmp_path.iterdir())

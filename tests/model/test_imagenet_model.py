@@ -62,7 +62,7 @@ def test_the_model_is_made_once_in_the_cache(tmp_path: Path, monkeypatch: pytest
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(FailureError, match=r"cannot write to the cache .*; name another by CATDOG_CACHE"):
+    with pytest.raises(FailureError, match=r"cannot write to the cache .*; set CATDOG_CACHE to another folder"):
         imagenet_model()
 
 

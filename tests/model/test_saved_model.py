@@ -43,7 +43,7 @@ CARD = {
 def test_a_card_comes_back_as_it_was_written_and_one_of_an_earlier_version_squashes() -> None:
     old = spec_from_card(CARD, where="m")
     assert (old.framing, old.output_units) == (SQUASH, 0)
-    assert "resize" not in old.settings()  # it names results, and those of old models stand
+    assert "resize" not in old.settings()  # settings decide the fingerprint, and old results must stay valid
     new = spec_from_card({**CARD, "resize": "crop", "resampling": "bicubic", "output_units": 1000}, where="m")
     assert (new.framing, new.output_units) == (Framing(resize="crop", resampling="bicubic"), 1000)
     for spec in (old, new):
@@ -60,11 +60,11 @@ def test_a_card_comes_back_as_it_was_written_and_one_of_an_earlier_version_squas
         ("backbone", "resnet50", "expected one of efficientnet-lite0, .*, found 'resnet50'"),
         ("backbone", ["efficientnet-b0"], "found"),
         ("pooling", "nope", "expected one of avg, max, found 'nope'"),
-        ("classes", ["cat", "cat"], "expected a list of names, each once"),
-        ("classes", ["cat", 3], "expected a list of names"),
-        ("classes", "cat", "expected a list of names"),
-        ("classes", ["\udce9", "dog"], "expected a list of names"),  # JSON may hold it, and no table can
-        ("classes", [], "expected a list of names"),
+        ("classes", ["cat", "cat"], "expected a list of distinct names"),
+        ("classes", ["cat", 3], "expected a list of distinct names"),
+        ("classes", "cat", "expected a list of distinct names"),
+        ("classes", ["\udce9", "dog"], "expected a list of distinct names"),  # JSON can hold this, a table cannot
+        ("classes", [], "expected a list of distinct names"),
         ("dropout", float("nan"), "expected a number from 0 to below 1, found nan"),
         ("dropout", 1, "found 1"),
         ("input_scale", [1.0, float("inf"), 1.0], "expected three numbers"),
@@ -73,7 +73,7 @@ def test_a_card_comes_back_as_it_was_written_and_one_of_an_earlier_version_squas
         ("resize", "stretch", "expected one of squash, crop, pad"),
         ("resampling", 3, "expected one of bilinear, bicubic"),
         ("threshold", "high", "expected a number from 0 to 1"),
-        ("rest", 3, "expected a text"),
+        ("rest", 3, "expected a string"),
         ("output_units", -1, "expected a whole number from 0"),
     ],
 )

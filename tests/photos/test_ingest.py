@@ -1,4 +1,4 @@
-"""Photos that are ingested: found, checked, split; in one table, or in shards where they are many."""
+"""Ingest: photos are found, checked and split, in one table, or in shards if there are many."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from catdog.storage.schemas import MANIFEST, REJECTED
 
 
 def jpeg(seed: int, *, width: int = 12, height: int = 8) -> bytes:
-    """A photo of noise, its own for every seed."""
+    """Return a photo of noise, a different one for every seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     content = io.BytesIO()
     Image.fromarray(noise).save(content, "JPEG")
@@ -64,7 +64,7 @@ def rejected_of(manifest: Manifest, root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 cats and 25 dogs with every kind of trouble."""
+    """Write 12 cats, 25 dogs, and files with every kind of problem."""
     files = {f"PetImages/Cat/{index}.jpg": jpeg(index) for index in range(12)}
     files |= {f"PetImages/Dog/{index} #%é.jpg": jpeg(100 + index) for index in range(25)}
     return write(
@@ -147,7 +147,7 @@ def test_a_class_without_usable_photos_is_the_users_mistake(ray_session: None, t
     assert str(raised.value) == (
         f"expected usable photos of every class in {tmp_path}, found none of dog (2 empty, 1 not-an-image; "
         "the first one is empty: the file has no bytes): "
-        "add photos of it or take its folder away"
+        "add photos of it or remove its folder"
     )
 
 
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_the_photos_is_told_before_a_cluster_starts(tmp_path:
 
 
 def many_tables(folder: Path) -> Path:
-    """Parquet files with a column of labels; the name of each tells a split."""
+    """Write Parquet files with a column of labels; the name of each file contains its split."""
     for split, start in (("train", 0), ("validation", 30), ("test", 40)):
         seeds = range(start, start + (30 if split == "train" else 10))
         names = ["Cat" if seed % 2 else "dog" for seed in seeds]
@@ -178,7 +178,7 @@ def many_tables(folder: Path) -> Path:
 
 
 def many_tars(folder: Path) -> Path:
-    """Tars of class folders."""
+    """Write tars of class folders."""
     folder.mkdir()
     for number in range(3):
         with tarfile.open(folder / f"{number}.tar", "w") as archive:
@@ -188,7 +188,7 @@ def many_tars(folder: Path) -> Path:
 
 
 def webdataset(folder: Path) -> Path:
-    """Shards of photos with a `.cls` beside each, but one."""
+    """Write WebDataset shards, in which every photo except one has a `.cls` file."""
     folder.mkdir()
     for number in range(2):
         with tarfile.open(folder / f"train-{number:06d}.tar", "w") as archive:
@@ -200,7 +200,7 @@ def webdataset(folder: Path) -> Path:
 
 
 def many_paths(folder: Path) -> Path:
-    """A list of photos in class folders."""
+    """Write photos in class folders, and a list of them."""
     write(folder, {f"{('cat', 'dog')[seed % 2]}/{seed}.jpg": jpeg(seed) for seed in range(24)})
     path = folder / "list.txt"
     path.write_text("".join(f"{('cat', 'dog')[seed % 2]}/{seed}.jpg\n" for seed in range(24)))
@@ -208,7 +208,7 @@ def many_paths(folder: Path) -> Path:
 
 
 def many_files(folder: Path) -> Path:
-    """A folder of class folders."""
+    """Write a folder of class folders."""
     return write(folder, {f"{('cat', 'dog')[seed % 2]}/{seed}.jpg": jpeg(seed) for seed in range(24)})
 
 
@@ -233,7 +233,7 @@ def test_many_photos_are_ingested_in_shards_as_they_are_in_one_table(
     )
     whole = ingest_module.ingest(config, run_dir=str(tmp_path / "whole"))
     told = lines_without_speed(capsys.readouterr().out)
-    monkeypatch.setattr(ingest_module, "MOST_IN_ONE_PROCESS", 10)
+    monkeypatch.setattr(ingest_module, "MAX_IN_ONE_PROCESS", 10)
     assert find_photos(config, run_dir=run_dir) is None
     manifest = ingest_module.ingest(config, run_dir=run_dir)
     assert isinstance(manifest, ShardedManifest)
@@ -250,13 +250,13 @@ def test_many_photos_are_ingested_in_shards_as_they_are_in_one_table(
     [
         ("none", "--label-column none: found no such column in "),
         ("same", "expected labels of two classes or more in .*, found cat"),
-        ("", "lay them out as .*, or which column of the table does by --label-column"),
+        ("", "lay them out as .*, or name the column of the table by --label-column"),
     ],
 )
 def test_labels_of_many_tables_that_do_not_tell_classes_are_one_line(
     column: str, error: str, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest_module, "MOST_IN_ONE_PROCESS", 10)
+    monkeypatch.setattr(ingest_module, "MAX_IN_ONE_PROCESS", 10)
     pq.write_table(
         pa.table({"bytes": [jpeg(seed) for seed in range(12)], "same": ["cat"] * 12}), tmp_path / "t.parquet"
     )

@@ -52,7 +52,7 @@ def test_what_was_found_in_photos_is_not_looked_for_again(tmp_path: Path) -> Non
     assert len(inspected) == 3
     inspector(listed(paths), 0)
     inspector(listed(paths), 0)
-    assert len(inspected) == 5  # nobody can tell whether a photo without a version is the same
+    assert len(inspected) == 5  # without a version, a replaced photo would not be noticed
 
 
 def test_photos_that_kill_their_process_or_never_end_are_rows(ray_session: None, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_photos_that_kill_their_process_or_never_end_are_rows(ray_session: None,
         Path(path).write_bytes(content)
     inspector = Inspector(limits=DecodeLimits(max_seconds=1), inspect=inspect)
     found = inspect_photos(listed([*paths, str(tmp_path / "gone.jpg")]), inspector)
-    crashed = "crash: the process that decoded it died, at each of 2 tries"
+    crashed = "crash: the process that decoded it died in both attempts"
     assert found["reason"].to_pylist() == [
         crashed, "too-slow: decoding it took more than 1 s", "empty: the file has no bytes", None,
         "missing: no such file",
@@ -93,5 +93,5 @@ def test_the_first_copy_stays_and_contradictions_all_go() -> None:
 
 
 def test_a_class_that_corrections_leave_out_is_named() -> None:
-    with pytest.raises(UsageError, match=r"found none of dog \(the corrections leave all of them out\)"):
+    with pytest.raises(UsageError, match=r"found none of dog \(the corrections leave out all of them\)"):
         require_every_class(("cat", "dog"), labels=np.array([0, 0]), reasons=[None, None], source="x")

@@ -1,4 +1,4 @@
-"""The drawn pictures: as many as asked, always the same, good photos, and not told apart by colour."""
+"""The drawn pictures: as many as requested, always the same, usable as photos, and not separable by colour."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_classes_share_their_colours(sample: Path) -> None:
         )
         for name in ("Cat", "Dog")
     }
-    # The class means are closer than the spread within a class: colour alone is a poor guess.
+    # The class means differ by less than half the spread within a class, so colour alone is a poor predictor.
     gap = np.abs(colors["Cat"].mean(axis=0) - colors["Dog"].mean(axis=0))
     assert (gap < 0.5 * colors["Cat"].std(axis=0)).all()
 

@@ -24,7 +24,7 @@ def split(
     groups: list[str | None] | None = None,
     seed: int = 1,
 ) -> tuple[dict[tuple[str, int], str], dict[tuple[str, str], int]]:
-    """Split classes of `sizes` photos; return each photo's split, and photos by (class, split)."""
+    """Split classes of `sizes` photos; return each photo's split, and the number of photos by (class, split)."""
     photos = [(name, number) for name, size in sizes.items() for number in range(size)]
     splits = split_photos(
         np.repeat(np.arange(len(sizes)), list(sizes.values())),
@@ -101,7 +101,7 @@ def test_another_seed_draws_another_split() -> None:
 
 @pytest.mark.parametrize("asked", [EVERYTHING, (20, 10, 10)])
 def test_photos_of_a_group_are_in_one_split(asked: tuple[int, int, int]) -> None:
-    groups: list[str | None] = [f"shoot {number // 5}" for number in range(60)] * 2  # of cats and dogs alike
+    groups: list[str | None] = [f"shoot {number // 5}" for number in range(60)] * 2  # each has cats and dogs
     found, counts = split({"cat": 60, "dog": 60}, asked, groups=groups)
     parts = collections.defaultdict(set)
     for group, part in zip(groups, found.values(), strict=True):

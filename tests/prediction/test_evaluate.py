@@ -26,14 +26,14 @@ SECOND = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7]], np.float32)
 
 
 def shards_of(inputs: pa.Table, *, rows: int) -> list[Shard]:
-    """`inputs` in shards of so many rows."""
+    """Cut `inputs` into shards of at most `rows` rows."""
     return [shard for start in range(0, inputs.num_rows, rows) for shard in cut_into_shards(inputs.slice(start, rows))]
 
 
 def evaluated(
     out: Path, true: str, *, scored: bool, rows_per_file: int = 0
 ) -> tuple[dict[str, dict[str, object]], str]:
-    """Evaluate four rows, the last of them an error, of photos in the folders `true`; what is written and printed."""
+    """Evaluate rows of four photos in the folders `true`, the last an error; return evaluation.json and the output."""
     inputs = find_inputs([f"{folder}/{place}.jpg" for place, folder in enumerate(true.split())])
     rows = build_rows(inputs["path"].to_pylist(), ["", "", "", "empty: x"], [FIRST, SECOND], RULE)
     commit_rows(str(out), rows, rows_per_file=rows_per_file)
@@ -62,7 +62,7 @@ def test_two_models_are_compared_also_where_no_class_is_known(tmp_path: Path) ->
 
 
 def truth_of(inputs: pa.Table, *classes: str, rows: int = 1) -> list[int]:
-    """The labels of `inputs`, which are found out in shards of so many rows."""
+    """Return the true labels of `inputs`; the truth is decided from shards of at most `rows` rows."""
     truth = find_truth(shards_of(inputs, rows=rows), classes=classes, source="t", mapped=itertools.starmap)
     return truth.labels_of(inputs).tolist()
 

@@ -1,4 +1,4 @@
-"""The predict job on the shared Ray. One finished job serves many tests: they work on copies of its results."""
+"""The predict job on the shared Ray. Many tests work on copies of the results of one finished job."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ from catdog.storage.schemas import prediction_schema
 
 SAID: list[str] = []
 RESULTS = [".catdog.json", "predict.json", "predictions", "summary.json"]
-SIZE = 64  # pixels a side: what is tested here does not depend on it
+SIZE = 64  # pixels per side; the tests here do not depend on it
 
 
 def draw_folder(folder: Path) -> Path:
-    """3 reddish cats, 3 bluish dogs, one file that is no photo."""
+    """Draw 3 reddish cats and 3 bluish dogs, and write one file that is not a photo."""
     for index in range(3):
         draw_photo(folder / f"cat/{index}.jpg", seed=index, colour=(190, 90, 60))
         draw_photo(folder / f"dog/{index}.jpg", seed=50 + index, colour=(60, 90, 190))
@@ -75,7 +75,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A finished job: its photos, which nobody changes, its results, and what it returned and said."""
+    """A finished job: its photos, which no test changes, its results, its summary and its console lines."""
 
     photos: Path
     out: Path
@@ -83,7 +83,7 @@ class Finished:
     said: tuple[str, ...]
 
     def copy(self, tmp_path: Path) -> Path:
-        """A copy of the results, to do with as a test likes."""
+        """Return a copy of the results, which a test may change."""
         shutil.copytree(self.out, tmp_path / "labels")
         return tmp_path / "labels"
 
@@ -106,7 +106,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def parts_of(photos: Path, out: Path, model: Path) -> list[Part]:
-    """The parts that a job is cut into."""
+    """Return the parts into which a job with these settings is cut."""
     values = {"photos": str(photos), "out": str(out), "model": (str(model),)}
     inputs = Inputs(read_request(build_config(PredictConfig, values)))
     (shard,) = heard([], lambda: inputs.shards)
@@ -157,16 +157,16 @@ def test_a_member_of_a_zip_is_labelled_whatever_its_name(model: Path, tmp_path: 
 def test_many_photos_are_listed_by_tasks_and_the_driver_holds_no_rows(
     folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request, "MOST_IN_ONE_PROCESS", 5)
-    monkeypatch.setattr(proof, "MOST_IN_ONE_PROCESS", 5)
-    monkeypatch.setattr(proof, "_MOST_ROWS_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(request, "MAX_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(proof, "MAX_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(proof, "_MAX_ROWS_IN_ONE_PROCESS", 5)
     out = tmp_path / "labels"
     predict(folder, out, model, evaluate=True)
     assert f"Found 7 files in {folder}." in SAID
     assert sorted(path.name for path in out.iterdir()) == sorted([*RESULTS, "evaluation.json"])
     assert sorted(row["path"] for row in rows_of(out)) == sorted(str(path) for path in folder.rglob("*.*"))
     heard(SAID, proof.verify, str(out))
-    assert SAID[-1] == f"{folder} holds the same photos today (7 files)."
+    assert SAID[-1] == f"{folder} still holds the same photos (7 files)."
     predict(folder, out, model)
     assert f"Nothing to label: {out}/predictions is finished. --overwrite labels all photos again." in SAID
     draw_photo(folder / "cat/2.jpg", seed=77, colour=(10, 200, 10))
@@ -200,8 +200,8 @@ def test_many_photos_in_tables_or_tars_are_listed_by_tasks_too(
         raise FailureError("killed")
 
     for module in (request, proof):
-        monkeypatch.setattr(module, "MOST_IN_ONE_PROCESS", 5)
-    monkeypatch.setattr(packed_tasks, "_BYTES_PER_TASK", 1)  # a task a file
+        monkeypatch.setattr(module, "MAX_IN_ONE_PROCESS", 5)
+    monkeypatch.setattr(packed_tasks, "_BYTES_PER_TASK", 1)  # one task per file
     photos, out = tmp_path / "packed", tmp_path / "labels"
     pack(finished.photos, photos, kind)
     join = inference.join_parts
@@ -218,7 +218,7 @@ def test_many_photos_in_tables_or_tars_are_listed_by_tasks_too(
     assert json.loads((out / "evaluation.json").read_text())["models"][0]["photos"] == 6
     assert sum(path.is_file() for path in (tmp_path / "sorted").rglob("[!.]*")) == (7 if sort_into else 0)
     heard(SAID, proof.verify, str(out))
-    assert SAID[-1] == f"{photos} holds the same photos today (7 files)."
+    assert SAID[-1] == f"{photos} still holds the same photos (7 files)."
     pack(finished.photos, photos, kind)
     with pytest.raises(FailureError, match=r"7 photos changed, such as .*/pets-0\.\w+!cat/0\.jpg; --overwrite"):
         proof.verify(str(out))
@@ -285,7 +285,7 @@ def test_faults_that_may_have_passed_are_labelled_again_on_request(folder: Path,
     heard(SAID, proof.verify, str(out))
 
 
-# Other people's folders, and two jobs at once
+# Folders that are not ours, and two jobs at the same time
 
 
 @pytest.mark.parametrize("flag", ["--out", "--sort-into"])
@@ -349,7 +349,7 @@ def test_an_object_that_is_replaced_in_its_second_by_one_of_its_size_is_labelled
     object_store.put("second/1.bmp", cat)
     object_store.put("second/2.bmp", dog)
     photos, listed = object_store.uri("second"), list_photos(object_store.uri("second"))
-    # Until the second is over, which here takes an hour, nothing is read.
+    # The job reads nothing until the second is over, which takes an hour in this test.
     monkeypatch.setattr(settling, "_STEP_SECONDS", 3600.0)
     monkeypatch.setattr(settling, "sleep", lambda _: object_store.put_at_once("second/1.bmp", dog))
     predict(photos, tmp_path / "labels", model)
@@ -425,7 +425,7 @@ def test_photos_that_change_are_found_out_and_labelled_again(folder: Path, model
     assert differing(first) == [f"{folder}/cat/2.jpg"]
     heard(SAID, proof.verify, str(out))
 
-    # A job that was stopped before its commit: the part of a photo that has changed since is not taken.
+    # A job was stopped before its commit. The part of a photo that has changed since then is not reused.
     second = rows_of(out)
     (part,) = parts_of(folder, out, model)
     table = pa.Table.from_pylist(second, schema=prediction_schema(["cat", "dog"]))
@@ -448,8 +448,8 @@ def test_verify_proves_that_rows_are_files_each_once(finished: Finished, tmp_pat
     SAID.clear()
     heard(SAID, proof.verify, str(out))
     assert [
-        "Verified: 7 rows, each of another photo; the checksums agree (1 file).",
-        f"{finished.photos} holds the same photos today (7 files).",
+        "Verified: 7 rows, one for each photo; the checksums match (1 file).",
+        f"{finished.photos} still holds the same photos (7 files).",
     ] == SAID
     next((out / "predictions").glob("*.parquet")).write_text("path\n")
     with pytest.raises(FailureError, match="was changed after it was written"):
@@ -510,7 +510,7 @@ def test_photos_are_laid_out_by_label_and_our_own_folders_among_them_are_no_phot
     labels = [row["label"] or "unreadable" for row in rows]
     assert counts == {name: labels.count(name) for name in counts}
     predict(folder, out, model, threshold=0.5001, sort_into=str(target), sort="move")
-    assert f"Nothing to sort: {target} is laid out already." in SAID
+    assert f"Nothing to sort: {target} is sorted already." in SAID
     heard(SAID, proof.verify, str(out))
     assert SAID[-1] == f"The photos themselves were moved out of {folder} afterwards."
 
@@ -528,7 +528,7 @@ def test_no_photo_moves_where_the_commit_fails(
     monkeypatch.setattr(os, "fsync", fail_at_the_mark)
     before = sorted(finished.photos.rglob("*.*"))
     with pytest.raises(FailureError, match=r"^cannot write .*/_SUCCESS: .*Input/output error"):
-        # An earlier result stands, by which photos could be sorted too early.
+        # An earlier result exists, so the job could sort photos too early.
         predict(finished.photos, out, model, retry_errors=True, sort_into=str(tmp_path / "sorted"), sort="move")
     assert sorted(finished.photos.rglob("*.*")) == before
     assert not (tmp_path / "sorted").exists()
@@ -538,7 +538,7 @@ def test_no_photo_moves_where_the_commit_fails(
 
 
 def run(*arguments: str) -> list[str]:
-    """Do what the command of these arguments does; return what it prints."""
+    """Run the command with these `arguments` in this process, and return the lines that it prints."""
     said: list[str] = []
     config = parse_arguments(PredictConfig, arguments, description="", program="predict")
     heard(said, JOBS["predict"].start, config)

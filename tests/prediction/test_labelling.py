@@ -1,4 +1,4 @@
-"""The pass itself, on a real Ray, with an engine that tells red from blue, so that no test waits for TensorFlow."""
+"""The labelling pass on a real Ray. Its engine tells red from blue, so that no test waits for TensorFlow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from catdog.prediction.labelling.worker import with_augmentation
 from catdog.prediction.results.parts import finished_parts, photos_per_part
 from catdog.prediction.results.rows import LabelRule
 
-# Workers do not have this file: what it defines travels with the call.
+# Workers cannot import this file, so what it defines is pickled with the call.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -46,7 +46,7 @@ PART = 8
 
 @dataclasses.dataclass(frozen=True)
 class RedOrBlue:
-    """Stands where an engines.EngineSpec does. With `dies_once`, its process is killed at the first image, once."""
+    """Stand-in for engines.EngineSpec. A call kills its process: the first with `dies_once`, all with `dies_always`."""
 
     dies_once: str = ""
     dies_always: bool = False
@@ -68,7 +68,7 @@ SMALL = Decoding(image_size=32, limits=DecodeLimits(max_pixels=10_000))
 
 
 def decode_or_die(content: bytes, *, size: int, framing: Framing, limits: DecodeLimits) -> np.ndarray:
-    """What a crash in a native decoder does to its process."""
+    """Decode `content`, or kill this process, as a crash in a native decoder would."""
     if content == b"poison":
         os.kill(os.getpid(), signal.SIGKILL)
     return decode_image(content, size=size, framing=framing, limits=limits)
@@ -82,7 +82,7 @@ def draw_folder(folder: Path, *, count: int) -> Path:
 
 
 def label(folder: Path, out: Path, *, engine: RedOrBlue | None = None, decode: Decode = decode_image) -> list[int]:
-    """Label `folder`; return the counts that progress was told."""
+    """Label `folder`; return the counts that were reported as progress."""
     seen: list[int] = []
     label_shards(
         cut_into_shards(list_inputs(str(folder))),
@@ -136,7 +136,7 @@ def test_a_mirrored_photo_counts_as_much_as_the_photo_itself() -> None:
 
 
 def hostile_files(folder: Path) -> dict[str, str | None]:
-    """Write files as they are found in the world; return the error code of each, None for a photo."""
+    """Write difficult files of the kinds that users have; return the error code of each by name, None for a photo."""
     good = draw_folder(folder, count=1) / "000.jpg"
     content = good.read_bytes()
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
@@ -154,7 +154,7 @@ def hostile_files(folder: Path) -> dict[str, str | None]:
     (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
     (folder / "header.jpg").write_bytes(content[:3])
     (folder / "page.jpg").write_text("<!DOCTYPE html><html>404</html>")
-    # A header that promises 60,000 x 60,000 pixels, as a decompression bomb does.
+    # The header claims 60,000 x 60,000 pixels, like that of a decompression bomb.
     bomb = bytearray((folder / "pixel.png").read_bytes())
     bomb[16:24] = (60_000).to_bytes(4) * 2
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4)
@@ -181,10 +181,10 @@ def test_hostile_files_are_rows_with_a_label_or_an_error_and_nothing_else_suffer
 def test_a_photo_that_kills_its_process_is_one_error_row(tmp_path: Path) -> None:
     folder = draw_folder(tmp_path / "photos", count=5)
     (folder / "001.jpg").write_bytes(b"poison")
-    (folder / "002.jpg").write_text("not a photo")  # what is wrong with it comes back from another process too
+    (folder / "002.jpg").write_text("not a photo")  # its error is also reported from another process
     label(folder, tmp_path / "out", decode=decode_or_die)
     rows = rows_below(tmp_path / "out")
-    crashed = "crash: the process that decoded it died, at each of 2 tries"
+    crashed = "crash: the process that decoded it died in both attempts"
     no_photo = f"not-an-image: the content is none of {', '.join(readable_formats())}"
     assert [row["error"] for row in rows] == [None, crashed, no_photo, None, None]
     assert [row["label"] for row in rows] == ["blue", None, None, "red", "blue"]
@@ -243,7 +243,7 @@ def test_a_fault_that_passes_is_retried_and_counted_and_one_that_stays_is_an_err
 
 
 def test_the_second_try_suspects_only_the_photos_that_were_decoded_when_a_process_died(tmp_path: Path) -> None:
-    """A process that is killed at one of its photos leaves on record which those were."""
+    """A process that is killed while it decodes photos leaves a record of which photos they were."""
     code = (
         "import os, signal\n"
         "from catdog.photos.decoding.isolation import Journal\n"
@@ -263,7 +263,7 @@ def test_the_second_try_suspects_only_the_photos_that_were_decoded_when_a_proces
     )
     said = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
     assert said.stdout == "['part#7'] []\n"
-    assert len(list(tmp_path.iterdir())) == 1  # of the other job
+    assert len(list(tmp_path.iterdir())) == 1  # the record of the other job
 
 
 def test_a_stretch_that_lost_its_process_is_tried_again_part_by_part(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_of_many_labels_those_without_photos_are_counted_only() -> None:
         "------  ------  -----",
         "pug          3  75.0%",
         "beagle       1  25.0%",
-        "201 labels without photos not listed.",
+        "201 labels without photos are not listed.",
         "4 photos in 2s: 2.0 photos/s",
         "Predictions: out/predictions",
     ]
@@ -103,7 +103,7 @@ def test_photos_whose_version_is_another_one_have_changed(tmp_path: Path) -> Non
     rows = build_rows(list("abcd"), [""] * 4, [np.full((4, 2), 0.5, np.float32)], RULE)
     before = pa.table({**find_inputs(list("abcd")).to_pydict(), "version": ["1", "2", None, "4"]}, schema=INPUTS)
     commit_rows(str(tmp_path), rows, rows_per_file=3, inputs=before)
-    # In the order of the rows, in another, with a new one.
+    # In the order of the rows, in another order, and with a new photo.
     for now in (listed(a="1", b="3", c="3", d="5"), listed(d="5", c="3", b="3", a="1"), listed(d="5", b="3", new="1")):
         assert output.changed_photos(str(tmp_path), now) == Changes(count=2, first="b")
     assert output.changed_photos(str(tmp_path), listed(a="1", b="2", c=None, d="4")) == Changes()
@@ -112,4 +112,4 @@ def test_photos_whose_version_is_another_one_have_changed(tmp_path: Path) -> Non
     for entry in manifest["files"]:
         del entry["inputs"], entry["digest"]
     written.write_text(json.dumps(manifest))
-    assert output.changed_photos(str(tmp_path), listed(a="2")) == Changes()  # no versions are known
+    assert output.changed_photos(str(tmp_path), listed(a="2")) == Changes()  # no versions are recorded

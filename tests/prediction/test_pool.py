@@ -14,7 +14,7 @@ from catdog.prediction.labelling.pool import ActorPool, LostProcessesError
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Work of an ActorPool; `deadly` at so many tries its process dies."""
+    """A piece of work for an ActorPool; the process dies at the first `deadly` attempts."""
 
     number: int
     deadly: int = 0
@@ -64,7 +64,7 @@ def test_a_pool_does_all_work_also_where_its_processes_die(
 
 def test_a_pool_ends_where_its_processes_always_die(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actors, "MAX_TRIES", 2)
-    with pytest.raises(LostProcessesError, match=r"^the process of one part died 2 times: The actor died"):
+    with pytest.raises(LostProcessesError, match=r"^the process that worked on one part died 2 times: The actor died"):
         squares([Piece(1, deadly=9)])
     monkeypatch.setattr(actors, "MAX_TRIES", 9)
     monkeypatch.setattr(actors, "MAX_RESTARTS", 0)

@@ -37,7 +37,7 @@ def test_a_file_that_holds_or_names_photos_is_a_job(name: str, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model without training, which needs no TensorFlow to be made."""
+    """Write the ImageNet model, which needs neither training nor TensorFlow, and return its folder."""
     folder = tmp_path_factory.mktemp("model")
     write_imagenet_model(folder, backbone="efficientnet-lite0")
     return folder
@@ -63,7 +63,7 @@ def test_without_a_model_the_imagenet_classes_of_an_installed_network_are_used(
     assert request.paths[0].startswith(str(tmp_path))
     said: list[str] = []
     heard(said, say_models, request)
-    assert said[0].startswith(f"No --model: {request.spec.backbone} with its ImageNet classes tells cat from dog")
+    assert said[0].startswith(f"No --model: {request.spec.backbone} distinguishes cat from dog by its ImageNet classes")
 
 
 def test_a_model_of_the_drawn_sample_says_so(model: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:
     tables = score_tables(evaluate(true, told, classes=names).to_json())
     assert len(tables) < 60_000
     unseen = score_tables(evaluate(true[:20], told[:20], classes=names).to_json())
-    assert "class 012" in unseen  # predicted, though no photo is of it
+    assert "class 012" in unseen  # predicted, although no photo has this class
     assert "class 150" not in unseen
     assert '<th scope="row" class="text">class 007</th><td class="text">class 012</td><td>2</td>' in tables
 

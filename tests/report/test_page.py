@@ -67,7 +67,7 @@ def test_scripts_never_make_markup_of_text() -> None:
 def test_no_class_of_the_style_sheet_is_dead() -> None:
     style = Path("catdog/report/assets/page.css").read_text()
     code = "\n".join(path.read_text() for kind in ("*.py", "*.js") for path in sorted(Path("catdog").rglob(kind)))
-    # Numbered classes are made from a number: right level3, line r4, bar s7.
+    # Some class names end in a digit that the code fills in: right level3, line r4, bar s7.
     for name in {re.sub(r"\d$", "", name) for name in re.findall(r"\.([a-z][\w-]*)", style)}:
         assert re.search(rf"""["' ]{name}(["' {{\d]|$)""", code), f".{name}"
 

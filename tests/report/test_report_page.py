@@ -1,4 +1,4 @@
-"""The pages as a person meets them: opened from a file in a real, headless Chromium."""
+"""The pages as a user sees them: opened from a file in a real, headless Chromium."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run"
 )
-# Markup, quotes, a formula, a line end, a letter that turns the direction of writing.
+# Markup, quotes, a formula, a line end, and the character U+202E, which reverses the writing direction.
 EVIL = '/photos/<img src=x onerror="document.title=1">\'",=1+1\n</script>\u202egpj.jpg'
 CLASSES = ("cat", "<b>dog</b>", "=cow()")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One Chromium for all tests, which downloads without asking."""
+    """Yield one Chromium for all tests; it downloads files without asking."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from selenium import webdriver
@@ -67,7 +67,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def open_page(browser: Any, path: Path, *, width: int = 1200) -> list[Any]:
-    """Open a page and return what the console says."""
+    """Open a page and return the browser's console messages."""
     browser.set_window_size(width, 900)
     browser.get_log("browser")
     browser.get(path.as_uri())
@@ -76,7 +76,7 @@ def open_page(browser: Any, path: Path, *, width: int = 1200) -> list[Any]:
 
 
 def open_again(browser: Any) -> None:
-    """Load the page anew; the driver by itself may come back while the old one still stands."""
+    """Reload the page and wait for it: `refresh` alone may return while the old page is still shown."""
     browser.execute_script("window.isOld = true")
     browser.refresh()
     wait_for(lambda: browser.execute_script("return !window.isOld && document.readyState === 'complete'"))
@@ -98,7 +98,7 @@ def texts(browser: Any, selector: str) -> list[str]:
 
 
 def press(browser: Any, selector: str) -> None:
-    """Click the first such element, clear of what hovers at the foot of the window."""
+    """Click the first visible match of `selector`, clear of the bar that floats at the bottom of the window."""
     element = find(browser, selector)[0]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     element.click()
@@ -124,7 +124,7 @@ def write(folder: Path, build: Callable[[], str]) -> Path:
 
 @pytest.fixture(scope="module")
 def labels_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 70 photos of two classes, one of an evil name, and two files that cannot be read."""
+    """Return the page of 70 photos of two classes, one with a hostile name, and two unreadable files."""
     out = tmp_path_factory.mktemp("labels")
     rule = LabelRule(classes=CLASSES, threshold=0.6, top_k=1, models=1)
     paths = [EVIL, *(f"/photos/{index:03d}.jpg" for index in range(71))]
@@ -201,14 +201,14 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
     press(browser, "#photos .card:nth-child(2) button:nth-child(3)")
     press(browser, "#photos .card:nth-child(3) button:nth-child(2)")
     press(browser, "#photos .card:nth-child(4) button:nth-child(1)")
-    press(browser, "#photos .card:nth-child(4) button:nth-child(1)")  # taken back
+    press(browser, "#photos .card:nth-child(4) button:nth-child(1)")  # undone
     assert texts(browser, "#marked") == ["4 corrections"]
 
     def are_kept() -> bool:
         open_again(browser)
         return texts(browser, "#marked") == ["4 corrections"]
 
-    # Chromium stores in its own time: a page that comes at once may be read before what was stored has arrived.
+    # Chromium writes localStorage with a delay, so a page that is reloaded immediately may not see the corrections yet.
     wait_for(are_kept)
     find(browser, "#download")[0].click()
     file = browser.downloads / "corrections.csv"
@@ -226,13 +226,13 @@ def test_corrections_are_marked_kept_and_downloaded(browser: Any, labels_page: P
 
 
 def predicted(page: Path) -> list[str]:
-    """The paths of the photos labelled cat, in order."""
+    """Return the paths of the photos labelled cat, in order."""
     with (page.parent / "predictions/predictions-00000.csv").open(newline="") as lines:
         return [row["path"] for row in csv.DictReader(lines) if row["label"] == "cat"]
 
 
 def train_run(folder: Path, *, diagnosed: bool) -> Path:
-    """A run directory as a train job leaves it, an older one without a diagnosis."""
+    """Write a run directory as a train job leaves it and return its page; older jobs left no diagnosis."""
     scores = {"accuracy": 0.9, "loss": 0.25}
     stage = {"epochs": 2, "best_epoch": 2, "seconds": 3.0, "validation": scores, "test": scores}
     classes = list(CLASSES[:2])
@@ -280,7 +280,7 @@ def test_the_page_of_a_training_shows_values_to_pointer_and_keyboard(browser: An
     chart.send_keys(Keys.ESCAPE)
     wait_for(lambda: texts(browser, "#tip") == [])
     pictures = find(browser, "#worst img")
-    browser.execute_script("arguments[0].scrollIntoView()", pictures[0])  # they load when they come into view
+    browser.execute_script("arguments[0].scrollIntoView()", pictures[0])  # images load when they come into view
     wait_for(lambda: [picture.get_property("naturalWidth") for picture in pictures] == [160, 160])
     assert find(browser, "[src='x']") == []
     assert "McNemar" in browser.find_element("id", "stages").text
@@ -325,24 +325,24 @@ def test_the_page_of_a_sweep_sorts_trials_and_shows_a_setting_and_a_trial_s_curv
     page = write(tmp_path, lambda: build_tune_page(records, space, result=result, run_dir="/runs/sweep"))
     assert open_page(browser, page) == []
     summary = browser.find_element("id", "best").text
-    assert "The gain is more than noise." in summary
+    assert "The gain is larger than the noise." in summary
     assert "report the one on the test photos" in summary
     assert "75%" in browser.find_element("id", "settings").text
     assert len(find(browser, "#settings svg.chart")) == 2
     ticks = texts(browser, "#settings svg.chart text")
-    assert {"0.001", "0.01", "0.1"} <= set(ticks)  # as it was sampled: a power of ten by another
+    assert {"0.001", "0.01", "0.1"} <= set(ticks)  # logarithmic, as it was sampled: powers of ten
     assert len(find(browser, "#settings .ring")) == 2  # trial 0, in both charts
     choose(browser, "setting", "pooling")
     assert find(browser, "#settings svg.chart")[0].get_attribute("aria-label") == "validation loss against pooling"
     assert texts(browser, "#curves h3") == ["Trial 8, finished"]
     find(browser, "#trials [data-trial='3']")[0].click()
     assert texts(browser, "#curves h3") == ["Trial 3, stopped after the frozen stage"]
-    assert int(texts(browser, "#trials tbody th")[0]) == 8  # the winner heads the table
+    assert int(texts(browser, "#trials tbody th")[0]) == 8  # the winner comes first
     button = next(one for one in find(browser, "#trials thead button") if one.text == "loss")
     for order in ([9, 8, 7], [0, 1, 2]):
         button.click()
         found = [int(text.split()[0]) for text in texts(browser, "#trials tbody th")]
         assert found[:3] == order
-        assert found[-1] == 10  # what has no score stays last
+        assert found[-1] == 10  # a trial without a score stays last
     assert find(browser, "main b") == []
     assert browser.get_log("browser") == []

@@ -17,7 +17,7 @@ from catdog.storage.schemas import PICTURES
 
 
 def jpeg(width: int, height: int, *, orientation: int = 1) -> bytes:
-    """Red on the left half, blue on the right one."""
+    """Return a JPEG whose left half is red and whose right half is blue."""
     image = Image.new("RGB", (width, height), (0, 0, 255))
     image.paste((255, 0, 0), (0, 0, width // 2, height))
     exif = Image.Exif()
@@ -44,7 +44,7 @@ def test_the_longer_side_is_as_asked_and_nothing_is_enlarged(sides: tuple[int, i
 def test_a_photo_on_its_side_stands_upright_and_leaves_its_metadata_behind() -> None:
     thumbnail = opened(make_thumbnail(jpeg(400, 200, orientation=6), size=100))
     assert thumbnail.size == (50, 100)
-    assert thumbnail.getpixel((25, 10))[0] > 200  # what was left is on top
+    assert thumbnail.getpixel((25, 10))[0] > 200  # the left half is now on top
     assert thumbnail.getpixel((25, 90))[2] > 200
     assert not thumbnail.getexif()
 
@@ -84,7 +84,7 @@ def test_heat_reddens_where_it_is_and_grays_the_rest() -> None:
     found = opened(overlay_heat(make_thumbnail(jpeg(320, 160), size=160), heat)).convert("RGB")
     assert found.size == (160, 80)
     cold, hot = found.getpixel((5, 40)), found.getpixel((155, 40))
-    assert max(cold) - min(cold) < 110  # of 255, as it was
+    assert max(cold) - min(cold) < 110  # it was 255 in the photo
     assert hot[0] > hot[2] + 60
 
 

@@ -101,7 +101,7 @@ def test_a_tracker_that_fails_costs_the_run_a_line(tmp_path: Path) -> None:
     run = made(tmp_path / "made")
     heard(lines, track_runs, "tensorboard", [run], run_dir=str(tmp_path / "run"))
     assert len(lines) == 1
-    assert lines[0].startswith("Warning: the run is not in tensorboard: ")
+    assert lines[0].startswith("Warning: the run could not be written to tensorboard: ")
 
 
 def test_mlflow_needs_a_server_for_a_run_directory_that_is_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_mlflow_needs_a_server_for_a_run_directory_that_is_a_uri(monkeypatch: py
 
 
 def test_a_missing_package_ends_the_command_before_any_work(photo_folder: Path, tmp_path: Path) -> None:
-    # A finder that knows no mlflow, whether it is installed or not.
+    # This find_spec never finds mlflow, whether it is installed or not.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'mlflow' else find(name, *rest)\n"

@@ -220,7 +220,7 @@ def test_a_full_folder_of_temporary_files_is_one_line(
         with files.staged_directory(object_store.uri("full/model")):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(FailureError, match=rf"cannot write to the folder {tmp_path}: .* another by TMPDIR$"):
+    with pytest.raises(FailureError, match=rf"cannot write to the folder {tmp_path}: .* set TMPDIR to another folder$"):
         stage()
     assert list(tmp_path.iterdir()) == []
 

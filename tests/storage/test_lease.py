@@ -16,7 +16,7 @@ QUICK = LeaseTimes(renew=0.02, look=0.01, stale=2.0)
 
 
 def leave_lease(folder: Path, **content: object) -> Path:
-    """Leave the lease of another job."""
+    """Write the lease of another job and return its path."""
     path = folder / ".catdog-lease-00000000.json"
     there = {"owner": "00000000", "host": "elsewhere", "machine": "elsewhere", "process": 1, "holds": True}
     path.write_text(json.dumps({**there, "since": "2026-01-01T00:00:00+00:00", **content}))
@@ -39,7 +39,7 @@ def test_a_second_job_of_this_machine_is_refused_at_once_by_the_name_of_the_firs
     with hold_lease(str(tmp_path), flag="--out"), pytest.raises(UsageError) as caught:
         acquire(tmp_path, LeaseTimes())
     said = str(caught.value)
-    assert said.startswith(f"--out {tmp_path}: another job is at work there, on {os.uname().nodename} since 20")
+    assert said.startswith(f"--out {tmp_path}: another job is using it, on {os.uname().nodename} since 20")
     assert said.endswith("s ago: wait for it, or give another --out")
     assert acquire(tmp_path)
 
@@ -60,7 +60,7 @@ def test_a_job_of_this_machine_that_was_killed_holds_nobody_up(tmp_path: Path) -
 
 def test_a_job_that_was_killed_and_is_not_waited_for_holds_nobody_up(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not looked
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but is not reaped yet
     assert not leases._is_running({"process": ended.pid})
     ended.wait()
 
@@ -71,11 +71,11 @@ def test_a_lease_of_another_machine_holds_nobody_up_once_it_is_stale(tmp_path: P
     os.utime(path, (long_ago, long_ago))
     said: list[str] = []
     assert heard(said, acquire, tmp_path, LeaseTimes())
-    assert said == []  # after a minute nobody waits
+    assert said == []  # a lease older than a minute is not waited for
     assert not path.exists()
     leave_lease(tmp_path)
-    assert heard(said, acquire, tmp_path, QUICK)  # becomes stale while it is watched
-    assert said == [f"A job on elsewhere held {tmp_path}: waiting to see if it still does."]
+    assert heard(said, acquire, tmp_path, QUICK)  # becomes stale while the job watches it
+    assert said == [f"A job on elsewhere locked {tmp_path}: waiting to see whether it is still running."]
 
 
 def test_a_lease_of_another_machine_that_is_renewed_refuses_the_second_job(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_lease_of_another_machine_that_is_renewed_refuses_the_second_job(tmp_p
     keeper = threading.Thread(target=renew)
     keeper.start()
     try:
-        with pytest.raises(UsageError, match="another job is at work there, on elsewhere since 2026-01-01T00:00:00"):
+        with pytest.raises(UsageError, match="another job is using it, on elsewhere since 2026-01-01T00:00:00"):
             acquire(tmp_path, LeaseTimes(look=0.01, stale=1e9))
     finally:
         ended.set()
@@ -128,10 +128,10 @@ def test_a_job_that_lost_its_lease_finds_out_before_it_commits(tmp_path: Path) -
 
 def test_a_lease_holds_on_an_object_store_too(object_store: ObjectStore) -> None:
     out = object_store.uri("leases/out")
-    patient = LeaseTimes(renew=0.02, look=0.01, stale=600)  # however slowly this machine renews it
+    patient = LeaseTimes(renew=0.02, look=0.01, stale=600)  # long enough for a machine that renews it slowly
     with hold_lease(out, flag="--out", times=patient) as lease:
         assert object_store.keys("leases/out") == [f".catdog-lease-{lease.owner}.json"]
-        with pytest.raises(UsageError, match="another job is at work there"):
+        with pytest.raises(UsageError, match="another job is using it"):
             acquire(out, patient)
         lease.check()
     assert object_store.keys("leases/out") == []

@@ -8,7 +8,7 @@ REFUSED = OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: cur
 
 
 class Store:
-    """Fails `times` times, then answers; no second passes but by its pauses."""
+    """Fails `times` times, then answers; its clock advances only during pauses."""
 
     def __init__(self, times: float, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
         self._left, self._error, self.seconds, self.tries = times, error, 0.0, 0

@@ -51,7 +51,7 @@ def test_somebody_else_s_config_in_a_run_directory_is_one_line(tmp_path: Path, c
 
 def test_a_second_job_on_a_run_directory_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     with hold_run(str(tmp_path)):
-        with pytest.raises(UsageError, match=r"--run-dir .*: another job is at work there"), hold_run(str(tmp_path)):
+        with pytest.raises(UsageError, match=r"--run-dir .*: another job is using it"), hold_run(str(tmp_path)):
             pass
         assert json.loads((tmp_path / ".catdog.json").read_text())["kind"] == "run"
     with hold_run(str(tmp_path)):

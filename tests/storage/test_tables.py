@@ -14,7 +14,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_parquet(path, ROWS, compression="zstd", row_group_size=2)
     assert read_parquet(path).equals(ROWS)
     assert read_parquet(path, columns=["label"]).to_pydict() == {"label": [0, 1, 1]}
-    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["rows.parquet"]  # nothing beside it
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["rows.parquet"]  # no temporary file is left
     file = pq.ParquetFile(path)
     assert file.num_row_groups == 2
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"

@@ -26,7 +26,10 @@ NONE = Temperature(value=1.0, reason="made up")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """A run of 8 + 4 + 4 photos; test photo 12 is a copy of train photo 0, saved anew; the first stage errs on 9."""
+    """Make a run of 8 + 4 + 4 photos, in which test photo 12 is a smaller, recompressed copy of train photo 0.
+
+    The frozen stage is wrong on photo 9, the unfrozen stage on photos 9 and 14.
+    """
     folder = tmp_path_factory.mktemp("diagnosed")
     paths = [folder / "photos" / f"{index:02d}.jpg" for index in range(16)]
     paths[0].parent.mkdir()
@@ -117,7 +120,7 @@ def test_a_temperature_softens_what_the_model_says_and_the_calibration_shows_bot
 ) -> None:
     found, lines = diagnosed(run, temperature=Temperature(value=2.0, reason="it is said so"))
     assert lines[0] == "Calibration: temperature 2.00 in the model; it is said so."
-    assert found["worst"][0]["probability"] == pytest.approx(0.875)  # of 0.98: a logit of ln 49, halved
+    assert found["worst"][0]["probability"] == pytest.approx(0.875)  # was 0.98: its logit, ln 49, is halved
     assert found["calibration"]["after"]["error"] != found["calibration"]["before"]["error"]
     assert found["evaluations"]["unfrozen"]["test"]["accuracy"] == 0.75
 

@@ -1,4 +1,4 @@
-"""The train job as a user meets it: real Ray, real Lite0 weights, small photos."""
+"""The train job as a user runs it: real Ray, real Lite0 weights, small photos."""
 
 import json
 import re
@@ -32,7 +32,7 @@ from catdog.storage import files
 from catdog.training import job as pipeline
 from catdog.training.job import train
 
-# Views as they are, and a size at which Lite0 tells these photos apart with eight of each class to learn from.
+# No augmentation, and a size at which Lite0 learns to tell these photos apart from eight of each class.
 SMALL = {
     **RECIPE_DEFAULTS["fast"], "image_size": 32, "unfrozen.epochs": 2,
     "train_per_class": 8, "validation_per_class": 4, "test_per_class": 4,
@@ -66,7 +66,7 @@ def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, dict, list]) ->
     assert not list(run_dir.rglob("*.part"))
     assert not (run_dir / "checkpoints").exists()
     assert not (run_dir / "heat.parquet").exists()
-    assert json.loads((run_dir / "model" / "card.json").read_text())["temperature"] == 1.0  # nothing was wrong
+    assert json.loads((run_dir / "model" / "card.json").read_text())["temperature"] == 1.0  # no prediction was wrong
     diagnosis = json.loads((run_dir / "diagnosis.json").read_text())
     assert diagnosis["worst"] == []
     assert diagnosis["evaluations"]["unfrozen"]["test"]["photos"] == 8
@@ -120,7 +120,7 @@ def test_the_console_says_what_was_found_and_what_came_out(finished: tuple[Path,
     assert "35 files: 32 used, 0 unused, 3 rejected." in lines
     plan = "Plan: 1 train worker on CPU, 1 trunk actor (2 threads each), 0 GPUs; batch 32 unfrozen; "
     assert f"{plan}stored in the folder {run_dir}." in lines
-    assert sum(line.startswith("Epoch ") for line in lines) == 3  # a solved head is one
+    assert sum(line.startswith("Epoch ") for line in lines) == 3  # a solved head counts as one
     assert any(line.startswith("The head of the frozen stage is a logistic regression: C = ") for line in lines)
     assert any(line.startswith("unfrozen") and "1.0000" in line for line in "\n".join(lines).splitlines())
     assert lines[-2].startswith("Model: ")
@@ -173,7 +173,7 @@ def test_the_reported_test_accuracy_and_loss_are_those_of_the_saved_model(finish
         probabilities = load_classifier(str(run_dir / stage / "model")).predict_images(images)
         loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
         assert (probabilities.argmax(axis=1) == labels).mean() == report["stages"][stage]["test"]["accuracy"]
-        # Cached features are float16.
+        # The losses differ slightly, because cached features are float16.
         assert loss == pytest.approx(report["stages"][stage]["test"]["loss"], abs=2e-3)
 
 
@@ -213,7 +213,7 @@ def test_a_mistake_leaves_no_trace_in_the_run_directory(ray_session: None, photo
 
 
 def b0_weights(folder: Path) -> str:
-    """A weights file of a B0 that has learnt nothing, made without TensorFlow."""
+    """Write a weights file of an untrained B0, without TensorFlow, and return its path."""
     random, tensors = np.random.default_rng(0), {}
     for layer, shapes in backbone_spec("efficientnet-b0").tensor_shapes().items():
         tensors[layer] = {name: np.zeros(shape) for name, shape in shapes.items()}
@@ -267,12 +267,12 @@ def test_two_workers_that_stream_on_an_object_store_that_is_busy_now_and_then_tr
     for stage in ("frozen", "unfrozen"):
         assert two["stages"][stage]["epochs"] == one["stages"][stage]["epochs"]
         assert two["stages"][stage]["test"]["accuracy"] == 1.0
-        # Other batches of the same global size, so near and not equal.
+        # The batches differ, with the same global size, so the losses are close but not equal.
         assert two["stages"][stage]["test"]["loss"] == pytest.approx(one["stages"][stage]["test"]["loss"], abs=0.1)
 
 
 def copy_run(finished: Path, folder: Path, spoil: Callable[[Path], None]) -> None:
-    """What a finished run holds before its frozen stage, the only one, with every part of its features spoilt."""
+    """Copy what `finished` had before its frozen stage, here the only one, and call `spoil` on each feature part."""
     config = json.loads((finished / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "unfrozen.epochs": 0}))
     for name in ("manifest", "features"):
@@ -291,7 +291,7 @@ def test_features_that_are_not_numbers_end_the_job_with_one_line_and_no_restart(
         write_part(str(part), rows, np.full((table.num_rows, *shape), np.nan, np.float16), unreadable=[])
 
     copy_run(finished[0], tmp_path, spoil)
-    with pytest.raises(FailureError, match=r"^the features of the frozen stage are not numbers: check --weights"):
+    with pytest.raises(FailureError, match=r"^the frozen stage has NaN or infinite features: check --weights"):
         run(photo_folder, tmp_path, **{"unfrozen.epochs": 0})
 
 
@@ -327,13 +327,13 @@ def test_a_failed_trunk_pass_ends_the_waiting_workers_and_a_photo_that_vanished_
     with pytest.raises(FailureError, match=rf"^cannot make the directory {in_the_way}/"):
         train(config)
     for thread in threading.enumerate():
-        if thread.name == "trainer":  # a busy machine may still be starting the workers that end at once
+        if thread.name == "trainer":  # a busy machine may still be starting workers, which end immediately
             thread.join(120)
             assert not thread.is_alive()
     in_the_way.unlink()
     lines: list[str] = []
     report = heard(lines, train, config)
-    told = f"1 photo changed since ingest or cannot be read any more: left out, such as {gone}: missing"
+    told = f"Skipped 1 photo that changed since ingest or can no longer be read, such as {gone}: missing"
     assert any(line.startswith(told) for line in lines)
     assert list(report["stages"]) == ["frozen"]
     assert (tmp_path / "run/manifest/manifest.parquet").stat().st_mtime_ns == written

@@ -13,7 +13,7 @@ from catdog.training.stages import StageLayout, check_cut, class_weights
 
 
 class Counted:
-    """A manifest of so many training photos of each class."""
+    """A manifest with these numbers of training photos, one number for each class."""
 
     def __init__(self, *counts: int) -> None:
         self.classes = tuple("abc"[: len(counts)])

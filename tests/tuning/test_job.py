@@ -1,4 +1,4 @@
-"""A sweep on a real Ray: its trials, what it leaves, how it goes on."""
+"""A sweep on a real Ray: its trials, the files it leaves, and how it resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from catdog.tuning.selection import objective
 
 SAID: list[str] = []
 SMALL = {"train_per_class": 4, "validation_per_class": 3, "test_per_class": 2, "views": 1, "image_size": 64}
-# Only heads that are solved: no process needs TensorFlow until the winner is measured.
+# All heads are solved, so no process needs TensorFlow until the winner is measured.
 HEADS = {**SMALL, "unfrozen.epochs": 0, "folds": 2}
 BOTH = {
     **SMALL, "frozen.head": "epochs", "frozen.epochs": 2, "frozen.global_batch_size": 4,
@@ -52,7 +52,7 @@ def records(run_dir: Path) -> dict[int, dict[str, Any]]:
 
 
 def counts(run_dir: Path) -> dict[str, int]:
-    """The photos of each split."""
+    """Return the number of photos of each split."""
     found = read_manifest(str(run_dir / "manifest")).counts()
     return {split: sum(of_class.values()) for split, of_class in found.items()}
 
@@ -63,7 +63,7 @@ def times(paths: Any) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def finished(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of five trials through both stages."""
+    """Run a sweep of five trials with both stages, and return its directory."""
     run_dir = tmp_path_factory.mktemp("sweep")
     sweep(photo_folder, run_dir, trials=5, **BOTH)
     return run_dir
@@ -71,7 +71,7 @@ def finished(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def heads(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A sweep of five trials over folds and over structure, and what it said."""
+    """Run a sweep of five trials over folds and over kinds of pooling; return its directory and console lines."""
     run_dir = tmp_path_factory.mktemp("heads")
     sweep(photo_folder, run_dir, trials=5, **HEADS, space=("pooling=grid:avg,max", "frozen.c=choice:0.01,0.1"))
     return run_dir, list(SAID)
@@ -79,7 +79,7 @@ def heads(photo_folder: Path, ray_session: None, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def start(heads: tuple[Path, list[str]], tmp_path: Path) -> Path:
-    """A run directory that has the manifest of `heads`: its photos need not be checked again."""
+    """Return a run directory with the manifest of `heads`, so that the photos need not be checked again."""
     for name in ("manifest", ".catdog.json"):
         copy = shutil.copytree if (heads[0] / name).is_dir() else shutil.copy
         copy(heads[0] / name, tmp_path / name)
@@ -96,7 +96,7 @@ def test_a_sweep_leaves_what_the_readme_says(finished: Path) -> None:
     assert next(csv.DictReader((finished / "trials.csv").open())).keys() == rows[0].keys()
     assert {row["status"] for row in rows} <= {"finished", "stopped"}
     assert all(0 <= row["val_accuracy"] <= 1 and row["seconds"] > 0 for row in rows)
-    assert not any("test" in column for column in rows[0])  # nobody is to choose by it
+    assert not any("test" in column for column in rows[0])  # nobody should choose by test scores
     with Image.open(finished / "sweep.png") as picture:
         assert picture.size == (1200, 540)
 
@@ -125,7 +125,7 @@ def test_the_winner_is_the_best_of_the_table_however_it_ended(finished: Path) ->
     assert best["number"] == min(losses, key=lambda number: (losses[number], number))
     (first,) = (row for row in pq.read_table(finished / "trials.parquet").to_pylist() if row["rank"] == 1)
     assert first["trial"] == best["number"]
-    # What is measured at the end is the model that was rated while it trained.
+    # The model that is measured at the end is the one that was rated during training.
     assert best["validation"]["loss"] == pytest.approx(losses[best["number"]], rel=1e-3)
     assert best["test"].keys() >= {"accuracy", "loss"}
     if best["number"]:
@@ -145,7 +145,7 @@ def test_the_winner_can_be_used_and_trained_again(finished: Path) -> None:
         best["values"]["dropout"], best["values"]["frozen.learning_rate"], f"{finished}/best",
     )  # fmt: skip
     kept = {path.parent.name for path in (finished / "trials").glob("*/*.npz")}
-    assert kept == {"00000", f"{best['number']:05d}"}  # no copies pile up
+    assert kept == {"00000", f"{best['number']:05d}"}  # no other checkpoints remain
 
 
 def test_trials_over_folds_are_ranked_by_their_mean_and_say_its_error(heads: tuple[Path, list[str]]) -> None:
@@ -156,7 +156,7 @@ def test_trials_over_folds_are_ranked_by_their_mean_and_say_its_error(heads: tup
     assert best["number"] == min(values, key=lambda number: (values[number], number))
     assert values[best["number"]] <= values[0]
     photos = counts(run_dir)
-    assert best["photos"] == photos["train"] + photos["validation"]  # each was left out once
+    assert best["photos"] == photos["train"] + photos["validation"]  # each was held out once
     row = next(csv.DictReader((run_dir / "trials.csv").open()))
     assert {"fold_loss_mean", "fold_loss_error", "fold_accuracy_mean", "fold_accuracy_error"} <= row.keys()
     assert best["number"] == 0 or any("is within noise" in line or "more than noise" in line for line in said)
@@ -165,16 +165,16 @@ def test_trials_over_folds_are_ranked_by_their_mean_and_say_its_error(heads: tup
 def test_structure_is_swept_with_one_trunk_pass_for_each_combination(heads: tuple[Path, list[str]]) -> None:
     run_dir, said = heads
     photos = counts(run_dir)
-    # Training photos in two views, those of validation and test in one, each for two kinds of pooling.
+    # Training photos have two views, validation and test photos one, all of them for two kinds of pooling.
     images = 2 * (2 * photos["train"] + photos["validation"] + photos["test"])
-    assert f"2 trunk passes, one for each combination of settings: {images} images in all." in said
+    assert f"2 trunk passes, one for each combination of settings: {images} images in total." in said
     found = records(run_dir)
     assert [found[number]["values"]["pooling"] for number in range(5)] == ["avg", "avg", "max", "avg", "max"]
     assert found[1]["folds"] != found[2]["folds"]
 
 
 def test_trials_run_in_processes_that_are_used_again(heads: tuple[Path, list[str]]) -> None:
-    assert len({record["process"] for record in records(heads[0]).values()}) <= 2  # two at once
+    assert len({record["process"] for record in records(heads[0]).values()}) <= 2  # two run at the same time
 
 
 def test_a_time_budget_ends_the_sweep_with_the_best_so_far_and_the_next_command_goes_on(
@@ -183,10 +183,10 @@ def test_a_time_budget_ends_the_sweep_with_the_best_so_far_and_the_next_command_
     from catdog.tuning.trials.run import TrialRunner
 
     settings = {**HEADS, "features": str(heads[0] / "features")}
-    # No clock decides what the test sees: it is late when three trials have ended.
+    # The test does not depend on a clock: the time is up once three trials have ended.
     monkeypatch.setattr(TrialRunner, "_is_late", lambda self: len(self._records) >= 3)
     sweep(photo_folder, start, trials=200, time_budget="1h", **settings)
-    assert not any(line.startswith("Trunk pass") for line in SAID)  # the features of another run serve this one
+    assert not any(line.startswith("Trunk pass") for line in SAID)  # the features of another run are reused
     before = times((start / "trials").glob("*/trial.json"))
     assert 3 <= len(before) < 200
     assert json.loads((start / "best.json").read_text())["number"] in records(start)
@@ -228,7 +228,7 @@ def test_a_distributed_trial_is_a_trainer_of_its_own_and_ends_as_one_of_a_single
     assert (record["status"], record["epochs"]) == ("finished", 4)
     alone = records(finished)[0]
     assert record["values"] == alone["values"]
-    # Other batches of the same global size, so near and not equal.
+    # The batches differ, with the same global size, so the losses are close but not equal.
     for stage, wanted in alone["stages"].items():
         assert record["stages"][stage]["loss"] == pytest.approx(wanted["loss"], abs=0.2)
     assert sorted(path.name for path in (tmp_path / "trials/00000").iterdir()) == ["model", "trial.json"]
@@ -241,12 +241,12 @@ def test_a_trial_whose_process_is_killed_runs_again(
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    before = find_processes("ray::ImplicitFunc", address=address)  # of a sweep that has just ended
+    before = find_processes("ray::ImplicitFunc", address=address)  # the processes of a sweep that has just ended
     killed, ended = threading.Event(), threading.Event()
 
     def kill() -> None:
         while not (killed.is_set() or ended.wait(0.05)):
-            for process in find_processes("ray::ImplicitFunc.train", address=address):  # Ray's name of a trial at work
+            for process in find_processes("ray::ImplicitFunc.train", address=address):  # Ray's name for a running trial
                 if process not in before and not killed.is_set():
                     process.kill()
                     killed.set()
@@ -269,12 +269,12 @@ def test_a_sweep_whose_driver_is_killed_goes_on(heads: tuple[Path, list[str]], p
     values = {"photos": str(photo_folder), "run_dir": str(start), "features": str(heads[0] / "features")}
     config = build_config(TuneConfig, {**values, **HEADS, "trials": 24})
     command = [sys.executable, "jobs/tune.py", *as_flags(config)]
-    # The Ray of the other tests: a driver's death leaves it standing, and its start is another test's.
+    # Use the Ray of the other tests: it survives the death of a driver, and another test covers its start.
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     while process.poll() is None and len(list((start / "trials").glob("*/trial.json"))) < 2:
         time.sleep(0.02)
-    job = psutil.Process(process.pid).children()  # dies with its parent
+    job = psutil.Process(process.pid).children()  # the child process that runs the job; it dies with its parent
     process.kill()
     psutil.wait_procs(job, 600)
     process.wait()
@@ -294,11 +294,11 @@ def test_a_sweep_whose_driver_is_killed_goes_on(heads: tuple[Path, list[str]], p
         (["--trials", "0"], "--trials: expected a number from 1"),
         (["--space.droput", "uniform:0,1"], "did you mean --space.dropout?"),
         (["--space.dropout", "normal:0,1"], "--space.dropout: expected one of uniform:LOW,HIGH"),
-        (["--space.augmentation.zoom-fraction", "uniform:0,0.5"], "each value needs a trunk pass of its own"),
-        (["--space.dropout", "uniform:0,0.5", "--unfrozen.epochs", "0"], "--space.dropout: it would change nothing"),
+        (["--space.augmentation.zoom-fraction", "uniform:0,0.5"], "each value needs its own trunk pass"),
+        (["--space.dropout", "uniform:0,0.5", "--unfrozen.epochs", "0"], "--space.dropout: it would have no effect"),
         (
             ["--space.frozen.learning-rate", "loguniform:1e-3,1e-2"],
-            "it would change nothing, because the head is solved",
+            "it would have no effect, because the head is solved",
         ),
         (["--space.unfrozen.patience", "randint:1,3", "--unfrozen.epochs", "0"], "there is no unfrozen stage"),
         (["--time-budget", "soon"], "--time-budget soon: expected a time such as 90s, 10m or 1h30m"),
@@ -330,5 +330,5 @@ def test_a_time_is_read_as_people_write_it() -> None:
 def test_a_train_job_s_folder_is_not_a_sweep_s(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".catdog.json").write_text('{"kind": "run"}')
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(UsageError, match="is a train job's: give another --run-dir, and --features"):
+    with pytest.raises(UsageError, match="belongs to a train job: give another --run-dir, and --features"):
         sweep(photo_folder, tmp_path, trials=2)

@@ -49,7 +49,7 @@ def test_each_combination_that_a_trial_needs_has_one_layout() -> None:
 
 
 def test_a_setting_that_changes_features_takes_values_and_no_range() -> None:
-    with pytest.raises(UsageError, match="views: each value needs a trunk pass of its own"):
+    with pytest.raises(UsageError, match="views: each value needs its own trunk pass"):
         check_layouts(space_of(views="randint:1,3"), BASE)
     with pytest.raises(UsageError, match="expected all trials to have the unfrozen stage, or none"):
         check_layouts(space_of(unfrozen__epochs="choice:0,3"), BASE)
@@ -58,11 +58,11 @@ def test_a_setting_that_changes_features_takes_values_and_no_range() -> None:
 def test_a_setting_that_no_trial_uses_is_refused() -> None:
     solved = build_config(TrainConfig, {"frozen.head": "logistic", "unfrozen.epochs": 0})
     for text, reason in (
-        ({"dropout": "uniform:0,0.5"}, "a head that is solved drops nothing"),
+        ({"dropout": "uniform:0,0.5"}, "a solved head does not use dropout"),
         ({"frozen__optimizer": "choice:adam,sgd"}, "the head is solved as a logistic regression"),
         ({"unfrozen__patience": "randint:1,3"}, "there is no unfrozen stage"),
     ):
-        with pytest.raises(UsageError, match=f"it would change nothing, because {reason}"):
+        with pytest.raises(UsageError, match=f"it would have no effect, because {reason}"):
             check_effects(space_of(**text), solved)
     with pytest.raises(UsageError, match="the head is trained in epochs"):
         check_effects(space_of(frozen__c="uniform:0.1,1"), BASE)

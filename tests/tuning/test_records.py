@@ -1,4 +1,4 @@
-"""The records of trials: what they keep, and how they read."""
+"""The records of trials: what they contain, and how they are shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOPPED = {
 
 
 def test_a_failed_trial_says_why_in_a_line(tmp_path: Path) -> None:
-    reason = "the loss is not a number after epoch 1"
+    reason = "the loss is NaN or infinite after epoch 1"
     record = {"number": 3, "values": {"dropout": 0.1}, "status": "failed", "reason": reason}
     written = write_record(record, str(tmp_path), seconds=0.1)
     assert read_records(str(tmp_path)) == {3: written}
@@ -48,7 +48,7 @@ def test_the_tables_have_fold_means_and_errors_and_no_test_scores(tmp_path: Path
     assert [(row["trial"], row["rank"], row["fold_loss_mean"], row["fold_loss_error"]) for row in rows] == [
         ("0", "2", "0.2", "0.01"), ("1", "1", "0.1", "0.01"),
     ]  # fmt: skip
-    assert rows[0]["frozen.c"] == ""  # a conditional setting that did not matter
+    assert rows[0]["frozen.c"] == ""  # a conditional setting whose condition was not met
     assert not any("test" in name for name in rows[0])
 
 

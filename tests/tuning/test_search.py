@@ -1,4 +1,4 @@
-"""Where the values of trials come from."""
+"""The sources of the values of trials: the plan and the searchers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_searcher_stays_in_the_space_in_values_that_can_be_typed_and_is_seeded
         assert len(f"{values['frozen.c']:g}".replace("0.", "").lstrip("0")) <= 6
         assert values["frozen.epochs"] in (2, 3, 4, 5)
         assert ("frozen.learning_rate" in values) == (values["frozen.head"] == "epochs")
-    # It has learnt that a small C is rewarded here.
+    # The searcher has learnt that a small C gives a better objective here.
     assert sum(values["frozen.c"] < 0.1 for values in found[11:]) >= 6
 
 

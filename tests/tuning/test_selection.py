@@ -20,7 +20,7 @@ def by_number(*records: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def test_a_stopped_trial_with_the_best_checkpoint_wins_and_heads_the_table() -> None:
-    # The fault that was reported: trials 2 and 7 were stopped, and the seventh of eight trials was called the best.
+    # A bug that was reported: trials 2 and 7 were stopped, and the seventh of eight trials was called the best.
     found = by_number(
         record(2, 0.0444, 0.9840, status="stopped"),
         record(6, 0.0561, 0.9850),
@@ -36,7 +36,7 @@ def test_a_stopped_trial_with_the_best_checkpoint_wins_and_heads_the_table() -> 
 def test_ties_of_accuracy_are_broken_by_the_loss_and_then_by_the_number() -> None:
     found = by_number(record(0, 0.3, 0.99), record(1, 0.2, 0.99), record(2, 0.2, 0.99))
     assert [one["number"] for one in rank_records(found, "val_accuracy")] == [1, 2, 0]
-    # One photo of a million more is worth more than any loss.
+    # One more correct photo in a million counts more than any difference in loss.
     assert objective({"accuracy": 0.990001, "loss": 9.0}, "val_accuracy") < objective(
         {"accuracy": 0.99, "loss": 0.1}, "val_accuracy"
     )
@@ -88,7 +88,7 @@ def test_the_gain_over_the_defaults_is_a_paired_test_in_plain_words() -> None:
     assert gain.p_value == pytest.approx(2 / 2**8)
     assert gain.loss == pytest.approx(0.09505)
     text = gain_text(gain.as_dict("val_loss"), winner=3, photos="validation photos")
-    assert text.endswith("The gain is more than noise.")
+    assert text.endswith("The gain is larger than the noise.")
     same = measure_gain(default, default)
     assert (same.accuracy, same.loss) == (0.0, 0.0)
     assert "within noise: the default settings may be as good" in gain_text(

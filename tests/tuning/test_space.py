@@ -89,14 +89,18 @@ def test_a_conditional_setting_is_there_only_where_it_matters() -> None:
         ("dropout", "uniform:0,0.5 if", "--space.dropout: expected a number, found '0.5 if'"),
         ("dropout", "uniform:0,0.5 if views", "--space.dropout: expected DOMAIN if SETTING=VALUE"),
         ("dropout", "uniform:0,0.5 if pooling=avg", "--space.dropout: expected pooling to vary too, as choice"),
-        ("pooling", "uniform:0,1", "--space.pooling: expected choice:A,B,… or grid:A,B,…, because it is not a number"),
+        (
+            "pooling",
+            "uniform:0,1",
+            "--space.pooling: expected choice:A,B,… or grid:A,B,…, because the setting is not a number",
+        ),
         (
             "frozen.optimizer",
             "choice:adam,adm",
             "--space.frozen.optimizer: expected one of adam, rmsprop, sgd, found 'adm'",
         ),
-        ("photos", "choice:a,b", "--space.photos: all trials of a sweep share it"),
-        ("cluster.workers", "choice:1,2", "--space.cluster.workers: all trials of a sweep share it"),
+        ("photos", "choice:a,b", "--space.photos: it cannot vary within a sweep"),
+        ("cluster.workers", "choice:1,2", "--space.cluster.workers: it cannot vary within a sweep"),
     ],
 )
 def test_a_domain_that_is_none_is_refused_in_one_line(key: str, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The search space as a user gives it."""
+"""The search space as a user gives it, in a file or on the command line."""
 
 from __future__ import annotations
 

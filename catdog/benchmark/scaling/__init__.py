@@ -1,4 +1,4 @@
-"""How cost grows with photos: whole jobs on more and more of them, and what remains where photos cost nothing.
+"""How costs grow with the number of photos: whole jobs on more and more photos, and jobs whose photos cost nothing.
 
 Only the benchmark imports it.
 """

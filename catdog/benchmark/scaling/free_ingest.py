@@ -1,4 +1,4 @@
-"""The program of the measure `scale` for ingest, and for the plan of a trunk pass: photos that cost nothing.
+"""The ingest program of the measure `scale`: ingest photos that cost nothing, then plan their trunk pass.
 
 `python -m catdog.benchmark.scaling.free_ingest PHOTOS RUN_DIR` prints its figures as a line of JSON.
 """
@@ -46,10 +46,10 @@ _EXTRACTION = Extraction(
 
 
 class FreeInspector(Inspector):
-    """Reads nothing: the digest of a photo is that of its path, so that no two are copies."""
+    """An inspector that reads no file; a photo's digest is that of its path, so that no two photos are duplicates."""
 
     def look(self, paths: Sequence[str], tries: int) -> pa.Table:
-        """Return a usable photo for each of `paths`."""
+        """Return the row of a usable photo for each of `paths`."""
         count = len(paths)
         sizes = pa.array([8] * count, pa.int32())
         digests = pa.array([hashlib.sha256(path.encode()).hexdigest() for path in paths])

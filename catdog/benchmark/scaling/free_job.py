@@ -1,4 +1,4 @@
-"""The program of the measure `scale`: a predict job whose photos and network cost nothing, step by step.
+"""The predict program of the measure `scale`: each step of a predict job whose photos and model cost nothing.
 
 `python -m catdog.benchmark.scaling.free_job PHOTOS OUT` prints its figures as a line of JSON.
 """
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class FreeEngine:
-    """Stands where an engines.EngineSpec does: every other photo is a dog, at once."""
+    """Replaces an engines.EngineSpec and computes nothing: every other photo is a dog."""
 
     def load(self, *, batch_size: int, threads: int) -> FreeEngine:
         """Return the engine."""
@@ -69,12 +69,12 @@ def decode_nothing(content: bytes, *, size: int, framing: Framing, limits: Decod
 
 @dataclasses.dataclass(frozen=True)
 class IdlePiece:
-    """Work that is none."""
+    """An empty piece of work for an IdleActor."""
 
     tries: int = 0
 
     def again(self) -> list[IdlePiece]:
-        """Return it as it is."""
+        """Return this piece unchanged."""
         return [self]
 
 
@@ -93,7 +93,7 @@ class IdleActor:
 
 
 class Meter:
-    """Takes the time of steps, and counts the calls that this process hands to Ray."""
+    """Times steps, and counts the calls that this process submits to Ray."""
 
     def __init__(self) -> None:
         self.steps: list[StepCost] = []
@@ -101,7 +101,7 @@ class Meter:
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Count each call of a task or of an actor's method, for the length of the block."""
+        """Count each call of a task or of an actor's method while the block runs."""
         import ray
 
         kinds = ((ray.remote_function.RemoteFunction, "_remote"), (ray.actor.ActorMethod, "_remote"))
@@ -122,7 +122,7 @@ class Meter:
         return counted
 
     def take(self, step: str, action: Callable[[], T]) -> T:
-        """Do a step, and keep what it cost."""
+        """Run a step, record its cost, and return its result."""
         calls, start = self._calls, time.monotonic()
         result = action()
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -132,7 +132,10 @@ class Meter:
 
 
 def main(photos: str, out: str) -> None:
-    """Run the job on the folder `photos` into the new folder `out`, and print the figures; it moves the photos."""
+    """Run the job on the folder `photos`, write its results to the new folder `out`, and print the figures.
+
+    The last step moves the photos.
+    """
     meter = Meter()
     with contextlib.ExitStack() as stack:
         resources = meter.take("start", lambda: stack.enter_context(connected()))
@@ -150,7 +153,7 @@ def main(photos: str, out: str) -> None:
 
 
 def label(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, plan: Plan, lease: Lease) -> None:
-    """Label the photos of `shards`, below the folder `photos`, and commit the result in `out`."""
+    """Label the photos of `shards`, which are below the folder `photos`, and commit the result in `out`."""
     digest = SetDigest.total(shard.digest for shard in shards)
     output.write_job(out, {"photos": photos, "exclude": [], "inputs": output.set_name(digest)})
     part = photos_per_part(digest.files)
@@ -184,7 +187,7 @@ def label(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, plan:
 
 
 def use(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, num_cpus: float) -> None:
-    """Do with the result in `out` what people do: prove it, compare it with the class folders, sort the photos."""
+    """Use the result in `out` as people do: verify it, evaluate it against the class folders, and sort the photos."""
     mapped = functools.partial(map_in_order, num_cpus=num_cpus)
 
     def evaluate() -> None:
@@ -194,12 +197,12 @@ def use(meter: Meter, shards: Sequence[Shard], *, photos: str, out: str, num_cpu
 
     meter.take("verify", lambda: verify(out))
     meter.take("evaluate", evaluate)
-    folder = f"{Path(photos).parent}/sorted"  # on the same disk: a move is two names there, and no file
+    folder = f"{Path(photos).parent}/sorted"  # on the same disk, where a move changes names but copies no content
     meter.take("sort", lambda: sort_photos(out, rule=_RULE, directory=folder, mode="move", num_cpus=num_cpus))
 
 
 def seconds_a_call() -> float:
-    """Return what a call of no work costs, from its submission to its result."""
+    """Return the seconds per call of an actor that does no work: the time of 1,000 calls divided by their number."""
     import ray
 
     idle = ray.remote(IdleActor).options(num_cpus=0)

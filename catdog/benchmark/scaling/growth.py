@@ -1,7 +1,7 @@
-"""How seconds and memory grow with the number of photos, and what follows for numbers too large to try.
+"""How seconds and memory grow with the number of photos, and projections for numbers too large to run.
 
-What is measured: whole jobs on 1, 2, 4 and 8 parts of a number of photos, with a line fitted through them, and the
-costs of single steps. What is computed from it: the time of each step on other numbers of photos and machines.
+Measured: whole jobs on an eighth, a quarter, a half and all of a number of photos, with a line fitted through them, and
+the costs of single steps. Computed from these: the time of each step for other numbers of photos and machines.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _PROJECTED = (  # photos, machines
     (1_000_000, 1), (1_000_000, 16), (100_000_000, 16), (100_000_000, 256), (10_000_000_000, 1024),
 )  # fmt: skip
 _PROJECTED_CORES = 16
-_STORE_WAIT_SECONDS = 0.03  # of a read from an object store: assumed, not measured
-_PLANNED_SHARDS = 200  # to see what the driver holds of each
+_STORE_WAIT_SECONDS = 0.03  # latency of a read from an object store: assumed, not measured
+_PLANNED_SHARDS = 200  # enough to measure what the driver holds per shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """The least-squares line seconds = start + photos * each, and R squared, how much of the variance it explains."""
+    """The least-squares line seconds = start + photos * each, and R squared, the share of variance that it explains."""
 
     start: float
     each: float
@@ -49,9 +49,9 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """A whole job on a number of photos: seconds from command to end, greatest memory of its processes in bytes.
+    """A whole job on a number of photos: seconds from command to end, and peak memory of its processes in bytes.
 
-    `steps` are the seconds of its steps, as its own report has them.
+    `steps` has the seconds of its steps, taken from the job's own report.
     """
 
     photos: int
@@ -62,9 +62,9 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitCosts:
-    """What a predict job pays for one photo or call, in seconds, and what its driver holds of one shard, in bytes.
+    """Costs of a predict job: seconds for one photo or one call, and bytes that its driver holds for one shard.
 
-    What a photo costs is of one core and is shared out over the cluster; scheduling is the driver's alone.
+    The costs of a photo are seconds of one core, and all cores of the cluster share them. The driver alone schedules.
     """
 
     list_a_photo: float
@@ -78,10 +78,10 @@ class UnitCosts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Projection:
-    """A predict job that was computed, not run: seconds of each step, and the step that decides.
+    """A predict job that was computed, not run: the seconds of each step, the total, and the bottleneck.
 
-    Listing and committing come before and after; of the steps between them, which run at the same time, the longest
-    counts.
+    The steps between listing and commit run at the same time, so only the longest counts in the total. Reading,
+    decoding and the model share the cores and count as one step.
     """
 
     photos: int
@@ -94,7 +94,7 @@ class Projection:
 
 
 def measure_growth(bench: Bench) -> dict[str, Any]:
-    """Run train and predict jobs on more and more photos, fit lines, and compute what cannot be run."""
+    """Run train and predict jobs on more and more photos, fit lines, and project jobs that are too large to run."""
     config, keep = bench.config, f"{bench.folder}/grown"
     trained = grow_training(bench, doubled(config.grow_to), keep=keep)
     bench.model_dir = bench.model_dir or f"{keep}/model"
@@ -110,7 +110,7 @@ def measure_growth(bench: Bench) -> dict[str, Any]:
 
 
 def _project_all(bench: Bench, largest: Point) -> dict[str, Any]:
-    """Compute predict jobs that are too large for this machine."""
+    """Project predict jobs that are too large for this machine."""
     rates = TrunkRates(**(bench.results.get("trunk") or measure_trunk(bench)))
     listing = measure_listing(bench.many_photos())
     with connected():
@@ -121,7 +121,7 @@ def _project_all(bench: Bench, largest: Point) -> dict[str, Any]:
         for wait in (0.0, _STORE_WAIT_SECONDS)
         for photos, nodes in _PROJECTED
     ]
-    header = ("photos", "machines", "store", *projections[0].seconds, "total", "decided by", "driver holds")
+    header = ("photos", "machines", "store", *projections[0].seconds, "total", "bottleneck", "driver memory")
     say(table_text([header, *map(_projection_row, projections)]))
     say(f"Computed for machines of {_PROJECTED_CORES} such cores from: {_costs_text(costs)}.")
     say(f"A distant store is assumed to answer after {1000 * _STORE_WAIT_SECONDS:.0f}ms.")
@@ -140,7 +140,7 @@ def _point_row(point: Point) -> tuple[str, ...]:
 
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line:
-    """Fit a line through (photos, seconds). Raises ValueError for less than two points."""
+    """Fit a line through (photos, seconds). Raises ValueError for fewer than two points."""
     from scipy.stats import linregress
 
     if len(points) < 2:
@@ -150,13 +150,13 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line:
 
 
 def project(photos: int, *, nodes: int, cores: int, costs: UnitCosts, wait_a_read: float = 0.0) -> Projection:
-    """Compute a predict job on `nodes` machines of `cores` cores each.
+    """Compute the times of a predict job on `nodes` machines of `cores` cores each.
 
-    `wait_a_read` are the seconds after which a distant store answers: a process waits for many photos at once, and
+    `wait_a_read` is the latency of a distant store in seconds. A process waits for many photos at the same time, and
     its cores work meanwhile.
     """
     everywhere, shards = nodes * cores, -(-photos // SHARD_ROWS)
-    # One task lists a shard, one looks what is left to do of it; a call labels a stretch.
+    # For each shard, one task lists it and one finds what is left to do. For each stretch, one call labels it.
     calls = 2 * shards + -(-photos // MAX_PHOTOS)
     seconds = {
         "listing": photos * costs.list_a_photo / everywhere,
@@ -188,7 +188,7 @@ def doubled(largest: int) -> list[int]:
 
 
 def grow_training(bench: Bench, sizes: Sequence[int], *, keep: str) -> list[Point]:
-    """Run the default recipe on each number of photos, two thirds of them to train; leave the last run in `keep`."""
+    """Train the default recipe on each number of photos, two thirds of them to train; keep the last run in `keep`."""
     points = []
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
@@ -205,7 +205,7 @@ def grow_training(bench: Bench, sizes: Sequence[int], *, keep: str) -> list[Poin
 
 
 def grow_labelling(bench: Bench, sizes: Sequence[int]) -> list[Point]:
-    """Run the predict job on each number of files; beyond those of `photos` they are hard links to copies."""
+    """Run the predict job on each number of files, which are hard links to copies of the photos."""
     points = []
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
@@ -219,7 +219,7 @@ def grow_labelling(bench: Bench, sizes: Sequence[int]) -> list[Point]:
 
 
 def measure_listing(photos: str) -> float:
-    """Return the seconds of one core for each file of `photos` that a predict job lists."""
+    """Return the seconds of one core that a predict job needs to list one file of `photos`."""
     start = time.monotonic()
     inputs = list_inputs(photos)
     cut_into_shards(inputs)
@@ -227,7 +227,7 @@ def measure_listing(photos: str) -> float:
 
 
 def measure_plan() -> float:
-    """Return the bytes that a driver holds of a shard in a file and of the calls that label it."""
+    """Return the bytes that a driver holds for one shard whose rows are in a file, and for the calls that label it."""
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     shards = [
@@ -245,7 +245,7 @@ def measure_plan() -> float:
 def unit_costs(
     rates: TrunkRates, largest: Point, *, list_a_photo: float, driver_bytes: float, call: float
 ) -> UnitCosts:
-    """Return what a photo and a call cost, of the seconds of one core, from rates of all cores of this machine."""
+    """Return the costs of a photo and a call in seconds of one core, from rates of all cores of this machine."""
     cores = len(os.sched_getaffinity(0))
     return UnitCosts(
         list_a_photo=list_a_photo,

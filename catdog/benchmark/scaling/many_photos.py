@@ -1,6 +1,6 @@
-"""Jobs on millions of photos that cost nothing: what listing, scheduling, writing and proof cost alone, and ingest.
+"""Jobs on millions of photos that cost nothing: what listing, scheduling, writing, verification and ingest cost alone.
 
-The photos are hard links of one small file; the network answers without a computation, and nothing is decoded.
+The photos are hard links to a few small files. The model answers without computation, and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from catdog.benchmark.process_monitor import watch_program
 from catdog.console import duration, say, table_text
 
 _FOLDER_PHOTOS = 10_000
-_MOST_LINKS = 60_000  # of one file: file systems allow 65,000 at least
+_MAX_LINKS = 60_000  # to one file; file systems allow at least 65,000
 _MEMORY = "/dev/shm"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """A step: its seconds, the calls that the driver handed to Ray in it, and the driver's greatest memory by then."""
+    """A step: its seconds, the calls that the driver submitted to Ray in it, and the driver's peak memory so far."""
 
     step: str
     seconds: float
@@ -35,12 +35,12 @@ class StepCost:
 
 
 def measure_scale(bench: Bench) -> dict[str, Any]:
-    """Run a predict job on `scale_to` photos and an ingest, each in a process of its own; print what steps cost."""
+    """Run an ingest and a predict job on `scale_to` photos, each in its own process; print the costs of their steps."""
     photos = bench.config.scale_to
     with _many_links(photos, folder=bench.folder) as folder:
         program = [sys.executable, "-m", "catdog.benchmark.scaling.free_ingest", folder, f"{bench.folder}/run"]
         trained = watch_program(program, verbose=bench.config.verbose)
-        # It ends by moving the photos.
+        # This program comes second, because it ends by moving the photos.
         program = [sys.executable, "-m", "catdog.benchmark.scaling.free_job", folder, f"{bench.folder}/free"]
         seen = watch_program(program, verbose=bench.config.verbose)
     found, ingested = json.loads(seen.lines[-1][1]), json.loads(trained.lines[-1][1])
@@ -48,19 +48,19 @@ def measure_scale(bench: Bench) -> dict[str, Any]:
     calls, each = sum(one.calls for one in steps), found["seconds_a_call"]
     label = next(one for one in steps if one.step == "label")
     say(
-        f"{photos:,} photos: {calls} calls, {1000 * each:.1f}ms of the driver each: {calls * each:.2f}s, "
+        f"{photos:,} photos: {calls} calls, {1000 * each:.1f}ms of driver time each: {calls * each:.2f}s, "
         f"{label.calls * each / label.seconds:.2%} of labelling; whole program {duration(seen.seconds)}, "
         f"all processes {seen.peak_bytes / 2**30:.2f} GiB."
     )
     before, *others = _say_steps(ingested, photos)
     held = (others[-1].driver_bytes - before.driver_bytes) / photos
-    say(f"Ingest: {held:.0f} bytes of the driver for each photo, above what it held at its start.")
+    say(f"Ingest: {held:.0f} bytes of driver memory for each photo, above its memory at the start.")
     totals = {"seconds": seen.seconds, "peak_bytes": seen.peak_bytes}
     return {"photos": photos, **found, **totals, "ingest": ingested, "ingest_driver_bytes_a_photo": held}
 
 
 def _say_steps(found: dict[str, Any], photos: int) -> list[StepCost]:
-    """Print a table of the steps that a program tells of, and return them."""
+    """Print a table of the steps that a program reported, and return them."""
     steps = [StepCost(**one) for one in found["steps"]]
     rows = [
         (one.step, f"{one.seconds:.1f}", str(one.calls), f"{one.driver_bytes / 2**20:.0f} MiB", _rate(photos, one))
@@ -76,7 +76,7 @@ def _rate(photos: int, one: StepCost) -> str:
 
 @contextmanager
 def _many_links(photos: int, *, folder: str) -> Iterator[str]:
-    """Yield a folder of so many hard links of a small file, 10,000 in each of its folders: in memory if they fit."""
+    """Yield a folder of `photos` hard links to small files, 10,000 in each subfolder, in memory if they fit there."""
     fits = Path(_MEMORY).is_dir() and os.statvfs(_MEMORY).f_favail > 1.1 * photos
     with tempfile.TemporaryDirectory(prefix="catdog-scale-", dir=_MEMORY if fits else folder) as place:
         make_links(Path(place), photos)
@@ -84,11 +84,11 @@ def _many_links(photos: int, *, folder: str) -> Iterator[str]:
 
 
 def make_links(place: Path, photos: int) -> None:
-    """Fill `place`/photos with so many links, in folders of cats and dogs by turns."""
+    """Fill `place`/photos with `photos` links, in subfolders of cats and dogs in turn."""
     source = place / "source"
     for number in range(photos):
-        if number % _MOST_LINKS == 0:
-            source = place / f"source-{number // _MOST_LINKS}"
+        if number % _MAX_LINKS == 0:
+            source = place / f"source-{number // _MAX_LINKS}"
             source.write_bytes(b"\xff\xd8 photo \xff\xd9")
         if number % _FOLDER_PHOTOS == 0:
             folder = number // _FOLDER_PHOTOS

@@ -1,4 +1,4 @@
-"""The classifier in OpenVINO: its graph from the weights, and the graph in int8. TensorFlow is not needed.
+"""The classifier in OpenVINO: its graph, built from the weights, and the same graph in int8. Needs no TensorFlow.
 
 The model folder and `features` import it.
 """

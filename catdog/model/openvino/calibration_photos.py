@@ -1,4 +1,4 @@
-"""Quantizes a model with photos: those of its run, or of a folder."""
+"""Quantizes a model with the photos of its run or of a folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from catdog.storage import files
 
 _CALIBRATION_PHOTOS = 300
 _JUDGED_PHOTOS = 1000
-_MOST_TRIED = 10_000  # of which some may be unreadable by now
+_MAX_TRIED = 10_000  # some may have become unreadable
 _IMAGE_BYTES = 512 * 2**20
 
 LabelledPhoto = tuple[str, int]
 
 
 def quantize_with_photos(model_dir: str, *, photos: str, limits: DecodeLimits) -> Int8Scores:
-    """Quantize the model in `model_dir` with `photos`, or with those of the run that it lies in, and return the scores.
+    """Quantize the model in `model_dir` with `photos`, or else with the photos of its run, and return the scores.
 
-    Raises UsageError where there are no photos or NNCF is not installed, else as `quantize_model` does.
+    Raises UsageError if there are no photos or NNCF is not installed, and otherwise as `quantize_model` does.
     """
     require_nncf("--to int8")
     spec = spec_from_card(read_card(model_dir), where=model_dir)
@@ -38,7 +38,7 @@ def quantize_with_photos(model_dir: str, *, photos: str, limits: DecodeLimits) -
     calibration, _ = _decode_photos(chosen, spec=spec, limits=limits, count=_CALIBRATION_PHOTOS)
     validation, labels = _decode_photos(judged, spec=spec, limits=limits, count=_JUDGED_PHOTOS)
     if not len(calibration) or not len(validation):
-        raise UsageError("--to int8: expected some hundred photos to calibrate on and to judge by, found too few")
+        raise UsageError("--to int8: expected a few hundred photos for calibration and evaluation, found too few")
     known = None if (labels < 0).any() else labels
     return quantize_model(model_dir, calibration=calibration, validation=validation, labels=known)
 
@@ -52,22 +52,28 @@ def int8_text(scores: Int8Scores) -> str:
 
 
 def _run_photos(model_dir: str) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """Return training photos to calibrate on and validation photos to judge by, each with the number of its class."""
+    """Return training photos for calibration and validation photos for evaluation, each with its class number.
+
+    Raises UsageError if `model_dir` is not in a run directory.
+    """
     directory = files.join(files.absolute(model_dir).rstrip("/").rpartition("/")[0], "manifest")
     if not any(files.exists(files.join(directory, name)) for name in ("manifest.parquet", INDEX_FILE)):
-        raise UsageError(f"--to int8: {model_dir} does not lie in its run directory: give --photos")
+        raise UsageError(f"--to int8: {model_dir} is not in its run directory: give --photos")
     manifest = read_manifest(directory)
     train, validation = (manifest.photos(split) for split in ("train", "validation"))
     return _labelled(train), _labelled(validation)
 
 
 def _labelled(photos: PhotoRows) -> list[LabelledPhoto]:
-    table = photos.read(0, min(photos.count, _MOST_TRIED))
+    table = photos.read(0, min(photos.count, _MAX_TRIED))
     return list(zip(table["path"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 def _folder_photos(photos: str, spec: ClassifierSpec) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """Return shuffled photos to calibrate on and others to judge by, of the class of their folder; -1 for none."""
+    """Return shuffled photos for calibration and other photos for evaluation, each with the class number of its folder.
+
+    The number is -1 if the folder's name is not a class.
+    """
     numbers = {name: number for number, name in enumerate(spec.classes)}
     found = [
         (path, numbers.get(path.rpartition("/")[0].rpartition("/")[2], -1))
@@ -81,7 +87,10 @@ def _folder_photos(photos: str, spec: ClassifierSpec) -> tuple[list[LabelledPhot
 def _decode_photos(
     photos: Sequence[LabelledPhoto], *, spec: ClassifierSpec, limits: DecodeLimits, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (images, labels) of the first `count` photos that can be read, fewer of a network of large images."""
+    """Return (images, labels) of the first `count` photos that can be read.
+
+    For large images `count` is lowered, so that they take at most 512 MiB, but not below 50.
+    """
     count = min(count, max(50, _IMAGE_BYTES // (spec.image_size**2 * 3)))
     images: list[np.ndarray] = []
     labels = []

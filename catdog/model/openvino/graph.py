@@ -1,4 +1,4 @@
-"""The classifier as an OpenVINO graph, made from its weights by the names of the layers: without TensorFlow."""
+"""Builds the classifier as an OpenVINO graph from its weights, by layer name and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EPSILON = 1e-3  # of Keras's batch normalization
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which reports over the network unless one opts out."""
+    """Import OpenVINO without its telemetry, which reports over the network unless the user opts out."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -29,7 +29,7 @@ def import_openvino() -> Any:
 def build_graph(spec: ClassifierSpec, weights: bytes) -> Any:
     """Return the openvino.Model of a classifier: (?, S, S, 3) uint8 images to (?, classes) float32 probabilities.
 
-    `weights` is the content of its weights.h5. Batch normalization is folded into the convolutions.
+    `weights` is the content of the classifier's weights.h5. Batch normalization is folded into the convolutions.
     Raises FailureError when the weights do not fit `spec`.
     """
     import_openvino()
@@ -44,15 +44,15 @@ LAST_MAP = "gap"  # the cut before the pooling
 
 
 def can_cut(cut: str) -> bool:
-    """Tell whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
+    """Return whether `build_trunk` can cut at the layer `cut`: a convolution, or the head."""
     return cut == HEAD_CUT or re.fullmatch(r"(stem_|top_|block\d[a-z]_(expand_|dw|project_))conv", cut) is not None
 
 
 def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> Any:
     """Return the openvino.Model of a trunk: (?, S, S, 3) uint8 images to the float32 features at each of `cuts`.
 
-    Feature maps are (?, H, W, C), at LAST_MAP too, those at the head (?, C). The classes and the dropout of `spec` do
-    not matter.
+    Features are maps, (?, H, W, C), at LAST_MAP too; at the head they are (?, C). The classes and the dropout of `spec`
+    do not matter.
     Raises FailureError when `tensors` do not fit the backbone.
     """
     import_openvino()
@@ -63,16 +63,16 @@ def build_trunk(spec: ClassifierSpec, tensors: Tensors, cuts: Sequence[str]) -> 
 
 
 class _Builder:
-    """Puts model.build_classifier's network together from OpenVINO's operations, channels first."""
+    """Builds the network of classifier.build_classifier from OpenVINO's operations, channels first."""
 
     def __init__(self, spec: ClassifierSpec, tensors: Tensors) -> None:
         self._ops = importlib.import_module("openvino.opset13")
         self._spec, self._tensors = spec, tensors
         self._backbone_spec = backbone_spec(spec.backbone)
-        self._inputs: dict[str, Any] = {}  # of each convolution and of the pooling, by its name
+        self._inputs: dict[str, Any] = {}  # of each convolution and of the pooling, by layer name
 
     def build(self) -> Any:
-        """Return the classifier. Raises KeyError for a missing layer, RuntimeError where shapes do not fit."""
+        """Return the classifier. Raises KeyError for a missing layer, RuntimeError if shapes do not fit."""
         ops = self._ops
         image, feature = self._backbone()
         head = self._tensors[OUTPUT]
@@ -120,7 +120,7 @@ class _Builder:
         return ops.add(node, start) if block.skip else node
 
     def _convolve(self, node: Any, name: str, *, normalization: str = "", stride: int = 1) -> Any:
-        """Apply the convolution `name` with "same" padding, its batch normalization folded into kernel and bias."""
+        """Apply the convolution `name` with "same" padding and its batch normalization folded into kernel and bias."""
         layer, self._inputs[name] = self._tensors[name], node
         if depthwise := "depthwise_kernel" in layer:
             # (H, W, C, 1) to (C, 1, 1, H, W): a group for each channel.

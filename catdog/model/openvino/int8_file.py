@@ -1,7 +1,7 @@
-"""The quantized graph beside a model's weights: written, read and judged; nothing of it is trusted by its name.
+"""Reads the quantized graph next to a model's weights, and checks its content before it is trusted.
 
-It is OpenVINO's own format, an XML of operations and a file of constants. What may stand in it is what quantization
-leaves of our graph: arithmetic.
+It is in OpenVINO's own format, an XML file of operations and a file of constants. Only the operations that remain of
+our graph after quantization are allowed, which are all arithmetic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from catdog.model.openvino.graph import import_openvino
 from catdog.storage import files
 
 GRAPH_FILE, CONSTANTS_FILE = "int8.xml", "int8.bin"
-CARD_KEY = "int8"  # of what the model card says about it
+CARD_KEY = "int8"  # of the model card's entry about it
 _XML_START = b'<?xml version="1.0"?>'
 _LARGEST_XML = 64 * 2**20
 _OPERATIONS = frozenset(
@@ -38,7 +38,7 @@ class Int8Graph:
 
     @property
     def checksum(self) -> str:
-        """Return what names it: sha256, hex."""
+        """Return the SHA-256 of the graph and its constants, in hex."""
         return hashlib.sha256(self.xml + self.constants).hexdigest()
 
     def load(self) -> Any:
@@ -50,9 +50,9 @@ class Int8Graph:
 
 
 def read_int8(model_dir: str, *, card: Mapping[str, Any], weights: bytes) -> Int8Graph:
-    """Read the quantized graph of a model whose card is `card` and whose weights.h5 has the content `weights`.
+    """Read the quantized graph of the model whose card is `card` and whose weights.h5 has the content `weights`.
 
-    Raises UsageError where there is none, where it is of other weights, or where it holds more than arithmetic.
+    Raises UsageError if there is none, if it belongs to other weights, or if it holds more than arithmetic.
     """
     said = card.get(CARD_KEY)
     if not isinstance(said, Mapping):
@@ -79,7 +79,7 @@ def read_int8(model_dir: str, *, card: Mapping[str, Any], weights: bytes) -> Int
 
 def _check_operations(xml: bytes, *, where: str) -> None:
     """Raise UsageError unless all layers in `xml` are arithmetic."""
-    # Without a document type there are no entities, which could grow without bound or name other files.
+    # Without a document type there are no entities, which could expand without bound or refer to other files.
     if len(xml) > _LARGEST_XML or not xml.startswith(_XML_START) or b"<!" in xml or b"\0" in xml:
         raise UsageError(f"{where}: expected a graph as OpenVINO writes it")
     try:

@@ -1,4 +1,4 @@
-"""Post-training quantization to int8 by NNCF, calibrated on photos and judged on others."""
+"""Post-training quantization to int8 with NNCF, calibrated on some photos and evaluated on others."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from catdog.model.openvino.int8_file import CARD_KEY, CONSTANTS_FILE, GRAPH_FILE
 from catdog.model.saved_model import CARD_FILE, read_card
 from catdog.storage import files
 
-LARGEST_DROP = 0.002  # of the share of right labels; beyond it the accuracy-aware mode runs
+LARGEST_DROP = 0.002  # of the accuracy; beyond it the accuracy-aware mode runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Int8Scores:
-    """What quantization did to a model's answers on photos that it was not calibrated on.
+    """What quantization changed in a model's answers on photos that it was not calibrated on.
 
-    `agreement` is the share of photos that keep their label; the accuracies are None where no labels were given.
+    `agreement` is the share of photos that keep their label. The accuracies are None if no labels were given.
     """
 
     calibration_photos: int
@@ -41,7 +41,7 @@ class Int8Scores:
 
 
 def require_nncf(flag: str) -> None:
-    """Raise UsageError, naming `flag`, where NNCF is not installed."""
+    """Raise UsageError, naming `flag`, if NNCF is not installed."""
     if importlib.util.find_spec("nncf") is None:
         raise UsageError(f"{flag}: expected the package nncf, found none: pip install 'catdog-ray[int8]'")
 
@@ -49,12 +49,12 @@ def require_nncf(flag: str) -> None:
 def quantize_model(
     model_dir: str, *, calibration: np.ndarray, validation: np.ndarray, labels: np.ndarray | None, threads: int = 0
 ) -> Int8Scores:
-    """Write the quantized graph of the model in `model_dir` beside its weights, and its scores on the card.
+    """Write the quantized graph of the model in `model_dir` next to its weights and its scores into the card.
 
-    `calibration` and `validation` are uint8 (N, S, S, 3) images as the model's framing gives them, `labels` (N,) the
-    numbers of the classes of the latter, or None. Where more than 0.2 points of accuracy are lost, the layers that
+    `calibration` and `validation` are uint8 (N, S, S, 3) images in the model's framing. `labels` (N,) are the class
+    numbers of the validation images, or None. If accuracy drops by more than 0.2 percentage points, the layers that
     cost most stay in float32 (NNCF's accuracy control).
-    Raises UsageError as `read_model` does, FailureError when quantization fails.
+    Raises UsageError as `read_model` does and if NNCF is not installed, FailureError when quantization fails.
     """
     require_nncf("--to int8")
     model = read_model(model_dir)
@@ -130,7 +130,7 @@ def _import_nncf() -> Any:
 
 @contextlib.contextmanager
 def _quiet(step: str) -> Any:
-    """Keep NNCF's progress bars off the console. Raises FailureError for what it raises."""
+    """Keep NNCF's progress bars off the console. Raises FailureError, naming `step`, for NNCF's errors."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
@@ -139,7 +139,7 @@ def _quiet(step: str) -> Any:
 
 
 def _round_trip(graph: Any) -> Int8Graph:
-    """Return `graph` as it is stored: what is judged is what will be read."""
+    """Return `graph` as it is stored, so that what is evaluated is what will be read."""
     with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
         path = Path(folder) / GRAPH_FILE
         import_openvino().save_model(graph, str(path), compress_to_fp16=False)
@@ -147,7 +147,7 @@ def _round_trip(graph: Any) -> Int8Graph:
 
 
 def _write(model_dir: str, model: ModelBytes, graph: Int8Graph, scores: Int8Scores) -> None:
-    """Write the constants, the graph, and last the card, which makes them count."""
+    """Write the constants, the graph, and last the card, whose entry makes them valid."""
     directory = files.absolute(model_dir)
     files.write_bytes(files.join(directory, CONSTANTS_FILE), graph.constants)
     files.write_bytes(files.join(directory, GRAPH_FILE), graph.xml)

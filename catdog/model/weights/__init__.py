@@ -1,4 +1,4 @@
-"""Pretrained weights: where they are found, how a file of them is read and checked.
+"""Pretrained weights: where they are found, and how their files are read and checked.
 
-No TensorFlow; a pickle is read only by a reader that knows a handful of names.
+No TensorFlow. Pickles are read only by an unpickler that resolves seven names and refuses all others.
 """

@@ -1,4 +1,4 @@
-"""Downloads a file whole or not at all: resumed where it broke off, checked, retried, renamed into place last."""
+"""Downloads a file whole or not at all: it is resumed, retried, checked, and renamed into place last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRANSIENT_CLIENT_ERRORS = (408, 425, 429)  # time-out, too early, too many requ
 
 
 def has_checksum(content: bytes, *, checksums: Sequence[str]) -> bool:
-    """Tell whether `content` has one of the `checksums`, each "md5:<hex>" or "sha256:<hex>"."""
+    """Return whether `content` has one of the `checksums`, each "md5:<hex>" or "sha256:<hex>"."""
     return any(
         hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
         for algorithm, _, digest in (checksum.partition(":") for checksum in checksums)
@@ -29,7 +29,7 @@ def has_checksum(content: bytes, *, checksums: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownloadLimits:
-    """What one download may take; beyond it, it is given up."""
+    """The largest size and the longest time of one download; beyond either it is given up."""
 
     size_bytes: int = 8 * 2**30
     seconds: float = 1800.0
@@ -46,13 +46,13 @@ def download(
     limits: DownloadLimits = DEFAULT_LIMITS,
     first_pause_seconds: float = 0.5,
 ) -> None:
-    """Fetch `url` to `destination`, in an existing directory, and check it against any one of `checksums`.
+    """Download `url` to `destination`, in an existing directory, and check that the file has one of `checksums`.
 
-    What arrives waits in `destination` + ".part", for this or a later call to go on from. Without checksums every
-    attempt starts from the beginning, because a mixture of two versions would not be noticed. Pauses double with each
-    failure.
-    Raises FailureError, "URL (reason)", when the server refuses, four attempts in a row gain nothing, or the file is
-    beyond `limits`, which leaves nothing behind.
+    What arrives is kept in `destination` + ".part", from which this or a later call resumes. Without checksums every
+    attempt starts from the beginning, because a mixture of two versions would not be noticed. The pause doubles with
+    each failure in a row.
+    Raises FailureError, "URL (reason)", when the server refuses, when four attempts in a row make no progress, or when
+    the download exceeds `limits`. In the last case nothing is left behind.
     """
     part = destination.with_name(destination.name + ".part")
     failures = furthest = 0
@@ -92,9 +92,9 @@ class _BeyondLimitsError(Exception):
 
 
 def _fetch_rest(url: str, *, part: Path, size_bytes: int, deadline: float) -> None:
-    """Append to `part` what it lacks; write it from the beginning where the server does not resume.
+    """Append the missing bytes to `part`, or rewrite it from the beginning if the server does not resume.
 
-    Raises OSError when the connection breaks before the announced end, _BeyondLimitsError past the limits.
+    Raises OSError when the connection breaks before the announced end, _BeyondLimitsError beyond the limits.
     """
     start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "catdog", "Accept-Encoding": "identity"})
@@ -104,20 +104,20 @@ def _fetch_rest(url: str, *, part: Path, size_bytes: int, deadline: float) -> No
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is left to fetch; the checksum tells whether the part is the file
+            return  # nothing is left to fetch; the checksum shows whether the part is the file
         raise
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not str(response.headers["Content-Range"]).startswith(f"bytes {start}-"):
             part.unlink(missing_ok=True)
-            raise OSError("the server sent another range than was asked for")
+            raise OSError("the server sent a different range than was requested")
         announced = response.headers["Content-Length"]
         kept = start if resumed else 0
         if announced is not None and kept + int(announced) > size_bytes:
             raise _BeyondLimitsError(f"{kept + int(announced):,} bytes, at most {size_bytes:,} are expected")
         received = 0
         with part.open("ab" if resumed else "wb") as file:
-            # Not read(), which waits for a whole block however slowly it comes.
+            # Not read(), which waits for a whole block, however slowly it arrives.
             while block := response.read1(_BLOCK_BYTES):
                 file.write(block)
                 received += len(block)
@@ -125,7 +125,7 @@ def _fetch_rest(url: str, *, part: Path, size_bytes: int, deadline: float) -> No
                     raise _BeyondLimitsError(f"more than {size_bytes:,} bytes, which is more than expected")
                 if time.monotonic() > deadline:
                     raise _BeyondLimitsError(f"{kept + received:,} bytes after the time limit")
-    # http.client ends a short body as quietly as a whole one.
+    # http.client does not raise when a body ends early.
     if announced is not None and received < int(announced):
         raise OSError(f"broke off after {received} of {announced} bytes")
 

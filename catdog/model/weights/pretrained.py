@@ -1,8 +1,8 @@
-"""Finds pretrained weights: a given file or URI, the cache, an installed package, a download.
+"""Finds pretrained weights in a given file or URI, the cache, an installed package or a download.
 
-Downloads are kept in `$CATDOG_CACHE`, else `$XDG_CACHE_HOME/catdog`, else `~/.cache/catdog`; a file that was put there
-by hand under its published name is used as if it had been downloaded. `$CATDOG_WEIGHTS_MIRROR` names a base URL that
-is asked before the public ones.
+Downloads are kept in `$CATDOG_CACHE`, else `$XDG_CACHE_HOME/catdog`, else `~/.cache/catdog`. A file that was put there
+by hand under its published name is used as if it had been downloaded. `$CATDOG_WEIGHTS_MIRROR` is a base URL that is
+tried before the public ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from catdog.storage.files import cache_directory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A backbone's weights in memory: plain arrays, so that workers need neither network nor file.
+    """A backbone's weights in memory, as plain arrays, so that workers need neither network access nor a file.
 
-    `scaling` is what they expect of their input.
+    `scaling` is the input scaling that they expect.
     """
 
     tensors: Tensors
@@ -46,11 +46,12 @@ _PUBLISHED_LICENSE = "Apache-2.0"
 def load_weights(
     backbone: str, *, weights: str, cache_dir: Path | None = None, sources: Sequence[PublishedFile] | None = None
 ) -> Pretrained | None:
-    """Find and read the weights of `backbone`: `imagenet`, a local file, a URI, or `none`, which gives None.
+    """Find and read the weights of `backbone`: `imagenet`, a local file, a URI, or `none`, which returns None.
 
-    `cache_dir` and `sources`, in the order to ask them, replace the defaults. The tensors are whatever the file
+    `cache_dir` and `sources` replace the defaults; the sources are tried in order. The tensors are whatever the file
     holds; `backbones.load_pretrained` refuses them unless all of them fit.
-    Raises UsageError for an unknown backbone or a file that cannot be read, FailureError when none can be had.
+    Raises UsageError for an unknown backbone, a file that cannot be read, or a backbone without published weights.
+    Raises FailureError when no source provides the weights.
     """
     spec = backbone_spec(backbone)
     if weights == "none":
@@ -74,7 +75,7 @@ def load_weights(
 
 
 def published_sources(spec: BackboneSpec) -> tuple[PublishedFile, ...]:
-    """Return where ImageNet weights of a backbone can be had, the mirror of files to download first."""
+    """Return the sources of a backbone's ImageNet weights, with the mirror's files first if there is a mirror."""
     mirror = os.environ.get("CATDOG_WEIGHTS_MIRROR")
     if not mirror:
         return spec.published
@@ -83,9 +84,9 @@ def published_sources(spec: BackboneSpec) -> tuple[PublishedFile, ...]:
 
 
 def _read_published(spec: BackboneSpec, *, cache_dir: Path, sources: Sequence[PublishedFile]) -> tuple[bytes, str]:
-    """Return the content and the name of the file of ImageNet weights: an installed package's, or a downloaded one.
+    """Return the content and the name of the file of ImageNet weights, from an installed package or a download.
 
-    Raises UsageError where none was published, FailureError when none can be had.
+    Raises UsageError if no weights were published, FailureError when no source provides them.
     """
     if not sources:
         having = [name for name, other in BACKBONES.items() if other.published]
@@ -103,7 +104,7 @@ def _read_published(spec: BackboneSpec, *, cache_dir: Path, sources: Sequence[Pu
 def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[PublishedFile]) -> Path:
     """Return the path of a checked weights file in `cache_dir`, downloaded from the first source that has it.
 
-    Raises FailureError, naming every place tried and every way out.
+    Raises FailureError, which lists every source tried and every way out.
     """
     if path := _cached(cache_dir, sources=sources):
         return path
@@ -128,8 +129,8 @@ def locate_published(backbone: str, *, cache_dir: Path, sources: Sequence[Publis
     refused = [name for name in names if (cache_dir / name).exists()]
     raise FailureError(
         f"no ImageNet weights for {backbone}: tried {'; '.join(reasons)}; nor are they in the cache {cache_dir}"
-        f"{''.join(f' (its {name} has another checksum)' for name in refused)}. Ways out: put {' or '.join(names)} "
-        "there, give --weights FILE, or take --backbone efficientnet-lite0, whose weights are installed with catdog"
+        f"{''.join(f' (its {name} has another checksum)' for name in refused)}. To fix this, put {' or '.join(names)} "
+        "there, give --weights FILE, or use --backbone efficientnet-lite0, whose weights are installed with catdog"
     )
 
 
@@ -144,29 +145,29 @@ def _cached(cache_dir: Path, *, sources: Sequence[PublishedFile]) -> Path | None
 
 @contextlib.contextmanager
 def _locked(cache_dir: Path) -> Iterator[None]:
-    """Hold the cache to this process, so that no two append to one `.part` file."""
+    """Lock the cache for this process, so that no two processes append to the same `.part` file."""
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         lock = (cache_dir / ".lock").open("w")
     except OSError as error:
         raise FailureError(
             f"cannot write to the cache {cache_dir}: {one_line(error)}; "
-            "name another one by CATDOG_CACHE, or give --weights FILE"
+            "set CATDOG_CACHE to another folder, or give --weights FILE"
         ) from error
     with lock:
-        # Some network file systems know no locks. Two writers then spoil each other's part, which the checksum finds.
+        # Some network file systems have no locks. Two writers may then corrupt each other's part; checksums detect it.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _download_limits(spec: BackboneSpec) -> DownloadLimits:
-    """Allow a whole model with the state of its optimizer, whose weights are kept three times, and its top."""
+    """Return limits that allow a whole model with its top and an optimizer's state, of three copies of the weights."""
     return DownloadLimits(size_bytes=4 * 4 * spec.weight_count() + 64 * 2**20)
 
 
 def _read_given(weights: str, *, spec: BackboneSpec, cache_dir: Path) -> bytes:
-    """Return the content of the file that the user named; one from the web is kept in the cache for good.
+    """Return the content of the file that the user named; a downloaded one is kept in the cache permanently.
 
     Raises UsageError when it cannot be read, FailureError when it cannot be downloaded.
     """
@@ -185,9 +186,9 @@ def _read_given(weights: str, *, spec: BackboneSpec, cache_dir: Path) -> bytes:
 
 
 def _read_packaged(file: PublishedFile) -> bytes:
-    """Return the content of a file in an installed package, checked.
+    """Return the content of a file in an installed package, and verify its checksum.
 
-    Raises FailureError when it is absent or not the file we know.
+    Raises FailureError when the file is missing or has another checksum.
     """
     try:
         content = (importlib.resources.files(file.package) / "models" / file.name).read_bytes()

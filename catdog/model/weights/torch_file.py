@@ -1,8 +1,8 @@
-"""Reads a torch state-dict file without torch: the old format, which torch wrote before its version 1.6.
+"""Reads a torch state-dict file without torch, in the old format that torch wrote before version 1.6.
 
-The file is five pickles (magic number, protocol version, the writer's system, the state dict with references in
-place of its storages, the storages' keys) and then, for each key, an int64 element count and the elements. A pickle
-can call anything, so this unpickler knows five kinds of names and refuses every other one before it is looked up.
+The file starts with five pickles: magic number, protocol version, the writer's system, the state dict with references
+in place of its storages, and the storages' keys. Then follow, for each key, an int64 element count and the elements.
+A pickle can call anything, so this unpickler resolves seven names and refuses every other name before looking it up.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from catdog.errors import UsageError
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 _SHARED_BYTES = 64 * 2**20
-_LONGEST_PICKLE = 16 * 2**20  # of efficientnet-lite2: 55,527
-_MOST_DIMENSIONS = 8
+_LONGEST_PICKLE = 16 * 2**20  # bytes; that of efficientnet-lite2 has 55,527
+_MAX_DIMENSIONS = 8
 _ZIP_SIGNATURE = b"PK\x03\x04"
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
@@ -44,7 +44,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _TensorView:
-    """A tensor as the pickle describes it; all numbers count elements, none is trusted yet."""
+    """A tensor as the pickle describes it; offset and strides count elements, and no number is checked yet."""
 
     storage: _Storage
     offset: int
@@ -55,8 +55,8 @@ class _TensorView:
 def parse_state_dict(content: bytes, *, where: str) -> dict[str, np.ndarray]:
     """Return the tensors in the bytes of a torch state-dict file, by name, each in torch's own layout.
 
-    Raises UsageError, naming `where`, when it is of another format, is cut short, or holds anything but tensors;
-    nothing in it is ever executed.
+    Raises UsageError, naming `where`, when the file is of another format, is cut short, or holds anything but tensors.
+    Nothing in it is ever executed.
     Source: `torch.serialization._legacy_load`.
     """
     if content.startswith(_ZIP_SIGNATURE):
@@ -90,7 +90,7 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _read_elements(content: bytes, *, stream: io.BytesIO, storage: _Storage) -> np.ndarray:
-    """Return the storage at the stream's position, and move the stream past it."""
+    """Return the elements of the storage at the stream's position, and move the stream past them."""
     count = int.from_bytes(stream.read(8), "little", signed=True)
     byte_count = count * storage.dtype.itemsize
     if count != storage.element_count or count < 0 or stream.tell() + byte_count > len(content):
@@ -103,7 +103,7 @@ def _read_elements(content: bytes, *, stream: io.BytesIO, storage: _Storage) -> 
 def _materialize(view: _TensorView, elements: np.ndarray) -> np.ndarray:
     """Return a copy of the elements that `view` describes."""
     reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
-    # NumPy does not check strides: beyond the storage it would read foreign memory.
+    # NumPy does not check strides: it would read memory beyond the storage.
     if min((view.offset, *view.shape, *view.strides)) < 0 or (
         math.prod(view.shape) > elements.size or view.offset + reach >= max(elements.size, 1)
     ):
@@ -114,18 +114,18 @@ def _materialize(view: _TensorView, elements: np.ndarray) -> np.ndarray:
 
 def _rebuild_tensor(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> _TensorView:
     """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are dropped."""
-    if len(size) > _MOST_DIMENSIONS or len(stride) > _MOST_DIMENSIONS:  # before it is copied
+    if len(size) > _MAX_DIMENSIONS or len(stride) > _MAX_DIMENSIONS:  # before it is copied
         raise pickle.UnpicklingError(f"it has a tensor of {len(size)} dimensions")
     return _TensorView(storage, offset, tuple(size), tuple(stride))
 
 
 def _empty_dict() -> OrderedDict[Any, Any]:
-    """Stand in for `OrderedDict`, which torch calls without arguments: with some it would copy them."""
+    """Stand in for `OrderedDict`, which torch calls without arguments; given any, it would copy them."""
     return OrderedDict()
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that resolves no name but those below."""
+    """An unpickler that resolves only the names below."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -134,7 +134,7 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in _STORAGE_DTYPES:
             return name  # a string, which no later opcode of the pickle can call or alter
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not on the list of allowed names")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not an allowed name")
 
     def persistent_load(self, reference: Any) -> _Storage:
         kind, dtype, key, _device, element_count, view = reference
@@ -143,7 +143,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(key, np.dtype(_STORAGE_DTYPES[dtype]), element_count)
 
 
-# All that torch writes for a state dict. Others could make a few bytes allocate without bound.
+# All opcodes that torch writes for a state dict. With others, a few bytes could allocate memory without bound.
 _OPCODES = frozenset(
     {
         *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE"),
@@ -162,7 +162,7 @@ def _unpickle(stream: io.BytesIO) -> Any:
 
 
 def _check_opcodes(stream: io.BytesIO) -> None:
-    """Read one pickle without doing what it says. Raises ValueError for anything that torch does not write."""
+    """Read one pickle without executing it. Raises ValueError for anything that torch does not write."""
     start, puts, builds = stream.tell(), 0, 0
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name not in _OPCODES:
@@ -170,10 +170,10 @@ def _check_opcodes(stream: io.BytesIO) -> None:
         if position is not None and position - start > _LONGEST_PICKLE:
             raise ValueError(f"its pickle is longer than {_LONGEST_PICKLE:,} bytes")
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
-            # The unpickler makes its memo as long as the greatest index.
+            # The unpickler allocates a memo as long as the largest index.
             if argument is None or argument > puts:
-                raise ValueError(f"its pickle numbers its {puts + 1}th object {argument}")
+                raise ValueError(f"its pickle gives object {puts + 1} the index {argument}")
             puts += 1
         builds += opcode.name == "BUILD"
-    if builds > 1:  # of the state dict; each copies a dict of any size
+    if builds > 1:  # torch writes one, for the state dict; each copies a dict of any size
         raise ValueError("its pickle sets the state of more than one object")

@@ -1,8 +1,8 @@
-"""Reads the tensors of a backbone out of a weights file, whoever wrote it: by layer name, then variable name.
+"""Reads the tensors of a backbone from a weights file of any origin, by layer name, then variable name.
 
-The names, like the layouts, are those of the `efficientnet` package: "stem_conv", "kernel". What a file expects as its
-input comes with them: a file of Keras's own EfficientNet holds a normalization layer, all others expect what is usual
-for the backbone.
+The names and layouts are those of the `efficientnet` package: "stem_conv", "kernel". The input scaling that a file
+expects comes with the tensors. A file of Keras's own EfficientNet holds a normalization layer; all others expect the
+backbone's usual scaling.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _LISTED = 6  # names in an error, before "and 12 more"
 
 
 def parse_tensors(content: bytes, *, backbone: str, where: str) -> tuple[Tensors, Scaling]:
-    """Return the tensors in the bytes of a Keras HDF5 or a torch file, and the scaling that they expect.
+    """Return the tensors in the bytes of a Keras HDF5 or a torch file, and the input scaling that they expect.
 
-    Raises UsageError, naming `where`, when it is neither or is broken.
+    Raises UsageError, naming `where`, when the file is neither or is broken.
     """
     spec = backbone_spec(backbone)
     _refuse_pointer(content, where=where)
@@ -42,9 +42,9 @@ def parse_tensors(content: bytes, *, backbone: str, where: str) -> tuple[Tensors
 
 
 def parse_weights(content: bytes, *, shapes: Shapes, where: str) -> Tensors:
-    """Return the tensors in the bytes of a weights.h5 of our own, which must be exactly those of `shapes`.
+    """Return the tensors in the bytes of one of our own weights.h5 files, which must be exactly those of `shapes`.
 
-    Raises UsageError, naming `where`, before any is read that does not fit.
+    If they do not fit, raises UsageError, naming `where`, before any tensor is read.
     """
     _refuse_pointer(content, where=where)
     return _parse_h5(content, shapes=shapes, where=where)
@@ -58,13 +58,13 @@ def _refuse_pointer(content: bytes, *, where: str) -> None:
 def check_tensors(tensors: Tensors, *, shapes: Shapes, where: str) -> None:
     """Raise UsageError, naming `where`, unless `tensors` are exactly those of `shapes`.
 
-    A 1000-class top that `shapes` does not ask for may be there.
+    A 1000-class top that is not in `shapes` is allowed.
     """
     check_shapes(_shapes_of(tensors), shapes=shapes, where=where)
 
 
 def check_shapes(found_shapes: Shapes, *, shapes: Shapes, where: str) -> None:
-    """Raise UsageError, listing what is missing, extra or of another shape, as `check_tensors` says."""
+    """Check shapes as `check_tensors` does. Raises UsageError, listing what is missing, extra or of another shape."""
     wanted = {f"{layer}/{name}": shape for layer, variables in shapes.items() for name, shape in variables.items()}
     found = {
         f"{layer}/{name}": shape
@@ -116,22 +116,22 @@ def _parse_h5(content: bytes, *, shapes: Shapes | None, where: str) -> Tensors:
 def _layer_and_name(path: str) -> tuple[str, str]:
     """Return the layer and the variable of a dataset.
 
-    Nested models and old versions put further groups around a layer's; its own name is always the last.
+    Nested models and old versions put further groups around a layer's group; the layer's own name is always the last.
     """
     *_, layer, name = ["", *path.split("/")]
     layer, name = _TOP if layer in _TOP_NAMES else layer, name.split(":")[0]
     if layer.endswith("dwconv") and name == "kernel":
-        name = "depthwise_kernel"  # Keras 3 calls it so
+        name = "depthwise_kernel"  # Keras 3 calls it `kernel`
     return layer, name
 
 
 def _scaling_of(normalization: Mapping[str, np.ndarray], *, where: str) -> Scaling:
     """Return the scaling that Keras's EfficientNet computes with the weights of its normalization layer.
 
-    It is (image / 255 - mean) / sqrt(variance). The published file holds standard deviations where the variances
-    should be, and for `weights="imagenet"` alone Keras divides by their root once more, which makes up for it. So a
-    variance equal to ImageNet's standard deviation tells the published file, or one saved from a model built with
-    it; any other is taken at its word. A model that was never normalized holds 0 and 1: image / 255.
+    It is (image / 255 - mean) / sqrt(variance). The published file holds standard deviations in place of variances.
+    Only for `weights="imagenet"` Keras divides by their root once more, which corrects this. So a variance equal to
+    ImageNet's standard deviation identifies the published file, or one saved from a model built with it. Any other
+    variance is used as it is. A model that was never normalized holds 0 and 1: image / 255.
     Source: tf_keras/src/applications/efficientnet.py; github.com/tensorflow/tensorflow/issues/49930.
     """
     mean, variance = (normalization.get(name, np.empty(0)).ravel() for name in ("mean", "variance"))
@@ -161,9 +161,9 @@ _TORCH_BATCH_NORM = {
 
 
 def _from_torch(state: Mapping[str, np.ndarray], spec: BackboneSpec) -> Tensors:
-    """Return the tensors of `efficientnet_pytorch` and its Lite sister under Keras's names and in its layouts.
+    """Return the tensors of `efficientnet_pytorch` or its Lite variant under Keras's names and in Keras's layouts.
 
-    A name that is not theirs is kept, to be reported as extra.
+    An unknown name is kept, to be reported as extra.
     """
     tensors: Tensors = {}
     blocks = [block.name for block in spec.blocks()]
@@ -171,7 +171,7 @@ def _from_torch(state: Mapping[str, np.ndarray], spec: BackboneSpec) -> Tensors:
         module, _, name = path.rpartition(".")
         layer = _torch_layer(module, blocks)
         if name == "num_batches_tracked":
-            continue  # of use to torch's training alone
+            continue  # only torch's training uses it
         if layer.endswith("dwconv") and array.ndim == 4:
             name, array = "depthwise_kernel", array.transpose(2, 3, 0, 1)  # (C, 1, H, W) to (H, W, C, 1)
         elif array.ndim == 4:
@@ -185,9 +185,9 @@ def _from_torch(state: Mapping[str, np.ndarray], spec: BackboneSpec) -> Tensors:
 
 
 def _torch_layer(module: str, blocks: Sequence[str]) -> str:
-    """Return the Keras name of a torch module, or `module` itself where it has none.
+    """Return the Keras name of a torch module, or `module` itself if it has none.
 
-    Torch counts the blocks through, Keras by stage and letter.
+    Torch numbers the blocks consecutively, Keras names them by stage and letter.
     """
     block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", module)
     if block and int(block[1]) < len(blocks) and block[2] in _TORCH_BLOCK:

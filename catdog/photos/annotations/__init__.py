@@ -1,4 +1,4 @@
-"""What class a photo is of: from its folder, its name, a table of labels, or a person's corrections.
+"""The class of a photo: from its folder, its name, a table of labels, or a person's corrections.
 
-The ingest imports it, and the truth of a predict job that is evaluated.
+Imported by the jobs, the ingest and `sources`.
 """

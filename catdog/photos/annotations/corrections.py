@@ -1,7 +1,7 @@
-"""Corrections: classes that a person gives to single photos; they override folders and names.
+"""Corrections: classes that a person gives to single photos. They override folders and names.
 
-A CSV file with the columns `path` and `label`, as the page of a predict job writes it; others are ignored. A path is a
-key as in prediction rows and manifests; a label is a class name, or `-` or nothing to leave the photo out.
+The file is CSV with the columns `path` and `label`, as the page of a predict job writes it. Other columns are ignored.
+A path is a key as in prediction rows and manifests. A label is a class name, or `-` or empty to leave the photo out.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ LEFT_OUT = "left-out: the corrections say so"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corrections:
-    """What a file says: for each path the class, in lower case as class names are, or None to leave the photo out."""
+    """The content of a corrections file: the class of each path in lower case, or None to leave the photo out."""
 
     classes: Mapping[str, str | None]
-    fingerprint: str  # of the content: the same in another file is the same
+    fingerprint: str  # of the content, whatever the path of the file
     where: str
 
 
 def read_corrections(path: str) -> Corrections:
-    """Read the CSV file at `path`, a local path or URI; commas or semicolons between the columns.
+    """Read the CSV file at `path`, a local path or URI, with commas, semicolons or tabs between columns.
 
-    Raises UsageError when it cannot be read, lacks a column, names no photo, or says two things of one photo.
+    Raises UsageError if it cannot be read, lacks a column, names no photo, or gives one photo two labels.
     """
     if _FINGERPRINT.fullmatch(path.rpartition("/")[2]) and not files.exists(path):
         raise UsageError(
-            f"--corrections {path}: expected a CSV file, found what an earlier version recorded in its place in the "
-            "config.json of a run: give --corrections FILE too"
+            f"--corrections {path}: expected a CSV file, found the fingerprint that an earlier version recorded in "
+            "config.json: give --corrections FILE too"
         )
     table = read_csv_table(path, flag="--corrections", columns={"path": ("path",), "label": ("label",)})
     found: dict[str, str | None] = {}
@@ -44,7 +44,7 @@ def read_corrections(path: str) -> Corrections:
         label = None if row["label"].strip() in ("", "-") else fold_label(row["label"])
         if found.setdefault(row["path"], label) != label:
             raise UsageError(
-                f"{table.where}: row {number}: {row['path']} has another label in a row before: keep one of them"
+                f"{table.where}: row {number}: {row['path']} has another label in an earlier row: keep one of them"
             )
     return Corrections(classes=found, fingerprint=table.fingerprint, where=table.where)
 
@@ -67,8 +67,8 @@ def apply_corrections(
 ) -> Corrected:
     """Replace the class of each photo of `paths` that the corrections name; its split hint stays.
 
-    `assigned` has (split hint, class) of each photo, None for one without a class, which may get one.
-    Raises UsageError for a class that is none of `classes`, and when no path is among the photos.
+    `assigned` has (split hint, class) of each photo, None for one without a class. A correction may give it one.
+    Raises UsageError for a class that is not in `classes`, and if no corrected path is among the photos.
     """
     unknown = sorted({label for label in corrections.classes.values() if label} - set(classes))
     if unknown:
@@ -78,8 +78,8 @@ def apply_corrections(
     strange = [path for path, place in found.items() if place is None]
     if len(strange) == len(found):
         raise UsageError(
-            f"{corrections.where}: none of its {len(found)} paths is among the photos, such as {strange[0]}; "
-            f"theirs are like {paths[0]}"
+            f"{corrections.where}: none of its {len(found)} paths matches a photo, such as {strange[0]}; "
+            f"paths of photos look like {paths[0]}"
         )
     changed, left_out = list(assigned), set()
     moved = 0

@@ -20,20 +20,21 @@ _DELIMITERS = ",;\t"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvTable:
-    """The rows of a file: for each its number, as an editor counts them, and its text by column."""
+    """The rows of a file: the number of each, as an editor counts rows, and its text by column."""
 
     rows: tuple[tuple[int, dict[str, str]], ...]
-    fingerprint: str  # of the content: the same in another file is the same
+    fingerprint: str  # of the content, whatever the path of the file
     where: str  # flag and file, for messages
 
 
 def read_csv_table(
     path: str, *, flag: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
 ) -> CsvTable:
-    """Read the file at `path`, a local path or URI, which `flag` names; commas, semicolons or tabs between columns.
+    """Read the file at `path`, a local path or URI, with commas, semicolons or tabs between columns.
 
-    `columns` has the names that the header may use for each column; those in `optional` may be missing.
-    Raises UsageError when the file cannot be read, lacks a column, or has no row.
+    `flag` is the option that names the file. `columns` has the names that the header may use for each column. Columns
+    in `optional` may be missing. Raises UsageError if the file cannot be read, lacks a column, has too short a row, or
+    has no row.
     """
     where = f"{flag} {path}"
     try:
@@ -72,22 +73,23 @@ def _parse(content: bytes) -> list[list[str]]:
 
 
 def _unguarded(text: str) -> str:
-    """Return `text` without a spreadsheet's guard against formulas, which our own CSV files have."""
+    """Return `text` without the quote that our own CSV files put before text that looks like a formula."""
     return text.removeprefix("'") if text[:2] in _GUARDED else text
 
 
 def find_photos(names: Sequence[str], photos: Sequence[tuple[str, str]], *, folders: Sequence[str]) -> list[int | None]:
-    """Return the place in `photos`, pairs of key and relative path, of each of `names`; None where there is none.
+    """Return the position in `photos`, pairs of key and relative path, of each of `names`; None if there is none.
 
-    A name is a key, a relative path of a photo or of one below `folders`, or the end of the one path that ends so, with
-    or without its suffix. Spaces around it, `./` before it and how its accents are composed make no difference.
+    A name may be a key, a relative path, or a path relative to one of `folders`. It may also be a file name, with or
+    without its suffix, that only one photo has. Surrounding spaces, a leading `./` and the Unicode composition of
+    accents make no difference.
     """
     places = {key: place for place, (key, _) in enumerate(photos)}
     for place, (_, relative) in enumerate(photos):
         places.setdefault(relative, place)
         places.setdefault(_composed(relative), place)
     ends: dict[str, int] = {}
-    twice: set[str] = set()  # of two photos none is meant
+    twice: set[str] = set()  # ambiguous names of two photos match neither
     for place, (_, relative) in enumerate(photos):
         name = _composed(relative).rpartition("/")[2]
         for end in {name, name.rpartition(".")[0] or name}:

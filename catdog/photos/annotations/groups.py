@@ -1,6 +1,6 @@
 """Groups: photos of one animal or one shoot, which look alike and must never be in two splits.
 
-A CSV or TSV file with the columns `path` and `group`; photos that it does not name are groups by themselves.
+They come from a CSV or TSV file with the columns `path` and `group`. A photo that it does not name is a group of one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from catdog.photos.annotations.label_table import NAME_COLUMNS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Groups:
-    """What a file says: the group of each photo that it names."""
+    """The content of a groups file: the group of each photo that it names."""
 
     groups: dict[str, str]
     fingerprint: str
@@ -27,7 +27,7 @@ class Groups:
 def read_groups(path: str) -> Groups:
     """Read the file at `path`, a local path or URI.
 
-    Raises UsageError when it cannot be read, lacks a column or any group, or puts one photo into two groups.
+    Raises UsageError if it cannot be read, lacks a column, has no group, or puts one photo into two groups.
     """
     columns = {"path": NAME_COLUMNS, "group": ("group", "group_id", "animal", "shoot", "session")}
     table = read_csv_table(path, flag="--groups", columns=columns)
@@ -35,7 +35,7 @@ def read_groups(path: str) -> Groups:
     for number, row in table.rows:
         group = row["group"].strip()
         if group and groups.setdefault(row["path"], group) != group:
-            raise UsageError(f"{table.where}: row {number}: {row['path']} is in another group in a row before")
+            raise UsageError(f"{table.where}: row {number}: {row['path']} is in another group in an earlier row")
     if not groups:
         raise UsageError(f"{table.where}: expected a group of one photo at least, found none in {len(table.rows)} rows")
     folder = path.replace("\\", "/").rpartition("/")[0] or "."
@@ -45,7 +45,7 @@ def read_groups(path: str) -> Groups:
 def apply_groups(groups: Groups, photos: Sequence[tuple[str, str]]) -> tuple[list[str | None], str]:
     """Return the group of each of `photos`, pairs of key and relative path, and a console line.
 
-    Raises UsageError where no photo is in a group, and where one is in two by two names.
+    Raises UsageError if no photo is in a group, or if two names put one photo into two groups.
     """
     names = list(groups.groups)
     found: list[str | None] = [None] * len(photos)
@@ -58,16 +58,16 @@ def apply_groups(groups: Groups, photos: Sequence[tuple[str, str]]) -> tuple[lis
     named = len(photos) - found.count(None)
     if not named:
         raise UsageError(
-            f"{groups.where}: none of its {len(names)} paths is among the photos, such as {next(iter(names), '')}; "
-            f"theirs are like {photos[0][1]}"
+            f"{groups.where}: none of its {len(names)} paths matches a photo, such as {next(iter(names), '')}; "
+            f"paths of photos look like {photos[0][1]}"
         )
     return found, f"Groups: {named} of {len(photos)} photos are in {counted(len({*found} - {None}), 'group')}."
 
 
 def contradiction(groups: Sequence[str | None], hints: Sequence[str | None]) -> str:
-    """Return a console line on groups whose photos stand in several split folders, "" without one.
+    """Return a console line about groups whose photos are in several split folders, "" if there are none.
 
-    `hints` has the split that the folder of each photo is; photos outside such folders are drawn with those of train.
+    `hints` has the split of each photo's folder. Photos outside split folders are drawn with those of train.
     """
     splits: dict[str, set[str]] = {}
     for group, hint in zip(groups, hints, strict=True):

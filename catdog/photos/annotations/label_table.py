@@ -1,6 +1,6 @@
-"""Labels by table: a file says what each photo shows and, where it wants to, which split it is in.
+"""Label tables: a file gives the class of each photo and, optionally, its split.
 
-A CSV or TSV file with the columns `path` and `label`, and perhaps `split`; others are ignored.
+The file is CSV or TSV with the columns `path` and `label`, and optionally `split`. Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Assigned = tuple[str | None, str] | None  # split hint, class
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """What a file says: names of photos, and (split or None, class) of each."""
+    """The content of a label table: (split or None, class) by photo name."""
 
     labels: dict[str, tuple[str | None, str]]
     fingerprint: str
     where: str
-    folder: str  # of the file: paths may count from it
+    folder: str  # of the file: paths may be relative to it
 
 
 def read_label_table(path: str) -> LabelTable:
     """Read the file at `path`, a local path or URI.
 
-    Raises UsageError when it cannot be read, lacks a column, labels no photo, labels one twice in two ways, or names a
-    split that is none.
+    Raises UsageError if it cannot be read, lacks a column, has labels of fewer than two classes, labels one photo in
+    two ways, or names an unknown split.
     """
     columns = {"path": NAME_COLUMNS, "label": LABEL_COLUMNS, "split": SPLIT_COLUMNS}
     table = read_csv_table(path, flag="--labels", columns=columns, optional=("split",))
@@ -49,7 +49,9 @@ def read_label_table(path: str) -> LabelTable:
                 f"{table.where}: row {number}: expected a split of train, validation or test, found {split}"
             )
         if label and labels.setdefault(row["path"], (hint, label)) != (hint, label):
-            raise UsageError(f"{table.where}: row {number}: {row['path']} has another label in a row before: keep one")
+            raise UsageError(
+                f"{table.where}: row {number}: {row['path']} has another label in an earlier row: keep one"
+            )
     if len({label for _, label in labels.values()}) < 2:
         raise UsageError(f"{table.where}: expected labels of two classes or more, found fewer in {len(labels)} rows")
     folder = path.replace("\\", "/").rpartition("/")[0] or "."
@@ -57,13 +59,13 @@ def read_label_table(path: str) -> LabelTable:
 
 
 def fold_label(text: str) -> str:
-    """Return a class name as names are compared: lower case, composed accents, no space around it."""
+    """Return a class name in the form used for comparison: lower case, composed accents, no surrounding spaces."""
     return unicodedata.normalize("NFC", text.strip()).lower()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Photos with what a table says of them: classes, sorted, and (split hint, class) of each photo."""
+    """Photos labelled by a table: sorted classes, (split hint, class) of each photo, and a console line."""
 
     classes: tuple[str, ...]
     assigned: list[Assigned]
@@ -71,9 +73,10 @@ class Labelled:
 
 
 def apply_label_table(table: LabelTable, photos: Sequence[tuple[str, str]]) -> Labelled:
-    """Give each of `photos`, pairs of key and relative path, its class; None where the table has no row for it.
+    """Assign each of `photos`, pairs of key and relative path, its class, or None if the table has no row for it.
 
-    Raises UsageError where it labels none of them, only those of one class, or one of them by two names in two ways.
+    Raises UsageError if the table labels no photo, labels photos of one class only, or labels one photo in two ways
+    under two names.
     """
     names = list(table.labels)
     places = find_photos(names, photos, folders=[table.folder])
@@ -83,18 +86,20 @@ def apply_label_table(table: LabelTable, photos: Sequence[tuple[str, str]]) -> L
         if place is None:
             missing.append(name)
         elif assigned[place] not in (None, table.labels[name]):
-            raise UsageError(f"{table.where}: {photos[place][1]} has two labels, one as {name}: keep one of them")
+            raise UsageError(
+                f"{table.where}: {photos[place][1]} has two labels, one under the name {name}: keep one of them"
+            )
         else:
             assigned[place] = table.labels[name]
     if len(missing) == len(names):
         raise UsageError(
-            f"{table.where}: none of its {len(names)} paths is among the photos, such as {missing[0]}; "
-            f"theirs are like {photos[0][1]}"
+            f"{table.where}: none of its {len(names)} paths matches a photo, such as {missing[0]}; "
+            f"paths of photos look like {photos[0][1]}"
         )
     classes = tuple(sorted({found[1] for found in assigned if found}))
     if len(classes) < 2:
         raise UsageError(f"{table.where}: expected labels of two classes or more, found only {classes[0]} on photos")
-    line = f"Labels: {len(names) - len(missing)} of {len(photos)} photos have one"
+    line = f"Labels: {len(names) - len(missing)} of {len(photos)} photos have a label"
     if missing:
         line += f"; {_paths(len(missing))} not among the photos, such as {missing[0]}"
     return Labelled(classes=classes, assigned=assigned, line=f"{line}.")

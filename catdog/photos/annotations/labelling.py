@@ -1,4 +1,4 @@
-"""All that is known of what photos show: their layout or a table of labels, then corrections, then groups."""
+"""Labels from all sources: a label table, recorded labels or the folder layout, then corrections, then groups."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Annotations:
     label_column: str = ""
 
     def fingerprints(self) -> dict[str, str]:
-        """Return what names the content of each file by its setting, empty without one: the path does not count."""
+        """Return the fingerprint of each file's content by setting name, "" without a file. Paths do not matter."""
         named = {"corrections": self.corrections, "labels": self.labels, "groups": self.groups}
         return {name: found.fingerprint if found else "" for name, found in named.items()}
 
@@ -52,7 +52,7 @@ def read_annotations(config: IngestConfig) -> Annotations:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledPhotos:
-    """Photos with a class, those without and why, and all classes."""
+    """Photos with a class, rejected photos with their reasons, and all classes."""
 
     table: pa.Table  # path, hint, class, group, version and label of the photos that have a class
     rejected: list[tuple[str, str | None]]
@@ -60,9 +60,10 @@ class LabelledPhotos:
 
 
 def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> LabelledPhotos:
-    """Give each of `inputs` (sources.INPUTS) its class: by a table or the layout of folders, then by the corrections.
+    """Assign each of `inputs` (sources.INPUTS) its class and group.
 
-    Raises UsageError as the readers of layouts and tables do.
+    The class comes from the label table, the recorded labels or the folder layout, then from the corrections. Raises
+    UsageError as the readers of layouts and tables do.
     """
     inputs = inputs.sort_by("path")
     paths, relatives = inputs["path"].to_pylist(), inputs["relative"].to_pylist()
@@ -87,7 +88,7 @@ def label_photos(inputs: pa.Table, *, source: str, annotations: Annotations) -> 
         else:
             rows.append((path, *found, group, version))
     if not rows:
-        raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave all of them out")
+        raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave out all of them")
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     table = pa.table(dict(zip(("path", "hint", "class", "group", "version"), columns, strict=True)))
     table = table.append_column("label", pc.index_in(table["class"], pa.array(classes)))
@@ -119,13 +120,16 @@ def _assign(
 def detect_classes(
     relatives: Sequence[str], *, source: str, splits: str, in_tables: bool, photos: int = 0
 ) -> tuple[Layout, list[Assigned]]:
-    """Return what assign_classes does, and say what a person should know of it; photos may be `in_tables`."""
+    """Return what `assign_classes` returns, and print the notes of the layout.
+
+    `in_tables` says that photos are in tables, so that a UsageError also suggests --label-column.
+    """
     try:
         layout, assigned = assign_classes(relatives, source=source, splits=splits, photos=photos)
     except UsageError as error:
         if not in_tables:
             raise
-        raise UsageError(f"{error}, or which column of the table does by --label-column") from error
+        raise UsageError(f"{error}, or name the column of the table by --label-column") from error
     for line in layout.notes:
         say(line)
     return layout, assigned

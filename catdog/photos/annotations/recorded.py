@@ -1,4 +1,4 @@
-"""Labels that are recorded with the photos: in a column of their table, or in a `.cls` beside each in a WebDataset."""
+"""Labels recorded with the photos: in a column of their table, or in a `.cls` next to each photo of a WebDataset."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from catdog.photos.sources.containers.tables import read_labels
 from catdog.photos.sources.files import read_shard_class
 from catdog.storage.files import split_query
 
-_NO_SIDECAR = "no-class: the archive has no .cls beside it"
+_NO_SIDECAR = "no-class: the archive has no .cls next to it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What of some photos decides how the recorded labels of all are taken.
+    """The facts about some photos that decide how the recorded labels of all photos are used.
 
-    `labelled` and `unlabelled` are each a table, with labels and without, or "".
+    `labelled` is a table with labels, `unlabelled` a table without labels. Each is "" if there is none.
     """
 
     classes: frozenset[str]
-    files: frozenset[str]  # that hold the photos
+    files: frozenset[str]  # the tables and archives that hold the photos
     labelled: str
     unlabelled: str
 
     @classmethod
     def of(cls, inputs: pa.Table, labels: Sequence[str]) -> Seen:
-        """Look over `inputs` (sources.INPUTS), whose `recorded_labels` are `labels`."""
+        """Return the facts about `inputs` (sources.INPUTS), whose `recorded_labels` are `labels`."""
         table = next(iter(pc.unique(inputs["table"].drop_null()).to_pylist()), "")
         return cls(
             classes=frozenset(label for label in labels if label),
@@ -58,10 +58,10 @@ class RecordedRule:
 
 
 def make_rule(found: Iterable[Seen], *, source: str, may_split: bool) -> RecordedRule | None:
-    """Return how photos are labelled by what is recorded with them; None where nothing is.
+    """Return the rule that labels photos by their recorded labels, None if no labels are recorded.
 
     With `may_split`, the name of a file may hint at a split. Raises UsageError, naming `source`, for fewer than two
-    classes, and for tables with labels beside others without.
+    classes, and if some tables have labels and others have none.
     """
     classes, files, labelled, unlabelled = set[str](), set[str](), "", ""
     for seen in found:
@@ -84,32 +84,32 @@ def make_rule(found: Iterable[Seen], *, source: str, may_split: bool) -> Recorde
 
 
 def without_labels(table: str) -> UsageError:
-    """Return the error for a `table` without labels beside others that have them."""
-    return UsageError(f"expected a column of labels in each table, found none in {table}: take it away")
+    """Return the error for a `table` without labels when other tables have labels."""
+    return UsageError(f"expected a column of labels in each table, found none in {table}: remove this table")
 
 
 def files_of(inputs: pa.Table) -> list[str]:
-    """Return the table or the archive that holds each of `inputs`; "" for a file by itself."""
+    """Return the table or the archive that holds each of `inputs`, "" for a photo in its own file."""
     paths, tables = inputs["path"].to_pylist(), inputs["table"].to_pylist()
     return [table or (path.partition("!")[0] if "!" in path else "") for path, table in zip(paths, tables, strict=True)]
 
 
 def _hints_of_files(files: Collection[str]) -> dict[str, str | None]:
-    """Return the split that the name of each file tells, such as train-00000-of-00002.parquet, or else its folder's."""
+    """Return the split in the name of each file, such as train-00000-of-00002.parquet, or else in its folder's name."""
     places = {file: split_query(file)[0].rpartition("/")[::2] for file in files}
     splits = splits_of_names({shard_set(name) for _, name in places.values()})
     hints = {
         file: splits.get(shard_set(name)) or split_of_name(folder.rpartition("/")[2])
         for file, (folder, name) in places.items()
     }
-    return {} if len({*hints.values()}) == 1 else hints  # of one: somebody gave the files of one split
+    return {} if len({*hints.values()}) == 1 else hints  # all alike: the user gave the files of one split
 
 
 def recorded_labels(inputs: pa.Table, *, column: str = "") -> list[str]:
-    """Return what the table of each of `inputs`, or the `.cls` beside it in a shard, says it shows; "" without a word.
+    """Return the label of each of `inputs` in its table, or in the `.cls` next to it in a shard; "" if it has none.
 
-    Nothing where no table has labels and no photo such a file. `column` is that of the labels, by default found by its
-    name. Raises UsageError for labels that cannot be read.
+    The list is empty if no table has labels and no photo has a `.cls`. `column` is the column of labels, by default
+    found by its name. Raises UsageError for labels that cannot be read, and if only some tables have labels.
     """
     return _table_labels(inputs, column) or _shard_labels(inputs["path"].to_pylist())
 
@@ -118,12 +118,12 @@ def _shard_labels(paths: Sequence[str]) -> list[str]:
     try:
         found = [fold_label(read_shard_class(path) or "") if "!" in path else "" for path in paths]
     except ImageError as error:
-        raise UsageError(f"expected the class of each photo in the .cls beside it: {error}") from error
+        raise UsageError(f"expected the class of each photo in the .cls next to it: {error}") from error
     return found if any(found) else []
 
 
 def _table_labels(inputs: pa.Table, column: str) -> list[str]:
-    """Return the label of each photo in Parquet files; nothing where there are none."""
+    """Return the label of each photo in Parquet files, an empty list if there are no labels."""
     tables = [path for path in pc.unique(inputs["table"]).to_pylist() if path]
     if not tables:
         return []

@@ -1,4 +1,4 @@
-"""From a photo's bytes to pixels, within limits of size, memory and work; every failure is one ImageError.
+"""From a photo's bytes to pixels, within limits on size, memory and work. Every failure is an ImageError.
 
 All folders above may import it.
 """

@@ -1,6 +1,6 @@
 """From a photo's bytes to pixels: uint8 RGB of a fixed size, or one ImageError that says why not.
 
-The content alone decides what a photo is, never its name. Of a file with several frames the first one counts. Colour
+Only the content decides what a photo is, never its name. A file with several frames gives its first one. Colour
 profiles are ignored. On a broken TIFF, libtiff writes to stderr.
 """
 
@@ -38,7 +38,7 @@ UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ROUNDING = 1e-6  # of a quotient of whole numbers
+_ROUNDING = 1e-6  # tolerance for a quotient of whole numbers
 # Long enough that no text begins like this by chance.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 
@@ -48,24 +48,25 @@ def decode_image(
 ) -> np.ndarray:
     """Decode a photo to uint8 (size, size, 3) RGB, upright, transparent parts on white, framed as `framing` says.
 
-    The default squeezes it to a square without keeping its aspect, as Keras's flow_from_directory does.
-    Raises ImageError of code empty, not-an-image, truncated or too-large, and nothing else for any bytes.
+    The default squashes it to a square without keeping its aspect ratio, as Keras's flow_from_directory does.
+    Raises ImageError with code empty, not-an-image, unsupported, truncated or too-large, and nothing else for any
+    bytes.
     """
     with opened_image(content, limits=limits) as (image, content):
         width, height = image.size
         box, sides = framing.window(width, height, size=size)
-        # A JPEG decodes at 1/2, 1/4 or 1/8 for less than the whole price; draft keeps the window at `sides` or more.
+        # A JPEG decodes at 1/2, 1/4 or 1/8 at a lower cost. `draft` keeps the window at `sides` or larger.
         across, down = (box[2] - box[0]) / sides[0], (box[3] - box[1]) / sides[1]
         draft = image.draft("RGB", (math.ceil(width / across - _ROUNDING), math.ceil(height / down - _ROUNDING)))
         if draft:
-            # Not the ratio of whole pixels: the last of a side may be a part of one.
+            # Not the ratio of whole pixels: the last pixel of a side may be a partial one.
             shrink = round(width / draft[1][2])
             box = shrink_box(box, shrink)
         load(image, content=content, limits=limits)
         orientation = image_orientation(image)
         rgb, factor = to_rgb(image, content=content, spare_factor=min(across, down))
         square = rgb.resize(sides, _RESAMPLING[framing.resampling], box=shrink_box(box, factor))
-        # On the small square a transpose costs least, and framing commutes with it.
+        # A transpose costs least on the small square, and framing commutes with it.
         upright = square.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else square
         if upright.size != (size, size):
             square = Image.new("RGB", (size, size), (PAD_LEVEL,) * 3)
@@ -75,7 +76,7 @@ def decode_image(
 
 
 class Inspection(NamedTuple):
-    """What a photo is found to be: its sides in pixels, upright, and (32, 32) uint8 gray levels of what it shows."""
+    """The result of inspecting a photo: width and height when upright, in pixels, and (32, 32) uint8 gray levels."""
 
     width: int
     height: int
@@ -83,7 +84,7 @@ class Inspection(NamedTuple):
 
 
 def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Inspection:
-    """Return the size of the upright photo and a tiny gray picture, after proof that all its pixels decode.
+    """Return the size of the upright photo and a tiny gray picture, after checking that all its pixels decode.
 
     A JPEG is decoded in gray at 1/8: that reads every coded bit and skips most of the arithmetic after it.
     Raises ImageError as `decode_image` does.
@@ -93,7 +94,7 @@ def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> I
         draft = image.draft("L", (1, 1))
         load(image, content=content, limits=limits)
         orientation = image_orientation(image)
-        # Of its gray levels nothing but the coarse picture counts, so few modes need care.
+        # Only the coarse picture of gray levels counts, so few modes need care.
         plain = image.mode in ("L", "RGB", "P", "1", "CMYK", "YCbCr") and not image.has_transparency_data
         plain = plain and not has_16_bits(image, content)
         factor = 1
@@ -110,9 +111,9 @@ def inspect_image(content: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> I
 
 @contextlib.contextmanager
 def opened_image(content: bytes, *, limits: DecodeLimits) -> Iterator[tuple[Image.Image, bytes]]:
-    """Open `content`, check its size from the header, and make every error of the block an ImageError.
+    """Open `content`, check its size from the header, and turn every error of the block into an ImageError.
 
-    The bytes that come with the image lack metadata that costs more than the pixels.
+    The bytes yielded with the image are `content` without metadata that costs more than the pixels.
     """
     if not content:
         raise ImageError("empty", "the file has no bytes")
@@ -120,7 +121,7 @@ def opened_image(content: bytes, *, limits: DecodeLimits) -> Iterator[tuple[Imag
     stream = io.BytesIO(content)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of bombs (measured below) and of broken metadata (ignored); neither belongs in a job's log.
+            # Pillow warns of bombs (checked below) and of broken metadata (ignored). Neither belongs in a job's log.
             warnings.simplefilter("ignore")
             with Image.open(stream, formats=readable_formats()) as image:
                 if image.width * image.height > limits.max_pixels:
@@ -129,7 +130,8 @@ def opened_image(content: bytes, *, limits: DecodeLimits) -> Iterator[tuple[Imag
                     )
                 if max(image.size) > limits.max_side:
                     raise ImageError(
-                        "too-large", f"{image.width} x {image.height} pixels, a side may have {limits.max_side:,}"
+                        "too-large",
+                        f"{image.width} x {image.height} pixels, at most {limits.max_side:,} per side are allowed",
                     )
                 yield image, content
     except ImageError:
@@ -140,10 +142,10 @@ def opened_image(content: bytes, *, limits: DecodeLimits) -> Iterator[tuple[Imag
 
 
 def _image_error(error: Exception, content: bytes, *, read_to: int) -> ImageError:
-    """Translate what Pillow raised; `read_to` is the position it had come to in `content`."""
+    """Return the ImageError for what Pillow raised; `read_to` is the position it had reached in `content`."""
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return ImageError("too-large", str(error) or "the pixels do not fit into memory")
-    # Of a cut WebP or AVIF Pillow only says that it could not make a decoder, or nothing.
+    # For a truncated WebP or AVIF, Pillow only reports that it could not create a decoder, or nothing.
     if _declared_length(content) > len(content):
         return ImageError("truncated", f"the file promises more than its {len(content)} bytes")
     if isinstance(error, UnidentifiedImageError):
@@ -161,7 +163,7 @@ def _image_error(error: Exception, content: bytes, *, read_to: int) -> ImageErro
 
 
 def _declared_length(content: bytes) -> int:
-    """Return how many bytes a WebP or AVIF says it has; 0 for other formats.
+    """Return how many bytes a WebP or AVIF declares to have; 0 for other formats.
 
     Sources: the WebP container specification (RIFF); ISO/IEC 14496-12, 4.2 (boxes).
     """
@@ -179,9 +181,9 @@ def _declared_length(content: bytes) -> int:
 
 
 def image_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of a loaded image; 1, upright, where it is missing or unreadable."""
+    """Return the EXIF orientation of a loaded image; 1, upright, if it is missing or unreadable."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # Cameras and editors write broken EXIF in every way; the pixels are good, and most photos are upright.
+    # Cameras and editors write EXIF that is broken in many ways. The pixels are good, and most photos are upright.
     except Exception:
         return 1

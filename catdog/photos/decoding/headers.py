@@ -1,6 +1,6 @@
-"""What a photo's bytes tell before it is decoded: how much work it makes, and metadata in the way of pixels.
+"""Checks of a photo's bytes before it is decoded: how much work it is, and which metadata costs too much.
 
-Only what Pillow would read is walked over, and what costs Pillow more than it is worth is cut out.
+Only the parts that Pillow would read are scanned. Parts that cost Pillow more than they are worth are removed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from catdog.errors import ImageError
 from catdog.photos.decoding.limits import DecodeLimits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_TEXT_BYTES = 500_000  # of one chunk of text or colour profile; Pillow refuses the photo beyond twice as much
-_MAX_TEXTS_BYTES = 8_000_000  # of all together
+_MAX_TEXT_BYTES = 500_000  # of one text chunk or colour profile; Pillow refuses photos with more than twice as much
+_MAX_TEXTS_BYTES = 8_000_000  # of all of them together
 _KEPT_CHUNKS = (b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"sBIT")
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -30,9 +30,9 @@ _PNM_NUMBER = re.compile(rb"[0-9]{1,9}")
 
 
 def tidy_content(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Return `content` without metadata and padding that would cost more than the pixels, the same bytes mostly.
+    """Return `content` without metadata and padding that would cost more than the pixels, usually unchanged.
 
-    Raises ImageError of code too-large for a photo whose structure makes too much work.
+    Raises ImageError with code too-large for a photo whose structure is too much work to decode.
     """
     if content.startswith(_PNG):
         return _tidy_png(content, limits=limits)
@@ -46,7 +46,7 @@ def tidy_content(content: bytes, *, limits: DecodeLimits) -> bytes:
 
 
 def _tidy_png(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Leave out chunks of text and colour profiles that are too large, and metadata whose checksum is wrong."""
+    """Remove text chunks and colour profiles that are too large, and metadata whose checksum is wrong."""
     at, kept_from, texts, count = len(_PNG), 0, 0, 0
     parts: list[bytes] = []
     while at + 12 <= len(content):
@@ -56,7 +56,7 @@ def _tidy_png(content: bytes, *, limits: DecodeLimits) -> bytes:
         if kind == b"IEND" or end > len(content):
             break
         if count > limits.max_segments * (5 if kind in (b"IDAT", b"fdAT") else 1):
-            raise ImageError("too-large", f"more than {limits.max_segments:,} chunks, as no photo has")
+            raise ImageError("too-large", f"more than {limits.max_segments:,} chunks, more than any photo has")
         if kind[:1].islower() and kind not in (b"acTL", b"fcTL", b"fdAT"):
             size = _text_size(kind, content[at + 8 : end - 4])
             texts += size
@@ -70,7 +70,7 @@ def _tidy_png(content: bytes, *, limits: DecodeLimits) -> bytes:
 
 
 def _text_size(kind: bytes, data: bytes) -> int:
-    """Return how many bytes a chunk of metadata has, unpacked; no more is unpacked than tells that it is too large."""
+    """Return the unpacked size of a metadata chunk in bytes; unpacking stops once it is too large."""
     _, _, rest = data.partition(b"\0")
     if kind in (b"zTXt", b"iCCP"):
         packed = rest[1:]
@@ -81,11 +81,11 @@ def _text_size(kind: bytes, data: bytes) -> int:
     try:
         return max(len(data), len(zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES + 1)))
     except zlib.error:
-        return _MAX_TEXT_BYTES + 1  # broken: left out
+        return _MAX_TEXT_BYTES + 1  # broken, so removed as too large
 
 
 def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Leave out padding between the segments of the header and within scans; check the number of segments and scans."""
+    """Remove padding between the segments of the header and within scans; check the number of segments and scans."""
     at, kept_from, sides, progressive, components = 2, 0, 0, False, b""
     parts: list[bytes] = []
     for _ in range(limits.max_segments):
@@ -105,24 +105,24 @@ def _tidy_jpeg(content: bytes, *, limits: DecodeLimits) -> bytes:
             progressive, components = marker in _PROGRESSIVE, content[at + 7 : at + 8]
         at += max(2, int.from_bytes(content[at : at + 2]))
     else:
-        raise ImageError("too-large", f"more than {limits.max_segments:,} segments, as no photo has")
+        raise ImageError("too-large", f"more than {limits.max_segments:,} segments, more than any photo has")
     if progressive or content[at + 2 : at + 3] != components:
         _check_scans(content, at, sides=sides, limits=limits)
     if content.find(b"\xff" * _MAX_JUNK, at) >= 0:
-        # In a scan 0xff stands before a marker only, any number of times.
+        # In a scan, a run of 0xff bytes, however long, is only padding before a marker.
         parts += [content[kept_from:at], _FILL.sub(b"\xff", content[at:])]
         kept_from = len(content)
     return b"".join([*parts, content[kept_from:]]) if parts else content
 
 
 def _check_scans(content: bytes, at: int, *, sides: int, limits: DecodeLimits) -> None:
-    """Count the scans of a JPEG that may have several, from the first one on, which begins at `at`."""
+    """Raise ImageError if a JPEG, whose first scan begins at `at`, has too many scans or scanned pixels."""
     if content.count(b"\xff\xda", at) < min(50, limits.max_scans, limits.max_scanned_pixels // max(1, sides)):
-        return  # the mark may stand behind the picture too, but hardly ever
+        return  # too few markers; some may even be after the picture, but that is rare
     scans, marker = 1, _START_OF_SCAN
     while marker != _END_OF_IMAGE:
         if scans > limits.max_scans or scans * sides > limits.max_scanned_pixels:
-            raise ImageError("too-large", f"{scans:,} scans or more of {sides:,} pixels, as no photo has")
+            raise ImageError("too-large", f"{scans:,} scans or more of {sides:,} pixels, more than any photo has")
         at += max(2, int.from_bytes(content[at : at + 2]))
         match = _MARKER_IN_SCAN.search(content, at)
         if not match:
@@ -132,7 +132,7 @@ def _check_scans(content: bytes, at: int, *, sides: int, limits: DecodeLimits) -
 
 
 def _check_gif(content: bytes, *, limits: DecodeLimits) -> None:
-    """Count the blocks before the first picture. Source: GIF89a specification, sections 17 to 26."""
+    """Raise ImageError if too many blocks precede the first picture (GIF89a specification, sections 17 to 26)."""
     flags = content[10] if len(content) > 10 else 0
     at, blocks = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0), 0
     while content[at : at + 1] == b"!":
@@ -141,14 +141,16 @@ def _check_gif(content: bytes, *, limits: DecodeLimits) -> None:
             at += 1 + content[at]
             blocks += 1
             if blocks > limits.max_segments:
-                raise ImageError("too-large", f"more than {limits.max_segments:,} blocks of metadata, as no photo has")
+                raise ImageError(
+                    "too-large", f"more than {limits.max_segments:,} blocks of metadata, more than any photo has"
+                )
         at += 1
 
 
 def _tidy_pnm(content: bytes, *, limits: DecodeLimits) -> bytes:
-    """Leave out long comments of a PPM, which Pillow reads byte by byte."""
+    """Remove long comments of a PNM file, which Pillow reads byte by byte."""
     if content[1:2] in b"123" and content.count(b"#") > limits.max_segments:
-        raise ImageError("too-large", f"more than {limits.max_segments:,} comments, as no photo has")
+        raise ImageError("too-large", f"more than {limits.max_segments:,} comments, more than any photo has")
     words, at = pnm_header(content)
     if words and content[1:2] in b"123":  # numbers as text, with comments anywhere
         return b" ".join(words) + _PNM_COMMENT.sub(b"", content[at:])
@@ -156,9 +158,9 @@ def _tidy_pnm(content: bytes, *, limits: DecodeLimits) -> bytes:
 
 
 def pnm_header(content: bytes) -> tuple[list[bytes], int]:
-    """Return the words of a PGM's or PPM's header, kind, width, height and white, and where the last one ends.
+    """Return the header words of a PNM file, and the position where the last one ends.
 
-    No words for what is no such file.
+    The words are kind, width, height and, except in a PBM, the value of white. Other files have no words.
     """
     if not _PNM.match(content[:2]):
         return [], 0

@@ -1,8 +1,8 @@
-"""Photos that kill the process which decodes them, or never end: each becomes an error of that photo alone.
+"""Isolation of photos that kill the process that decodes them, or never end: each becomes an error of that photo alone.
 
-At a task's first try photos are decoded in its own process, which ends itself where one takes too long. Ray tries again
-a task whose process died: then the photos that were at work are decoded in processes of their own, later all of them,
-so that the one to blame is known.
+On a task's first attempt, photos are decoded in its own process, which exits if one of them takes too long. Ray retries
+a task whose process died. The second attempt uses a separate process for each photo that was being decoded at that
+time, later attempts for all photos. This identifies the photo to blame.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def decode_each(
     tries: int,
     journal: Journal | None = None,
 ) -> Iterator[T | ImageError]:
-    """Yield what `decode` makes of each of `contents`, or its ImageError; those that are errors stay as they are.
+    """Yield the result of `decode` for each of `contents`, or its ImageError. Errors in `contents` are passed through.
 
-    `seconds` is the most that one photo may take; `tries` tells how often this task was tried before: from the second
-    try on each photo is decoded in a process of its own; with a `journal`, at the second try only those that were at
-    work when a process of this machine died. Codes of what is found out so: crash, too-slow.
+    `seconds` is the time limit for one photo, `tries` how often this task was attempted before. From the second attempt
+    on, each photo is decoded in its own process. With a `journal`, the second attempt does so only for photos that were
+    being decoded when a process on this machine died. The errors found in this way have the codes crash and too-slow.
     """
     suspects = journal.suspects() if journal and tries == 1 else set()
     for number, content in enumerate(contents):
@@ -59,7 +59,7 @@ def decode_each(
 
 
 class Journal:
-    """Which photos a process decodes just now, in a local file that outlasts it: a record for each thread."""
+    """A local file that records which photos a process is decoding, one per thread, and that outlives the process."""
 
     def __init__(self, job: str) -> None:
         self._pattern = f"catdog-decoding-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
@@ -69,7 +69,7 @@ class Journal:
 
     @contextlib.contextmanager
     def at_work_on(self, name: str) -> Iterator[None]:
-        """Have it on record, for the length of the block, that this thread is at work on `name`."""
+        """Record, for the duration of the block, that this thread is decoding `name`."""
         if not hasattr(self._local, "place"):
             self._local.place = next(self._records) * _RECORD_BYTES
         os.pwrite(self._file, name.encode().ljust(_RECORD_BYTES, b"\0"), self._local.place)
@@ -79,7 +79,7 @@ class Journal:
             os.pwrite(self._file, bytes(_RECORD_BYTES), self._local.place)
 
     def suspects(self) -> set[str]:
-        """Return the names that processes of this job on this machine were at work on when they ended, or are."""
+        """Return the names that processes of this job on this machine are decoding, or were when they ended."""
         found: set[str] = set()
         for path in self._folder.glob(f"{self._pattern}*"):
             with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ class Journal:
         return found
 
     def close(self) -> None:
-        """Give back the file that `at_work_on` writes to, which then may not be used any more."""
+        """Close the file that `at_work_on` writes to, which must not be called afterwards."""
         os.close(self._file)
 
     def delete(self) -> None:
@@ -97,7 +97,7 @@ class Journal:
 
 
 def decode_here(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
-    """Return what `decode` makes of `content`, or its ImageError; after `seconds` this process ends itself."""
+    """Return the result of `decode` for `content`, or its ImageError; this process exits after `seconds`."""
     watchdog = _watchdog(os.getpid())
     watchdog.expect(seconds)
     try:
@@ -116,9 +116,9 @@ def _decoded(content: bytes, decode: Decode[T]) -> T | ImageError:
 
 
 class _Watchdog(threading.Thread):
-    """Ends this process where a photo is decoded for too long; nothing softer stops a decoder that is in native code.
+    """Ends this process if decoding a photo takes too long; nothing softer stops a decoder in native code.
 
-    One thread for all photos: to start one for each would cost as much as a tenth of the decoding.
+    One thread serves all photos: starting one for each would cost as much as a tenth of the decoding.
     """
 
     def __init__(self) -> None:
@@ -126,15 +126,15 @@ class _Watchdog(threading.Thread):
         self._ends: dict[int, float] = {}  # by thread
 
     def expect(self, seconds: float) -> None:
-        """Give the calling thread so long until it calls `done`."""
+        """Give the calling thread `seconds` to call `done`."""
         self._ends[threading.get_ident()] = time.monotonic() + seconds
 
     def done(self) -> None:
-        """Take back what the calling thread expected."""
+        """Cancel the deadline of the calling thread."""
         self._ends.pop(threading.get_ident(), None)
 
     def run(self) -> None:
-        """Look now and then; where native code lets no thread of Python run, faulthandler's own timer goes off."""
+        """Check the deadlines periodically. If native code blocks Python's threads, faulthandler's own timer fires."""
         while True:
             time.sleep(_TICK_SECONDS)
             ends = min(list(self._ends.values()), default=None)
@@ -149,7 +149,7 @@ class _Watchdog(threading.Thread):
 
 @functools.lru_cache(maxsize=1)
 def _watchdog(process: int) -> _Watchdog:
-    """Return the watchdog of this process; a forked one has no threads."""
+    """Return the watchdog of this process, cached by its id because a forked process has no threads."""
     del process
     watchdog = _Watchdog()
     watchdog.start()
@@ -157,27 +157,27 @@ def _watchdog(process: int) -> _Watchdog:
 
 
 def decode_apart(content: bytes, decode: Decode[T], seconds: float) -> T | ImageError:
-    """Return what `decode_here` does, decoded in a process that may die of it: at two tries, then it is an error."""
+    """Return what `decode_here` returns, from a separate process; an error if that dies at both of two attempts."""
     import ray
 
-    # A process of its own each time: a photo that takes too long may still be decoded in a thread of it.
+    # A new process each time: a thread of the old one may still be decoding a photo that took too long.
     task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(_decode_timed)
-    # One after the other: together photos might run out of the memory that one by itself has.
+    # One after the other: several photos at the same time might run out of memory that is enough for one.
     reference = task.remote(content, decode, seconds)
     done, _ = ray.wait([reference], timeout=2 * (seconds + _START_SECONDS))
-    if not done:  # in native code that lets no other thread of Python run
+    if not done:  # native code blocks the other Python threads
         ray.cancel(reference, force=True)
         return _too_slow(seconds)
     try:
         found: T | ImageError = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         why = "ran out of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"
-        return ImageError("crash", f"the process that decoded it {why}, at each of 2 tries")
+        return ImageError("crash", f"the process that decoded it {why} in both attempts")
     return found
 
 
 def _decode_timed(content: bytes, decode: Decode[Any], seconds: float) -> Any:
-    """Return what `decode` makes of `content`, or that it took more than `seconds`."""
+    """Return the result of `decode` for `content`, or the too-slow error if it takes more than `seconds`."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(_decoded(content, decode)), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""How many bytes decoding a photo holds at once, known from its header before a pixel is decoded."""
+"""The peak memory of decoding a photo, computed from its header before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from catdog.errors import ImageError
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.decoding.rgb import has_16_bits
 
-# Bytes of a pixel in Pillow's own picture; every other mode has 4, also those of two and three channels.
+# Bytes per pixel of Pillow's own picture. Every other mode has 4, even with two or three channels.
 _PICTURE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-# Bytes of a pixel that a decoder holds beside that picture, by the number of channels, as measured with Pillow 13:
-# planes and a copy of them, integers of 32 bits (JPEG 2000), the canvases of an animation (WebP).
+# Bytes per pixel that a decoder holds in addition, by the number of channels, measured with Pillow 13: planes and a
+# copy of them, 32-bit integers (JPEG 2000), the canvases of an animation (WebP).
 _BESIDE = {
     "WEBP": (12, 12, 12, 12),
     "AVIF": (2, 4, 6, 8),
@@ -29,7 +29,7 @@ _BITS, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 258, 278, 322, 323
 def load(image: Image.Image, *, content: bytes, limits: DecodeLimits) -> None:
     """Decode the pixels of the opened `image` of the file `content`.
 
-    Raises ImageError of code too-large, before it begins, where that takes more memory than `limits` allow.
+    Raises ImageError with code too-large, before decoding, if that takes more memory than `limits` allow.
     """
     needed = decoded_bytes(image, content)
     if needed > limits.max_bytes:
@@ -42,10 +42,10 @@ def load(image: Image.Image, *, content: bytes, limits: DecodeLimits) -> None:
 
 
 def decoded_bytes(image: Image.Image, content: bytes) -> int:
-    """Return the bytes that decoding the opened `image` of the file `content` holds at once.
+    """Return the peak number of bytes that decoding the opened `image` of the file `content` holds.
 
-    Its sides count as they are to be decoded: after `draft` the smaller ones. 16-bit colours count as two pictures,
-    though of a bright photo the second one is not made; of a TIFF, strips count that are unpacked whole.
+    Width and height are those that will be decoded, so the smaller ones after `draft`. 16-bit colours count as two
+    pictures, although a bright photo needs only one. Strips of a TIFF that are unpacked whole also count.
     """
     channels = len(image.getbands())
     beside = _BESIDE[image.format][channels - 1] if image.format in _BESIDE else 0

@@ -1,4 +1,4 @@
-"""Any mode of pixels to 8-bit RGB: gray of any depth, transparency, palettes, inks."""
+"""Conversion of any pixel mode to 8-bit RGB: gray of any depth, transparency, palettes, CMYK."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from catdog.photos.decoding.headers import pnm_header
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Strip = tuple[int, int, int, int]  # likewise
 
-_LARGE_PIXELS = 8_000_000  # from here on a photo is made smaller piece by piece: conversions make copies
+_LARGE_PIXELS = 8_000_000  # from here on, a photo is converted in strips, because conversions make copies
 _STRIP_PIXELS = 2_000_000
-_SPARE = 2  # times the pixels that are wanted: what follows is resampled once more
-# TIFF 6.0, section 8 and 19: MaxSampleValue, SMaxSampleValue, BitsPerSample.
+_SPARE = 2  # times the wanted pixels are kept, because the result is resampled once more
+# TIFF 6.0, sections 8 and 19: MaxSampleValue, SMaxSampleValue, BitsPerSample.
 _MAX_SAMPLE, _S_MAX_SAMPLE, _BITS = 281, 341, 258
-# What Pillow calls the layouts of 16-bit colours, of which it keeps the upper byte; the other order has the lower one.
+# Pillow's names for layouts of 16-bit colours. It keeps the upper bytes; the opposite byte order gives the lower ones.
 _LOWER_BYTES = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}
 
 
 def to_rgb(image: Image.Image, *, content: bytes, spare_factor: float = 1.0) -> tuple[Image.Image, int]:
-    """Return a loaded image of any mode as RGB, and by how much it was made smaller: 1, mostly.
+    """Return a loaded image of any mode as RGB, and the factor by which it was reduced, usually 1.
 
-    `content` is the file. `spare_factor` tells how many times more pixels each side has than are wanted; a large photo
-    is made smaller by half of it at most. White lies under transparent parts; alpha that is 0 throughout is no alpha.
+    `content` is the file. `spare_factor` is how many times more pixels each side has than are wanted. A large photo
+    is reduced by at most half of it. Transparent parts become white. Alpha that is 0 everywhere is ignored.
     """
     image = _restore_lower_bytes(image, content)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -41,7 +41,7 @@ def to_rgb(image: Image.Image, *, content: bytes, spare_factor: float = 1.0) -> 
 
 
 def shrink_box(box: Box, factor: int) -> Box:
-    """Return `box` in the pixels of an image that was made smaller by `factor`."""
+    """Return `box` in the pixels of an image that was reduced by `factor`."""
     left, top, right, bottom = box
     return left / factor, top / factor, right / factor, bottom / factor
 
@@ -58,7 +58,7 @@ def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]
 
 
 def _converter(image: Image.Image, content: bytes) -> Callable[[Image.Image], Image.Image]:
-    """Return what converts `image`, or any part of it, to RGB."""
+    """Return a function that converts `image`, or any part of it, to RGB."""
     if image.mode.startswith("I") or image.mode == "F":
         white = _white(image, content)
         return lambda part: _to_8_bits(np.asarray(part), white)
@@ -78,7 +78,7 @@ def _on_white(part: Image.Image) -> Image.Image:
 
 
 def _is_void(image: Image.Image) -> bool:
-    """Tell whether every pixel is transparent: many programs write 0 where they mean no alpha."""
+    """Return whether every pixel is transparent: many programs write 0 when they mean no alpha."""
     if "A" in image.mode:
         return bool(image.getchannel("A").getextrema() == (0, 0))
     if image.width * image.height > _LARGE_PIXELS:
@@ -89,9 +89,10 @@ def _is_void(image: Image.Image) -> bool:
 def _white(image: Image.Image, content: bytes) -> float:
     """Return the value of `image`, of integers or floats, that is white.
 
-    Integers: what the file says, where its pixels keep to it; else 65535, unless one is greater or all are below a
-    quarter of it, as 8 to 14 bits are that somebody put into 16: then all bits that are used. Files of floats do not
-    say what white is: it is the first of 1, 255 and 65535 that no value exceeds, else the greatest value.
+    For integers, it is the value that the file declares, if no pixel exceeds it. Otherwise it is 65535, or the greatest
+    value if that is larger. If all values are below a quarter of that range, they are 8 to 14 bits stored in 16, and
+    white has all used bits set. Files of floats do not declare white. It is the first of 1, 255 and 65535 that no value
+    exceeds, else the greatest value.
     """
     top = _greatest(image)
     if image.mode == "F":
@@ -114,7 +115,7 @@ def _greatest(image: Image.Image) -> float:
 
 
 def _declared_white(image: Image.Image, content: bytes) -> float | None:
-    """Return the white that sBIT of a PNG, MaxSampleValue or BitsPerSample of a TIFF says; None for the type's own."""
+    """Return white as declared by sBIT (PNG), MaxSampleValue or BitsPerSample (TIFF); None for the type's own."""
     if image.format == "PNG":
         at = content.find(b"sBIT", 8, 4096)
         bits = content[at + 4] if at > 0 else 0
@@ -137,9 +138,10 @@ def _to_8_bits(values: np.ndarray, white: float) -> Image.Image:
 
 
 def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
-    """Return an image of 16-bit colours, of which Pillow keeps the upper bytes, scaled where those tell too little.
+    """Return `image`; if its 16-bit colours are dark, their full values are scaled to 8 bits first.
 
-    It goes strip by strip, and changes `image`: a second picture in memory is enough.
+    Pillow keeps only the upper bytes, which are too coarse if none of them reaches 64. `image` is changed in place,
+    strip by strip, so that only a second picture is needed in memory.
     """
     if not has_16_bits(image, content) or any(_greatest(image.getchannel(band)) >= 64 for band in "RGB"):
         return image
@@ -161,7 +163,7 @@ def _restore_lower_bytes(image: Image.Image, content: bytes) -> Image.Image:
 
 
 def has_16_bits(image: Image.Image, content: bytes) -> bool:
-    """Tell whether colours of `image` have 16 bits in the file `content`: Pillow keeps the upper 8 of them."""
+    """Return whether the colours of `image` have 16 bits in the file `content`: Pillow keeps only the upper 8."""
     if image.mode not in ("RGB", "RGBA"):
         return False
     if image.format == "PNG":
@@ -179,14 +181,14 @@ def _strips(image: Image.Image) -> Iterator[Strip]:
 
 
 def _sixteen_bit_strips(image: Image.Image, content: bytes) -> Callable[[Strip], np.ndarray]:
-    """Return what reads any strip of `image` as uint16 colours, (H, W, 3 or 4)."""
+    """Return a function that reads any strip of `image` as uint16 colours, (H, W, 3 or 4)."""
     words, end = pnm_header(content)
     if words:
         count = image.width * image.height * 3
         pixels = np.frombuffer(content, ">u2", count, end + 1).reshape(image.height, image.width, 3)
         return lambda box: pixels[box[1] : box[3]].astype(np.uint16)
     with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as again:
-        is_gray = any(tile.args == "LA;16B" for tile in again.tile)  # and alpha: 4 bytes a pixel, as RGBA has
+        is_gray = any(tile.args == "LA;16B" for tile in again.tile)  # and alpha: 4 bytes a pixel, like RGBA
         again.tile = [tile._replace(args="RGBA" if is_gray else _swap(tile.args)) for tile in again.tile]
         again.load()
         lower = again.copy() if again.readonly else again
@@ -201,5 +203,5 @@ def _swap(arguments: Any) -> Any:
 
 
 def _used_white(top: float) -> float:
-    """Return the white of integers of which nothing is known but the greatest: all bits that are used, 8 at least."""
+    """Return white for integers of which only the greatest is known: all used bits, at least 8, are set."""
     return max(255.0, 2.0 ** math.ceil(math.log2(top + 1)) - 1)

@@ -1,4 +1,4 @@
-"""Small JPEGs of photos, as pages show them."""
+"""Small JPEGs of photos for report pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from catdog.photos.decoding.rgb import shrink_box, to_rgb
 
 
 def make_thumbnail(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_LIMITS, quality: int = 80) -> bytes:
-    """Return the photo as a small JPEG: upright, its aspect kept, the longer side `size` pixels or what it has.
+    """Return the photo as a small upright JPEG with its aspect ratio, the longer side at most `size` pixels.
 
     Raises ImageError as `decode_image` does.
     """
@@ -33,7 +33,7 @@ def make_thumbnail(content: bytes, *, size: int, limits: DecodeLimits = DEFAULT_
 
 
 def encode_jpeg(image: Image.Image | np.ndarray, *, quality: int = 80) -> bytes:
-    """Return an RGB image, or uint8 (H, W, 3), as a JPEG without any metadata of the photo it comes from."""
+    """Return an RGB image, or uint8 (H, W, 3), as a JPEG without any metadata of the original photo."""
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     sink = io.BytesIO()
     picture.save(sink, "JPEG", quality=quality, exif=b"")
@@ -41,7 +41,7 @@ def encode_jpeg(image: Image.Image | np.ndarray, *, quality: int = 80) -> bytes:
 
 
 def overlay_heat(thumbnail: bytes, heat: np.ndarray) -> bytes:
-    """Return the JPEG `thumbnail` with `heat` (H, W), 0 to 1, laid over it from clear through yellow to red."""
+    """Return the JPEG `thumbnail` with `heat` (H, W), 0 to 1, overlaid from transparent through yellow to red."""
     with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as image:
         photo = np.asarray(image.convert("RGB"), np.float32)
     levels = Image.fromarray(np.rint(255 * heat).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Photos in shards: rows that are read where they are used, and the ingest of what one process cannot hold.
+"""Photos in shards: rows that are read where they are used, and the ingest of more photos than one process can hold.
 
-`driver` has the order of its steps, `ranges` what tasks do.
+`driver` has the order of the steps, `ranges` the work of the tasks.
 """

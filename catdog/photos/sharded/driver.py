@@ -1,4 +1,4 @@
-"""The ingest of many photos, step by step; the driver holds the names of shards, counts, and a rule for splits."""
+"""The ingest of many photos, step by step. The driver holds the names of shards, counts, and a rule for splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from catdog.photos.sources.listing.packed_tasks import list_many
 from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard
 from catdog.storage import files
 
-# Folders of an ingest, apart from what is kept of inspections.
+# Folders that `ingest_shards` makes anew; the kept inspections are not among them.
 _MADE = ("recorded", "merged", "ranges", "shards", "rejected")
 
 
@@ -38,9 +38,10 @@ def ingest_many(
     annotations: Annotations,
     progress: Progress | None,
 ) -> ShardedManifest:
-    """Make the manifest of what `list_inputs` does not list, as it says by `more`, in `directory`: all by Ray tasks.
+    """Make the manifest of a source with many photos in `directory`, in Ray tasks.
 
-    Raises what ingest.build_manifest raises.
+    `more` is the error by which `list_inputs` reports that it does not list the source. Raises what
+    ingest.build_manifest raises.
     """
     return ingest_shards(
         list_many(more, shards=files.join(directory, "inputs"), num_cpus=1),
@@ -66,7 +67,10 @@ def ingest_shards(
     progress: Progress | None,
     ranges: int = 0,
 ) -> ShardedManifest:
-    """Make the manifest of photos that are listed already; into `ranges` shards, by default all of some size."""
+    """Make the manifest of photos that are already listed.
+
+    It has `ranges` shards, by default one for every SHARD_ROWS photos.
+    """
     count = sum(shard.rows for shard in shards)
     for name in _MADE:
         files.delete(files.join(directory, name))
@@ -92,7 +96,7 @@ def ingest_shards(
         pass
     counts, tally = _reject(steps, shards)
     if not counts and all(label == NO_CLASS for label, _ in tally):
-        raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave all of them out")
+        raise UsageError(f"expected photos with a class in {source}, found none: the corrections leave out all of them")
     usable = [sum(number for (_, of), number in counts.items() if of == label) for label in range(len(labels.classes))]
     require_classes(labels.classes, usable=usable, tally=tally, source=source)
     written, totals = _write(steps, _make_rule(steps, counts, per_class))
@@ -106,7 +110,7 @@ def ingest_shards(
 
 
 def _reject(steps: Steps, shards: Sequence[Shard]) -> tuple[Counts, Tally]:
-    """Sort the inspected photos into ranges, without the unusable ones and copies; count those that stay and go."""
+    """Partition the inspected photos by range, without unusable ones and copies; count kept and rejected photos."""
     tallies = [add_tallies(found for _, found in _run(steps.merge, shards))]
     counts = Counts()
     reduce = functools.partial(_reduce, steps=steps, shards=share([shard.name for shard in shards]))
@@ -118,7 +122,7 @@ def _reject(steps: Steps, shards: Sequence[Shard]) -> tuple[Counts, Tally]:
 
 
 def _write(steps: Steps, rule: SplitRule) -> tuple[list[WrittenShard], dict[str, dict[str, int]]]:
-    """Write the shards of the manifest; return them in their order, and photos by split and class name."""
+    """Write the shards of the manifest; return them in order, and the number of photos by split and class name."""
     written: dict[int, WrittenShard] = {}
     shared, totals = share(rule), empty_counts(steps.labels.classes)
     for number, (shard, found) in _run(lambda number, _: steps.write(number, shared.get()), range(steps.ranges)):
@@ -133,7 +137,7 @@ def _reduce(number: int, tries: int, *, steps: Steps, shards: Any) -> Any:
 
 
 def _make_rule(steps: Steps, counts: Counts, per_class: Mapping[str, int]) -> SplitRule:
-    """Return the rule for splits, of what all ranges tell of their photos."""
+    """Return the rule for splits, made from what all ranges report about their photos."""
     asked, classes = asked_of(counts, per_class), steps.labels.classes
     looked = (found for _, found in _run(lambda number, _: steps.find_places(number, asked), range(steps.ranges)))
     places = add_places(looked, asked)
@@ -152,5 +156,5 @@ def _run(function: Callable[[Any, int], Any], pieces: Iterable[Any]) -> Iterator
         yield from run_in_tasks(function, pieces, num_cpus=1)
     except CatdogError:
         raise
-    except Exception as error:  # what Ray itself raises, in classes of its own
+    except Exception as error:  # raised by Ray itself, in its own classes
         raise FailureError(f"the manifest cannot be made: {root_cause(error)}") from error

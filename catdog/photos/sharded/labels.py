@@ -1,4 +1,4 @@
-"""The classes of the photos of many shards: the driver sees what tells them apart, tasks label their own."""
+"""The classes of the photos of many shards: the driver decides the rule, and tasks label their own photos."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from catdog.storage.tables import read_parquet, write_parquet
 
 
 class Listed(NamedTuple):
-    """What tells the class of a photo: its place below the source, the file that holds it, its recorded label or ""."""
+    """What decides the class of a photo: its path below the source, the file that holds it, and its recorded label."""
 
     relative: str
     file: str
-    label: str
+    label: str  # "" for none
 
 
 def listed_photos(rows: pa.Table, labels: Sequence[str]) -> list[Listed]:
-    """Return what tells the class of each of `rows` (inputs.INPUTS), whose recorded labels are `labels`, or none."""
+    """Return what decides the class of each of `rows` (inputs.INPUTS); `labels` has their recorded labels, or none."""
     relatives = rows["relative"].to_pylist()
     return list(map(Listed, relatives, files_of(rows), labels or [""] * len(relatives)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What of a shard decides how the photos of all are labelled."""
+    """The facts about a shard that decide how the photos of all shards are labelled."""
 
-    examples: list[str]  # the first photo of each kind that layouts tell apart
+    examples: list[str]  # the first photo of each kind that layouts distinguish
     named: dict[str, Listed]  # the photos that corrections name, by path
     seen: Seen
 
 
 def survey(shard: Shard, names: Shared | frozenset[str], *, label_column: str, directory: str) -> Survey:
-    """Look over the photos of `shard`; `names` are the paths that corrections may mean.
+    """Return the survey of `shard`; `names` are the paths that corrections may refer to.
 
-    Its recorded labels, if it has any, are kept in the folder `directory` for `kept_labels`: they take long to read.
+    Recorded labels, if any, are written to the folder `directory` for `kept_labels`, because they take long to read.
     """
     wanted: frozenset[str] = names.get() if isinstance(names, Shared) else names
     rows, examples = shard.read(), Examples()
@@ -71,7 +71,7 @@ def _labels_file(directory: str, shard: str) -> str:
 
 @functools.lru_cache(maxsize=1)  # stretches of one shard come one after the other
 def kept_labels(directory: str, shard: str) -> list[str]:
-    """Return the recorded label of each photo of the surveyed shard of the name `shard`; none where it has none."""
+    """Return the recorded label of each photo of the surveyed shard named `shard`; an empty list if it has none."""
     path = _labels_file(directory, shard)
     if not files.exists(path):
         return []
@@ -81,7 +81,7 @@ def kept_labels(directory: str, shard: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoLabels:
-    """How a task labels photos: by what is recorded with them or by the layout of folders, then by the corrections."""
+    """How a task labels photos: by their recorded labels or by the layout of folders, then by the corrections."""
 
     rule: RecordedRule | Layout
     has_hints: bool = True
@@ -89,18 +89,18 @@ class PhotoLabels:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """All classes, as labels count them."""
+        """All classes; a label is a position in them."""
         return self.rule.classes
 
     @property
     def are_recorded(self) -> bool:
-        """Tell whether labels come with the photos."""
+        """Whether labels are recorded with the photos."""
         return isinstance(self.rule, RecordedRule)
 
     def apply(self, rows: pa.Table, labels: Sequence[str] = ()) -> tuple[pa.Table, list[tuple[str, str]]]:
-        """Return path, version, hint and label of the `rows` (inputs.INPUTS) with a class; (path, reason) of others.
+        """Return path, version, hint and label of `rows` (inputs.INPUTS) with a class; (path, reason) of the others.
 
-        `labels` are the recorded ones, of each of the rows, or none.
+        `labels` has the recorded label of each row, or is empty.
         """
         corrected = self.corrected.get() if isinstance(self.corrected, Shared) else self.corrected
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -117,7 +117,7 @@ class PhotoLabels:
         return pa.table(arrays, schema=_LABELLED), rejected
 
     def assign(self, photo: Listed) -> Assigned:
-        """Return (split hint, class) of `photo` without the corrections, None where it has no class."""
+        """Return (split hint, class) of `photo` without the corrections, None if it has no class."""
         if isinstance(self.rule, RecordedRule):
             return self.rule.assign(photo.file, photo.label)
         found = self.rule.class_of(photo.relative)
@@ -128,7 +128,7 @@ _LABELLED = pa.schema([("path", pa.string()), ("version", pa.string()), ("hint",
 
 
 def correction_names(corrections: Corrections | None) -> frozenset[str]:
-    """Return the paths of photos that `corrections` may mean."""
+    """Return the paths of photos that `corrections` may refer to."""
     named = corrections.classes if corrections else ()
     return frozenset([*named, *map(files.absolute, named)])
 
@@ -136,9 +136,10 @@ def correction_names(corrections: Corrections | None) -> frozenset[str]:
 def decide_labels(
     surveys: Iterable[Survey], *, source: str, annotations: Annotations, photos: int, first: str
 ) -> PhotoLabels:
-    """Return how the photos of all `surveys` are labelled, `photos` of them, and say what a person should know of it.
+    """Return how the photos of all `surveys` are labelled, and print what a user should know about it.
 
-    `first` is a photo, as an example. Raises UsageError as make_rule, assign_classes and apply_corrections do.
+    `photos` is the number of photos, `first` the path of one of them, as an example. Raises UsageError as
+    make_rule, assign_classes and apply_corrections do.
     """
     examples, named, seen = Examples(), dict[str, Listed](), list[Seen]()
     for found in surveys:
@@ -163,7 +164,10 @@ def decide_labels(
 def _corrected(
     corrections: Corrections, labels: PhotoLabels, named: Mapping[str, Listed], *, first: str
 ) -> dict[str, Assigned]:
-    """Return what becomes of each of the photos that `corrections` name; `first` is a photo, as an example."""
+    """Return (split hint, class) of each photo that `corrections` name, None to leave it out.
+
+    `first` is the path of a photo, as an example.
+    """
     paths = [first, *sorted(set(named) - {first})]
     before = [labels.assign(named[path]) if path in named else None for path in paths]
     found = apply_corrections(corrections, paths, before, classes=labels.classes)
@@ -176,5 +180,5 @@ def _corrected(
 
 
 def share_labels(labels: PhotoLabels) -> PhotoLabels:
-    """Return `labels` as tasks take them: many corrections go to Ray's store, once."""
+    """Return `labels` for tasks, with the corrections put into Ray's object store once."""
     return dataclasses.replace(labels, corrected=share(labels.corrected)) if labels.corrected else labels

@@ -1,4 +1,4 @@
-"""A manifest in shards: what is known of all its photos together; their rows stay in files until they are used."""
+"""A manifest in shards: totals over all its photos. Their rows stay in files until they are used."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ INDEX_FILE = "manifest.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardedManifest:
-    """The usable photos in the shards of `directory`, ranges of digests one after the other; label i is `classes[i]`.
+    """The usable photos in the shards of `directory`, consecutive ranges of digests; label i is `classes[i]`.
 
-    `totals` are photos by split (UNUSED too) and class name, `reasons` counts the rejected photos, most frequent first.
+    `totals` counts photos by split (including UNUSED) and class name. `reasons` counts the rejected photos, most
+    frequent reason first.
     """
 
     directory: str
@@ -32,15 +33,15 @@ class ShardedManifest:
 
     @property
     def rejected_count(self) -> int:
-        """How many files were rejected."""
+        """The number of rejected files."""
         return sum(one.count for one in self.reasons)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return photos by split (UNUSED too) and class name."""
+        """Return the number of photos by split (including UNUSED) and class name."""
         return self.totals
 
     def photos(self, split: str) -> PhotoRows:
-        """Return the photos of `split` by digest; they are read where they are used."""
+        """Return the photos of `split` sorted by digest; they are read where they are used."""
         return PhotoRows(
             tuple(
                 RowShard(rows=shard.rows[split], path=self._path(shard), split=split)
@@ -50,7 +51,7 @@ class ShardedManifest:
         )
 
     def sample(self, photos: int) -> pa.Table:
-        """Return rows (schemas.MANIFEST) of all splits, whole shards up to so many photos: the first by digest."""
+        """Return rows (schemas.MANIFEST) of the first shards by digest, until they have `photos` photos in splits."""
         found, rows = [MANIFEST.empty_table()], 0
         for shard in self.shards:
             if rows < photos:
@@ -59,7 +60,7 @@ class ShardedManifest:
         return pa.concat_tables(found)
 
     def summary_lines(self) -> list[str]:
-        """Return the console lines, as Manifest has them."""
+        """Return the console lines, as `Manifest.summary_lines` does."""
         return summary_lines(self.totals, self.reasons)
 
     def _path(self, shard: WrittenShard) -> str:
@@ -67,7 +68,7 @@ class ShardedManifest:
 
 
 def write_sharded(manifest: ShardedManifest) -> None:
-    """Write what is known of all photos together beside the shards."""
+    """Write the index file (classes, counts, shards, reasons) next to the shards."""
     files.write_json(
         files.join(manifest.directory, INDEX_FILE),
         {
@@ -80,7 +81,7 @@ def write_sharded(manifest: ShardedManifest) -> None:
 
 
 def read_sharded(directory: str) -> ShardedManifest:
-    """Read what `write_sharded` wrote. Raises FailureError where it is damaged."""
+    """Read what `write_sharded` wrote. Raises FailureError if it is damaged."""
     path = files.join(directory, INDEX_FILE)
     found = files.read_json(path)
     try:

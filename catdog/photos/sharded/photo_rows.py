@@ -1,6 +1,6 @@
-"""The photos of a split in the order of their digests: in memory, or in shards of a manifest, read where they are used.
+"""The photos of a split sorted by digest: in memory, or in shards of a manifest that are read where they are used.
 
-That order is a random one, and the same everywhere: digests are as good as drawn.
+This order is random but the same everywhere, because digests are as good as random numbers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from catdog.storage.tables import read_parquet
 
 _ROWS = pa.schema([("path", pa.string()), ("label", pa.int32()), ("digest", pa.string())])
 _COLUMNS = _ROWS.names
-_HELD = 2  # shards that a process keeps in memory: neighbours share a part
+_HELD = 2  # shards that a process keeps in memory: a part may span two neighbours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowShard:
-    """Some photos of one split: `rows` of them, in `table`, or in the file `path` of a manifest beside other splits."""
+    """Some photos of one split: `rows` of them, in `table`, or in the manifest file `path` next to other splits."""
 
     rows: int
     table: pa.Table | None = None
@@ -32,7 +32,7 @@ class RowShard:
     split: str = ""
 
     def read(self) -> pa.Table:
-        """Return path, label and digest, by digest. Raises FailureError where the file cannot be read here."""
+        """Return path, label and digest, sorted by digest. Raises FailureError if the file cannot be read here."""
         return self.table if self.table is not None else _read_split(self.path, self.split)
 
 
@@ -48,7 +48,7 @@ def _read_split(path: str, split: str) -> pa.Table:
 
 
 class PhotoRows:
-    """Photos with path, label and digest, by digest; a process holds the shards that it reads, and no others."""
+    """Photos with path, label and digest, sorted by digest. A process holds only the shards that it reads."""
 
     def __init__(self, shards: tuple[RowShard, ...]) -> None:
         self.shards = shards
@@ -76,7 +76,7 @@ class PhotoRows:
         return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces)
 
     def hashed(self) -> Any:
-        """Return a SHA-256 of the digests and labels, to be updated further; they are read for it once."""
+        """Return a SHA-256 of the digests and labels, which the caller may update. They are read only once for it."""
         if self._hashed is None:
             self._hashed = hashlib.sha256(b'{"rows":"')
             for number, shard in enumerate(shard for shard in self.shards if shard.rows):
@@ -85,9 +85,9 @@ class PhotoRows:
 
 
 def _lines(table: pa.Table) -> memoryview:
-    """Return the digest and label of each row as JSON has them in a string, each after the mark of a new line."""
+    """Return the digest and label of each row as they appear in a JSON string, each row after an escaped newline."""
     labels = pc.cast(table["label"], pa.string())
     joined = pc.binary_join_element_wise(r"\n", table["digest"], " ", labels, "")
-    # Without a separator the values lie one after the other in memory, as they are hashed.
+    # Without a separator, the values are contiguous in memory, as they are hashed.
     column = joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
     return memoryview(pa.concat_arrays([column.cast(pa.large_string())]).buffers()[2])

@@ -1,11 +1,11 @@
-"""The steps that tasks do for an ingest in shards: inspect, merge the photos of a shard, reduce a range of digests.
+"""The steps of a sharded ingest, run by tasks: inspect and merge the photos of a shard, reduce and write a key range.
 
-    shard of the listing --inspect--> kept beside the manifest
-                         --merge----> its usable photos in ranges of digests, and rejected ones
-    range of digests     --reduce---> without copies; looked at for the rule of splits
+    shard of the listing --inspect--> results, kept next to the manifest
+                         --merge----> usable photos in ranges of digests, and rejected photos
+    range of digests     --reduce---> photos without copies, from which the split rule is made
                          --write----> a shard of the manifest
 
-Copies have equal digests, so they meet in one range; and the ranges one after the other are in the order of training.
+Copies have equal digests, so they are in the same range. The consecutive ranges are in the order of training.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _USABLE = pa.schema(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Photos [start, stop) of a shard of the listing: the work of a task that inspects."""
+    """Photos [start, stop) of a shard of the listing: the work of one inspection task."""
 
     shard: Shard
     start: int
@@ -49,7 +49,7 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """A shard of the manifest: its file, and how many photos it has of each split."""
+    """A shard of the manifest: its file, and the number of its photos in each split."""
 
     name: str
     rows: dict[str, int]
@@ -57,7 +57,7 @@ class WrittenShard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The steps of an ingest into the manifest `directory`; each of the methods is the work of a task."""
+    """The steps of an ingest into the manifest `directory`. Each step is a method that a task runs."""
 
     directory: str
     labels: PhotoLabels
@@ -67,7 +67,7 @@ class Steps:
     seed: int
 
     def inspect(self, stretch: Stretch, tries: int) -> None:
-        """Inspect the photos of `stretch` that have a class, as far as it is not done; what is found is kept."""
+        """Inspect the photos of `stretch` that have a class, unless this is already done; keep the results."""
         rows, _ = self._labelled(stretch)
         if rows.num_rows:
             self.inspector(rows, tries)
@@ -78,20 +78,20 @@ class Steps:
         return self.labels.apply(_read_listed(shard)[place], recorded[place])
 
     def stretches(self, shard: Shard) -> list[Stretch]:
-        """Return the work of inspecting `shard`."""
+        """Return the stretches of `shard`, one for each inspection task."""
         size = self.photos_per_task
         starts = range(0, shard.rows, size)
         return [Stretch(shard=shard, start=start, stop=min(start + size, shard.rows)) for start in starts]
 
     def merge(self, shard: Shard, tries: int) -> Tally:
-        """Sort the photos of `shard` into ranges of digests; write down and count those that are unusable."""
+        """Partition the photos of `shard` by range of digests; write and count the unusable ones."""
         found: list[pa.Table] = []
         rejected: list[tuple[str, str, int]] = []
         for stretch in self.stretches(shard):
             rows, without = self._labelled(stretch)
             rejected += [(path, reason, NO_CLASS) for path, reason in without]
             if rows.num_rows:
-                inspected = self.inspector(rows, tries)  # what was kept
+                inspected = self.inspector(rows, tries)  # the kept results
                 for name in inspected.column_names:
                     rows = rows.append_column(name, inspected[name])
                 found.append(rows)
@@ -105,7 +105,7 @@ class Steps:
         return self._reject(rejected, f"listed-{shard.name}")
 
     def _write_ranges(self, rows: pa.Table, name: str) -> None:
-        """Write `rows` as the file of a shard that has a batch for each range."""
+        """Write `rows` as the file of a shard, with one batch for each range."""
         rows = rows.sort_by("digest").combine_chunks()
         starts = [int(digest[:8], 16) * self.ranges >> 32 for digest in rows["digest"].to_pylist()]
         bounds = np.searchsorted(starts, np.arange(self.ranges + 1))
@@ -118,7 +118,7 @@ class Steps:
         files.write_bytes(self._merged(name), sink.getvalue())
 
     def reduce(self, number: int, shards: Sequence[str]) -> tuple[Counts, Tally]:
-        """Gather the photos of range `number` from all `shards`, reject copies; count the others and the rejected."""
+        """Gather the photos of range `number` from all `shards` and reject copies; count kept and rejected photos."""
         with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
             batches = list(pool.map(lambda name: self._read_batch(name, number), shards))
         rows = pa.Table.from_batches(batches, schema=_USABLE).sort_by("path")
@@ -138,7 +138,7 @@ class Steps:
             return pa.ipc.open_file(file).get_batch(number)
 
     def find_places(self, number: int, asked: Asked) -> Places:
-        """Look at the photos of range `number` for the rule of splits."""
+        """Return the counts and first places of range `number` for the split rule."""
         return find_places(self._read_usable(number, ["digest", "hint", "label"]), asked, seed=self.seed)
 
     def select(self, number: int, wanted: dict[str, list[int]]) -> dict[str, pa.Table]:
@@ -151,7 +151,7 @@ class Steps:
         }
 
     def write(self, number: int, rule: SplitRule) -> tuple[WrittenShard, dict[tuple[str, str], int]]:
-        """Write range `number` as a shard of the manifest, by digest; return also its photos by split and class."""
+        """Write range `number` as a shard of the manifest by digest; return it with its counts by split and class."""
         rows = self._read_usable(number, _USABLE.names)
         names = np.array(self.labels.classes, dtype=object)[rows["label"].to_numpy()]
         splits = rule.apply(rows)

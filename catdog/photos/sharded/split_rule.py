@@ -1,6 +1,7 @@
-"""The split of a photo as a rule that ranges of digests apply by themselves, and what they count for it to be made.
+"""The rule that gives each photo its split, and the counts from which it is made.
 
-It gives what splits.split_photos gives for photos without groups.
+Each range of digests counts its photos and applies the rule on its own. The rule gives the same splits as
+splits.split_photos for photos without groups.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _Key = tuple[str, int, int]  # pool, label, number of the split
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-    """What ranges tell of the places of their photos: how many are in each split, and the first ones of these.
+    """What ranges report about the places of their photos: the count in each split, and the first places of each.
 
-    `first` has them sorted, and no more than one beyond what `limits_of` says; it is empty where a split takes all.
-    Where numbers are given for all splits of a pool these are not cut yet, and all are counted as of the first one.
+    `first` has at most as many places as `_limits` returns, sorted. It is empty if a split takes all photos. If all
+    splits of a pool have numbers, the pool is not cut yet, and all its photos count for the first split.
     """
 
     counts: dict[_Key, int]
@@ -41,24 +42,24 @@ class Places:
 
 
 def pools_of(rows: pa.Table) -> np.ndarray:
-    """Return the pool of each of `rows`: the split of its hint, or train."""
+    """Return the pool of each of `rows`: its split hint, or train."""
     return np.array([hint or "train" for hint in rows["hint"].to_pylist()], dtype=object)
 
 
 def is_counted(asked: Mapping[str, int]) -> bool:
-    """Tell whether there is a number for each split, so that the line is cut at ranks."""
+    """Return whether every split has a number, so that the line is cut at ranks."""
     return ALL not in asked.values()
 
 
 def _limits(asked: Mapping[str, int]) -> list[int]:
-    """Return for each split how many of its first places decide; 0 where none does."""
+    """Return how many of the first places of each split the rule needs, 0 if none."""
     if is_counted(asked):
         return [sum(asked.values()) + 1]
     return [0 if most == ALL else most + 1 for most in asked.values()]
 
 
 def find_places(rows: pa.Table, asked: Asked, *, seed: int) -> Places:
-    """Look at the photos of one range, `rows` with digest, hint and label."""
+    """Return the counts and first places of one range, whose `rows` have digest, hint and label."""
     pools, labels = pools_of(rows), rows["label"].to_numpy()
     places = draw_places(rows["digest"].to_pylist(), seed=seed)
     counts: dict[_Key, int] = {}
@@ -81,7 +82,7 @@ def find_places(rows: pa.Table, asked: Asked, *, seed: int) -> Places:
 
 
 def add_places(found: Iterable[Places], asked: Asked) -> Places:
-    """Return what ranges tell together; of what each tells no more is held than the sum needs."""
+    """Return the sum of what ranges report, keeping no more places in memory than the sum needs."""
     counts: dict[_Key, int] = {}
     first: dict[_Key, np.ndarray] = {}
     for one in found:
@@ -95,9 +96,10 @@ def add_places(found: Iterable[Places], asked: Asked) -> Places:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PoolRule:
-    """How the photos of a pool are split among `splits`, by class.
+    """How the photos of a pool are split among the S `splits`, for each of K classes.
 
-    `ends` (K, S - 1) has where each split but the last ends on the line, `caps` (K, S) from where on it takes no more.
+    `ends` (K, S - 1) has the place on the line where each split except the last ends. `caps` (K, S) has the place from
+    which on a split takes no more photos.
     """
 
     splits: tuple[str, ...]
@@ -107,7 +109,7 @@ class PoolRule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """The rule: by pool, and `moved`, which has the split of each digest of classes that are too small for it."""
+    """The rule of each pool. `moved` has the split of each digest of the classes that are too small for the rule."""
 
     seed: int
     pools: dict[str, PoolRule]
@@ -130,7 +132,7 @@ class SplitRule:
 
 
 def small_classes(found: Places, asked: Asked, *, classes: int) -> dict[str, list[int]]:
-    """Return by pool the classes that some split would have no photo of: their photos are looked at one by one."""
+    """Return by pool the classes that would have no photo in some split: their photos are split separately."""
     small = {}
     for pool, wanted in asked.items():
         if not is_counted(wanted):
@@ -149,9 +151,10 @@ def make_rule(
     classes: Sequence[str],
     seed: int,
 ) -> SplitRule:
-    """Return the rule for what all ranges found; `few` has by pool the `small_classes` and their photos, by path.
+    """Return the rule for what all ranges found.
 
-    Raises UsageError where a class has fewer photos than there are splits to draw.
+    `few` has by pool the `small_classes` and their photos, sorted by path. Raises UsageError if a class has fewer
+    photos than there are splits to draw.
     """
     pools, moved = {}, dict[str, str]()
     for pool, wanted in asked.items():
@@ -190,7 +193,7 @@ def _rule_by_rank(found: Places, pool: str, asked: Mapping[str, int], classes: S
 def _split_few(
     small: Sequence[int], rows: pa.Table, asked: Mapping[str, int], classes: Sequence[str], *, seed: int
 ) -> dict[str, str]:
-    """Return the split of each digest of `rows`, all photos of a pool that are of the `small` classes."""
+    """Return the split of each digest of `rows`, all photos of a pool in the `small` classes."""
     digests = rows["digest"].to_pylist()
     places = draw_places(digests, seed=seed)
     labels = np.searchsorted(small, rows["label"].to_numpy())
@@ -201,5 +204,5 @@ def _split_few(
 
 
 def asked_of(counts: Counts, per_class: Mapping[str, int]) -> Asked:
-    """Return what is asked of each pool, where `counts` has the photos of all pools."""
+    """Return what `asked_splits` returns for the pools that have photos in `counts`."""
     return asked_splits({pool for (pool, _), count in counts.items() if count}, per_class)

@@ -1,4 +1,4 @@
-"""What a person is told of a manifest: photos by class and split, and why files were rejected."""
+"""The console summary of a manifest: photos by class and split, and why files were rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN_CLASSES = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """So many files that were rejected for the same reason: `path` is the first of them, `reason` that of it."""
+    """The files rejected for the same reason: their `count`, the `path` of the first one, and its `reason`."""
 
     count: int
     path: str
@@ -21,19 +21,19 @@ class Rejected:
 
     @property
     def code(self) -> str:
-        """The reason without what is told of the one photo."""
+        """The reason without the message about the one photo."""
         return self.reason.partition(": ")[0]
 
 
 def empty_counts(classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return 0 photos by split (UNUSED too) and class name."""
+    """Return counts of 0 photos by split (including UNUSED) and class name."""
     return {split: dict.fromkeys(classes, 0) for split in (*SPLITS, UNUSED)}
 
 
 def summary_lines(counts: Mapping[str, Mapping[str, int]], reasons: Sequence[Rejected]) -> list[str]:
     """Return the console lines: photos by class and split, imbalance, and reasons in their order.
 
-    `counts` are photos by split (UNUSED too) and class name.
+    `counts` has the number of photos by split (including UNUSED) and class name.
     """
     classes = list(counts[UNUSED])
     used = {name: sum(counts[split][name] for split in SPLITS) for name in classes}
@@ -62,7 +62,7 @@ def _by_class(counts: Mapping[str, int]) -> str:
 
 
 def _each(counts: Mapping[str, int]) -> str:
-    """Return how the photos of one split are shared out among the classes, in brackets; nothing for no photos."""
+    """Return the number, or the range, of photos per class in one split, in brackets; "" if it has no photos."""
     low, high = min(counts.values()), max(counts.values())
     if not high:
         return ""

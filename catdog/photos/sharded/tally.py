@@ -1,4 +1,4 @@
-"""Rejected photos counted: by class and reason, each with its first photo."""
+"""Counts of rejected photos by class and reason, each with its first photo."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from catdog.photos.sharded.summary import Rejected
 NO_CLASS = -1
 
 
-Tally = dict[tuple[int, str], Rejected]  # by label, NO_CLASS for none, and code
+Tally = dict[tuple[int, str], Rejected]  # by label (NO_CLASS for none) and code
 
 
 def tally_rejected(photos: Iterable[tuple[str, str, int]]) -> Tally:
-    """Count `photos`, (path, reason, label) each."""
+    """Count `photos`, each of them (path, reason, label)."""
     return add_tallies(
         {(label, reason.partition(":")[0]): Rejected(count=1, path=path, reason=reason)}
         for path, reason, label in photos
@@ -35,13 +35,13 @@ def add_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def by_frequency(tally: Iterable[Rejected]) -> list[Rejected]:
-    """Return one of each code, most frequent first, those as frequent by their first photo."""
+    """Return the total of each code, most frequent first, ties sorted by their first photo."""
     total = add_tallies({(NO_CLASS, one.code): one} for one in tally)
     return sorted(total.values(), key=lambda one: (-one.count, one.path))
 
 
 def require_classes(classes: Sequence[str], *, usable: Sequence[int], tally: Tally, source: str) -> None:
-    """Raise UsageError, with the reasons counted, when a class has no usable photo; `usable` counts those."""
+    """Raise UsageError, with the reasons counted, if a class has no usable photo; `usable` has the counts by class."""
     for label, count in enumerate(usable):
         if not count:
             reasons = by_frequency(one for (of, _), one in tally.items() if of == label)

@@ -1,4 +1,4 @@
-"""Where photos come from: folders and object stores, containers and lists; their keys and their bytes.
+"""Where photos come from: folders and object stores, containers and lists. Their keys and their bytes.
 
-`inputs` is the way in: `list_inputs` and `read_inputs`. All folders above may import it.
+`inputs` is the entry point: `list_inputs` and `read_inputs`. All folders above may import it.
 """

@@ -42,20 +42,20 @@ _NEVER_READABLE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class MoreFilesError(MorePhotosError):
-    """A folder, whose path or URI this is, has more files than one process is to list."""
+    """A folder has more files than one process should list; the message is its path or URI."""
 
 
 def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
-    """List every file of `source` as `list_files` does.
+    """List every file of `source` as `list_files` does, except for a folder of tars or tables.
 
-    Of a folder that holds tars or Parquet files, as datasets are published, and no photos beside them, these alone
-    count: the tables themselves, and what is in the tars. Other files there, such as a readme, get a line.
-    Raises MorePackedError for several tars of more photos than `at_most`.
+    If a folder holds tars or Parquet files, as published datasets do, and no photos next to them, only these count: the
+    Parquet files themselves, and the photos in the tars. Other files there, such as a readme, are reported in one line.
+    Raises MorePackedError if several tars have more photos than `at_most`.
     """
     photos = list_files(source, at_most=at_most)
     base = split_query(as_key(absolute(source)))[0].rstrip("/")
     if photos[0].path.startswith(f"{base}!"):
-        return photos  # of an archive
+        return photos  # in an archive
     tars = _packed(photos, lambda name: archive_kind(name) == "tar")
     if tars:
         return list_tars(tars_of_folder(source, tars), at_most=at_most)
@@ -65,9 +65,10 @@ def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
 def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
     """List every file of `source` (a folder at any depth, an archive, or one file), sorted by path.
 
-    Hidden files and folders, those of systems and what our own jobs wrote are left out, with a line where it matters.
-    Nothing is opened: a file here may turn out to be no photo. Raises UsageError when the source is missing or holds no
-    files, FailureError when it cannot be read, MoreFilesError for a folder of photos that are more than `at_most`.
+    Hidden files and folders, those of systems, and what catdog jobs wrote are left out, and reported if it matters.
+    No photo is opened, so a file here may turn out not to be one. Raises UsageError when the source is missing, holds
+    no files or may not be read. Raises FailureError when it cannot be read, and MoreFilesError for a folder of more
+    photos than `at_most`.
     """
     base, query = split_query(as_key(absolute(source)))
     base = base.rstrip("/") or "/"
@@ -95,7 +96,7 @@ def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
         raise FailureError(f"cannot list the photos of {source}: {one_line(error)}") from error
     left_out.report()
     if not photos:
-        raise UsageError(f"expected photos in {source}, found no files (hidden ones do not count): check the path")
+        raise UsageError(f"expected photos in {source}, found no files (hidden files are ignored): check the path")
     return sorted(photos)
 
 
@@ -109,14 +110,14 @@ def _walk(path: str, left_out: LeftOut, at_most: int | None) -> list[Found]:
 
 
 def _are_packed(found: Sequence[Found]) -> bool:
-    """Tell whether photos are in archives or tables, such as `list_photos` opens, and none beside them."""
+    """Return whether there are tars or tables, which `list_photos` treats apart, and no photos next to them."""
     names = [file.relative for file in found]
     packed = [name for name in names if archive_kind(name) == "tar" or tables.is_table(name)]
     return bool(packed) and not any(map(is_photo_name, names))
 
 
 def open_tree(path: str) -> tuple[fs.FileSystem | None, str]:
-    """Return the file system of a folder, None for that of this machine, and the path of the folder in it."""
+    """Return the file system of a folder, None for the local one, and the path of the folder in it."""
     if not is_uri(path):
         return None, local_path(path)
     system, inside = open_folder(path)
@@ -124,7 +125,7 @@ def open_tree(path: str) -> tuple[fs.FileSystem | None, str]:
 
 
 def _refuse_results(path: str) -> None:
-    """Refuse a folder that a job of ours wrote, but one of sorted photos."""
+    """Raise UsageError for a folder that a catdog job wrote, except one of sorted photos."""
     mark = join(path, MARK_FILE)
     if "\\x{" not in mark and exists(mark):
         kind = read_json(mark).get("kind")
@@ -133,33 +134,33 @@ def _refuse_results(path: str) -> None:
 
 
 def _packed(photos: list[Photo], is_packed: Callable[[str], bool]) -> list[Photo]:
-    """Return the files of `photos` whose names are packed ones; none where a photo lies beside them."""
+    """Return the files of `photos` whose names satisfy `is_packed`, or none if there are photos next to them."""
     found = [photo for photo in photos if is_packed(photo.relative)]
     others = [photo.relative for photo in photos if not is_packed(photo.relative)]
     if not found or any(map(is_photo_name, others)):
         return []
     if others:
-        say(f"Skipped {counted(len(others), 'file')} beside archives or tables of photos, such as {others[0]}.")
+        say(f"Skipped {counted(len(others), 'file')} next to archives or tables of photos, such as {others[0]}.")
     return found
 
 
 def read_photo(path: str, *, max_bytes: int = MAX_PHOTO_BYTES, on_retry: Callable[[], None] | None = None) -> bytes:
     """Return the bytes of the photo at `path`, a key from `list_photos`; `on_retry` is called before each retry.
 
-    Raises ImageError: missing, permission, folder, not-a-file, too-large (more than `max_bytes`), encrypted, truncated
-    (a damaged archive member), io (still failing after the retries). Raises FailureError for a store that does not
-    answer for a minute.
+    Raises ImageError of code missing, permission, folder, not-a-file, too-large (more than `max_bytes`), encrypted,
+    truncated (a damaged archive member) or io (still failing after the retries). Raises FailureError if a store does
+    not answer for a minute.
     """
     return retry_read(lambda: _read(path, max_bytes=max_bytes), where=path, on_retry=on_retry)
 
 
 def retry_read(read: Callable[[], bytes], *, where: str, on_retry: Callable[[], None] | None) -> bytes:
-    """Return what `read` returns, tried again after faults that may pass; the errors are those of `read_photo`."""
+    """Return what `read` returns, with retries after transient errors; raises what `read_photo` raises."""
     pauses_seconds = iter(RETRY_PAUSES_SECONDS)
     while True:
         try:
             return wait_out(read, where=where, on_retry=on_retry)
-        except UsageError as error:  # a scheme that this machine's pyarrow does not open
+        except UsageError as error:  # a scheme that this machine's pyarrow cannot open
             raise ImageError("io", str(error)) from error
         except (MemoryError, pa.ArrowMemoryError) as error:
             raise ImageError("too-large", "its bytes do not fit into memory") from error
@@ -167,7 +168,7 @@ def retry_read(read: Callable[[], bytes], *, where: str, on_retry: Callable[[], 
             failure, pause_seconds = permanent_error(error), next(pauses_seconds, None)
             if failure or pause_seconds is None:
                 raise failure or ImageError("io", one_line(error)) from error
-        forget_archives()  # its connection may be what broke
+        forget_archives()  # their connection may be what broke
         if on_retry:
             on_retry()
         time.sleep(pause_seconds)
@@ -186,13 +187,13 @@ def _read(path: str, *, max_bytes: int) -> bytes:
 
 
 def permanent_error(error: OSError) -> ImageError | None:
-    """Return the ImageError for `error`, or None when trying again may help."""
+    """Return the ImageError for `error`, or None when a retry may help."""
     text = one_line(error)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return ImageError("missing", "no such file")
     if isinstance(error, PermissionError) or any(word in text for word in _DENIED):
         return ImageError("permission", text)
-    if "Invalid data stream" in text:  # bz2 raises OSError for damage
+    if "Invalid data stream" in text:  # bz2 raises OSError for damaged data
         return ImageError("truncated", "the archive member is damaged: Invalid data stream")
     if error.errno in _NEVER_READABLE or "is a directory" in text:
         return ImageError("io", text)
@@ -200,7 +201,7 @@ def permanent_error(error: OSError) -> ImageError | None:
 
 
 def read_shard_class(path: str) -> str | None:
-    """Return the text of the `.cls` beside a photo in a tar, as WebDataset has it; None for any other photo.
+    """Return the text of the `.cls` file next to a photo in a WebDataset tar, or None if there is none.
 
     Raises ImageError as `read_photo` does.
     """
@@ -218,9 +219,9 @@ def read_shard_class(path: str) -> str | None:
 
 
 def split_container(path: str) -> tuple[str, str | None]:
-    """Split a key into archive or Parquet table and member; (path, None) for a file by itself.
+    """Split a key into archive or Parquet file and member; returns (path, None) for a plain file.
 
-    A folder may be called `x.zip!y`, so the container is the first candidate that is a file.
+    A folder may be named `x.zip!y`, so the container is the first candidate that is a file.
     """
     base, query = split_query(path)
     at = base.find("!")

@@ -1,4 +1,4 @@
-"""Walks over folders, local and on object stores: every visible file, and a line on what was left out."""
+"""Walks over folders, local and on object stores, that find visible files and report what was left out."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from catdog.photos.sources.keys import key_of_name
 from catdog.photos.sources.opening import version_of
 from catdog.storage.ownership import is_ours
 
-# Folders that systems and programs make among people's photos, in lower case; a leading dot hides a name anyway.
+# Folders that systems and programs create among photos, in lower case. Names with a leading dot are hidden anyway.
 _SYSTEM_FOLDERS = frozenset({
     "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "lost+found", "lost.dir",
     "$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "$extend", "__pycache__",
 })  # fmt: skip
 
-_FOLDERS_AT_ONCE = 32  # of an object store
+_FOLDERS_AT_ONCE = 32  # listed at the same time on an object store
 
 
 class Found(NamedTuple):
-    """A file below a folder: `relative` is its place, `version` changes when its content does."""
+    """A file below a folder: `relative` is its path below it, `version` changes when its content does."""
 
     relative: str
     version: str | None
@@ -36,14 +36,14 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass
 class LeftOut:
-    """What a walk did not enter, to be said in a line of each kind."""
+    """Folders that a walk skipped or found empty, to be reported in one line per kind."""
 
     ours: list[str] = dataclasses.field(default_factory=list)
     unreadable: list[str] = dataclasses.field(default_factory=list)
     empty: list[str] = dataclasses.field(default_factory=list)
 
     def report(self) -> None:
-        """Say what was left out, each kind with its number and an example."""
+        """Report what was left out, each kind with its count and an example."""
         for paths, one, many in (
             (self.ours, "folder that catdog wrote", "folders that catdog wrote"),
             (self.unreadable, "folder that cannot be read", "folders that cannot be read"),
@@ -57,14 +57,14 @@ class LeftOut:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden or belongs to a system."""
+    """Return whether a file or folder of this name is hidden or belongs to a system."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 class Scanned(NamedTuple):
-    """What is in one folder: its files, and folders and links to folders by their places below the root.
+    """The content of one folder: its files, and its sub-folders and links to folders as paths below the root.
 
-    `ours` tells that a job of ours wrote it: then nothing of it is named.
+    `ours` is true for a folder that a catdog job wrote. The lists are empty then.
     """
 
     files: list[Found]
@@ -74,7 +74,10 @@ class Scanned(NamedTuple):
 
 
 def scan_local(root: str, below: str) -> Scanned:
-    """Return what is visible in the local folder `below` `root`; OSError as the system raises it."""
+    """Return the visible content of the local folder `below`, a path relative to `root`.
+
+    Raises OSError as the system does.
+    """
     with os.scandir(Path(root, below)) as scanned:
         entries = list(scanned)
     if below and is_ours({entry.name for entry in entries}):
@@ -88,7 +91,7 @@ def scan_local(root: str, below: str) -> Scanned:
             target = Path(entry.path)
             if _is_folder(target):
                 found.linked.append(relative)
-            elif target.is_file() or not target.exists():  # a broken link is found, and rejected as missing
+            elif target.is_file() or not target.exists():  # a broken link is listed, and later rejected as missing
                 found.files.append(Found(key_of_name(relative), _version(entry)))
         elif entry.is_dir():
             found.folders.append(relative)
@@ -98,7 +101,10 @@ def scan_local(root: str, below: str) -> Scanned:
 
 
 def scan_remote(system: fs.FileSystem, root: str, below: str) -> Scanned:
-    """Return what is visible in the folder `below` `root` on an object store; OSError as the store raises it."""
+    """Return the visible content of the folder `below`, a path relative to `root`, on an object store.
+
+    Raises OSError as the store does.
+    """
     entries = system.get_file_info(fs.FileSelector(f"{root.rstrip('/')}/{below}".rstrip("/")))
     if below and is_ours({entry.base_name for entry in entries}):
         return Scanned([], [], [], ours=True)
@@ -117,14 +123,14 @@ def scan_remote(system: fs.FileSystem, root: str, below: str) -> Scanned:
 def walk_local(root: str, left_out: LeftOut, *, linked: Sequence[str] | None = None) -> Iterator[Found]:
     """Yield every visible file below the local folder `root`, in any order.
 
-    Each real folder is entered once, and links are followed last: loops of links end, and a file reachable
-    both ways keeps its real path. pyarrow's own selector follows such loops forty levels deep.
-    With `linked`, links to folders, only what these lead to is walked, outside of the real folders of `root`.
-    Raises OSError where `root` itself cannot be read; a folder below that cannot is left out.
+    Each real folder is entered once, and links are followed last. So loops of links end, and a file reachable both ways
+    keeps its real path. pyarrow's own selector follows such loops forty levels deep.
+    With `linked`, a list of links to folders, only their targets outside the real folders of `root` are walked.
+    Raises OSError if `root` itself cannot be read. A folder below it that cannot be read is left out.
     """
     seen: set[tuple[int, int]] = set()
     folders, links = ([""], list[str]()) if linked is None else (list[str](), list(linked))
-    entered, filled = set[str](), {""}  # folders, and those with files somewhere in them
+    entered, filled = set[str](), {""}  # filled: folders with files at any depth, or skipped ones
     while folders or links:
         below = folders.pop() if folders else links.pop(links.index(min(links)))
         try:
@@ -154,19 +160,19 @@ def walk_local(root: str, left_out: LeftOut, *, linked: Sequence[str] | None = N
 
 
 def unreadable_text(below: str, error: OSError) -> str:
-    """Return a folder that cannot be read, with the reason."""
+    """Return the text for a folder that cannot be read: its key and the reason."""
     return f"{key_of_name(below)} ({one_line(error).partition(': ')[0]})"
 
 
 def _is_real(root: str, below: str) -> bool:
-    """Tell whether a link leads to a visible folder that is below `root` itself."""
+    """Return whether a link leads to `root` itself or to a visible folder below it."""
     real, around = os.path.realpath(Path(root, below)), os.path.realpath(root)
     inside = real == around or real.startswith(f"{around.rstrip('/')}/")
     return inside and not any(map(is_hidden, real[len(around) :].split("/")[1:]))
 
 
 def _fill(filled: set[str], folder: str) -> None:
-    """Add `folder` and those around it."""
+    """Add `folder` and its parents to `filled`."""
     while folder not in filled:
         filled.add(folder)
         folder = folder.rpartition("/")[0]
@@ -188,7 +194,7 @@ def _version(entry: os.DirEntry[str]) -> str | None:
 
 
 def walk_remote(system: fs.FileSystem, root: str, left_out: LeftOut) -> Iterator[Found]:
-    """Yield every visible file below `root` on an object store; many folders are asked for at once."""
+    """Yield every visible file below `root` on an object store; many folders are listed at the same time."""
     with ThreadPoolExecutor(_FOLDERS_AT_ONCE) as pool:
         waiting: deque[tuple[str, Future[Scanned]]] = deque([("", pool.submit(scan_remote, system, root, ""))])
         try:

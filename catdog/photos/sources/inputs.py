@@ -1,6 +1,6 @@
-"""What a job takes as photos: a folder, a photo, an archive, a glob, a list of paths, or Parquet files.
+"""What a job accepts as photos: a folder, a photo, an archive, a glob, a list of paths, or Parquet files.
 
-Every input has a key, its `path`, as in keys.py.
+Every input has a key, its `path`, as keys.py defines it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from catdog.storage import files
 INPUTS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),  # unique
-        pa.field("relative", pa.string(), nullable=False),  # its place below the source, parts joined by "/"
-        pa.field("table", pa.string()),  # the Parquet file that holds the bytes, null for a file by itself
-        pa.field("column", pa.string()),  # of bytes in that Parquet file, null for the only one
+        pa.field("relative", pa.string(), nullable=False),  # path below the source, parts joined by "/"
+        pa.field("table", pa.string()),  # the Parquet file that holds the bytes; null for other photos
+        pa.field("column", pa.string()),  # of bytes in that Parquet file; null for the only one
         pa.field("row_group", pa.int32()),  # of that Parquet file
         pa.field("row", pa.int32()),  # of that row group
-        pa.field("version", pa.string()),  # another one where the content has changed; null where that cannot be told
+        pa.field("version", pa.string()),  # changes with the content; null if that cannot be detected
     ]
 )
 
@@ -52,14 +52,15 @@ def list_inputs(
     """Return the photos of `source` as a table of the schema INPUTS, in the order in which they are labelled.
 
     - a folder, an archive or a photo, as files.list_photos lists them, by path;
-    - a glob, where nothing stands at the literal path: `*` and `?` within a name, `**` any folders (`?` not in URIs);
-    - a .txt file with a path or URI a line, or a .csv or .tsv file with a column `path`;
-    - a .parquet file, a glob or a folder of nothing else, with a column of bytes (or the Hugging Face struct of bytes
-      and path), chosen by `columns` where there are several.
+    - a glob, if nothing exists at the literal path: `*` and `?` match within a name, `**` matches any folders (`?` has
+      no special meaning in URIs);
+    - a .txt file with one path or URI per line, or a .csv or .tsv file with a column `path`;
+    - a .parquet file, or a glob or folder of only such files, with a column of bytes (or the Hugging Face struct of
+      bytes and path). `columns` chooses the column if there are several.
 
-    What lies below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found;
-    for more photos than `at_most` MoreFilesError where they are in a folder, MorePackedError in Parquet files or tars,
-    MoreLinesError in a .txt file.
+    Everything below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
+    If there are more photos than `at_most`, raises MoreFilesError for a folder, MorePackedError for Parquet files or
+    tars, and MoreLinesError for a .txt file.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
@@ -84,7 +85,7 @@ def list_inputs(
 
 
 def nothing_left(source: str) -> UsageError:
-    """Return the error for a source of which all is left out."""
+    """Return the error for a source of which everything is left out."""
     return UsageError(f"expected photos in {source}, found only what earlier jobs wrote there: check the path")
 
 
@@ -96,12 +97,12 @@ def photo_table(photos: Sequence[Photo]) -> pa.Table:
 
 
 def find_inputs(paths: Sequence[str]) -> pa.Table:
-    """Return rows of the schema INPUTS for `paths`, keys as `list_inputs` gives them, in their order."""
+    """Return rows of the schema INPUTS for `paths`, keys as `list_inputs` returns them, in their order."""
     return pa.Table.from_pylist([{"path": path, "relative": path} for path in paths], schema=INPUTS)
 
 
 def part_bounds(inputs: pa.Table, *, photos_per_part: int) -> list[tuple[int, int]]:
-    """Return [start, stop) ranges of at most `photos_per_part` inputs, none of them across two Parquet row groups."""
+    """Return [start, stop) ranges of at most `photos_per_part` inputs; none spans two Parquet row groups."""
     count = inputs.num_rows
     groups = inputs["row_group"].fill_null(-1).to_numpy()
     tables = inputs["table"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -115,9 +116,9 @@ def part_bounds(inputs: pa.Table, *, photos_per_part: int) -> list[tuple[int, in
 
 
 def read_inputs(block: pa.Table, *, on_retry: Retry | None = None) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Yield (path, content, or the error in its place) for each row of `block`, in order, one at a time.
+    """Yield (path, content or error) for each row of `block`, in order, one at a time.
 
-    `on_retry` is called before each retry of a passing fault.
+    `on_retry` is called before each retry after a transient error.
     """
     return ((row["path"], read_input(row, on_retry=on_retry)) for row in input_rows(block))
 
@@ -129,7 +130,7 @@ def input_rows(block: pa.Table) -> list[dict[str, Any]]:
 
 
 def read_input(row: dict[str, Any], *, on_retry: Retry | None = None) -> bytes | ImageError:
-    """Return the content of the photo of one row, or the error in its place."""
+    """Return the content of the photo in one row, or the error."""
     try:
         return read_photo(row["path"], on_retry=on_retry) if row["table"] is None else _read_cell(row, on_retry)
     except ImageError as error:
@@ -171,7 +172,7 @@ def list_table(photo: Photo, columns: TableColumns) -> Iterator[pa.Table]:
 
 
 def is_glob(path: str) -> bool:
-    """Tell a path with the marks of a pattern."""
+    """Return whether `path` contains wildcards."""
     path, _ = files.split_query(path)
     return any(mark in path for mark in ("*[" if files.is_uri(path) else "*?["))
 
@@ -184,14 +185,12 @@ def _match(pattern: str) -> list[Photo]:
     folder, matches = "/".join(parts[:first]) or "/", _glob_regex(parts[first:])
     found = [photo for photo in list_files(folder + query) if matches.fullmatch(photo.relative)]
     if not found:
-        raise UsageError(
-            f"expected photos at {pattern}, found no file of such a name: check the pattern and its quotes"
-        )
+        raise UsageError(f"expected photos at {pattern}, no file matches: check the pattern and its quotes")
     return found
 
 
 def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
-    """Translate the parts of a glob; fnmatch's own translation lets `*` cross folders."""
+    """Translate the parts of a glob into a pattern; fnmatch's own translation lets `*` match across folders."""
     text = ""
     for index, part in enumerate(parts):
         last = index + 1 == len(parts)
@@ -209,7 +208,7 @@ def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
 
 
 def _expand_archives(source: str, photos: list[Photo], *, at_most: int | None) -> list[Photo]:
-    """Return what is in the archives that a glob matched, where it matched nothing else."""
+    """Return the photos in the archives that a glob matched, or `photos` as they are if it matched other files."""
     kinds = {archive_kind(photo.relative) for photo in photos}
     if None in kinds:
         return photos

@@ -18,7 +18,7 @@ from catdog.photos.sources.keys import local_path, quoted_uri
 from catdog.storage.files import is_uri, open_filesystem, split_query
 from catdog.storage.outages import wait_out
 
-# What may stand where an archive or a table was expected: its first bytes, names that promise it, and the words for it.
+# Other files in place of an archive or a table: first bytes, suffixes that are right for them, and the text to show.
 _STRANGERS = (
     (b"Rar!", (), "a RAR archive: unpack it and give the folder"),
     (b"7z\xbc\xaf\x27\x1c", (), "a 7z archive: unpack it and give the folder"),
@@ -31,9 +31,10 @@ _STRANGERS = (
 
 
 def open_file(key: str) -> IO[bytes]:
-    """Return the bytes of a file, seekable.
+    """Open a file as a seekable binary stream.
 
-    Raises OSError as the file system does, and ImageError for what is no file: a folder, a pipe, a socket, a device.
+    Raises OSError as the file system does, and ImageError for anything but a regular file: a folder, a pipe, a socket,
+    a device, or a path that contains a NUL.
     """
     if not is_uri(key):
         return _open_local(key)
@@ -46,7 +47,7 @@ def open_file(key: str) -> IO[bytes]:
 
 def _open_local(key: str) -> IO[bytes]:
     try:
-        # Without O_NONBLOCK opening a pipe waits for a writer.
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
         descriptor = os.open(local_path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the path
         raise ImageError("missing", f"no file can have such a name: {error}") from error
@@ -59,12 +60,12 @@ def _open_local(key: str) -> IO[bytes]:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISDIR(mode):
-        raise ImageError("folder", "a folder stands here: give it as --photos")
-    raise ImageError("not-a-file", "a pipe or a device stands here")
+        raise ImageError("folder", "this is a folder: give it as --photos")
+    raise ImageError("not-a-file", "this is a pipe or a device")
 
 
 def describe_stranger(key: str, error: Exception) -> str:
-    """Return what stands at `key` where another kind of file was expected, and what to do; `error` is its reader's."""
+    """Return what the unexpected file at `key` is and what to do about it; `error` is what its reader raised."""
     try:
         with open_file(key) as stream:
             begin = stream.read(512)
@@ -84,9 +85,9 @@ def describe_stranger(key: str, error: Exception) -> str:
 
 
 def look_at(key: str) -> tuple[fs.FileType, str | None]:
-    """Return what stands at a key or the path of a folder, and the version of a file.
+    """Return the file type at `key`, a key or the path of a folder, and the version if it is a file.
 
-    OSError as the file system raises it.
+    Raises OSError as the file system does.
     """
     if is_uri(key):
         system, inside = open_folder(key)
@@ -108,19 +109,19 @@ def look_at(key: str) -> tuple[fs.FileType, str | None]:
 
 
 def version_of(size: int, modified_ns: int | None) -> str:
-    """Return what tells a file's content from another one in its place: its size and modification time."""
+    """Return the version of a file, which differs once its content is replaced: its size and modification time."""
     return str(size) if modified_ns is None else f"{size}-{modified_ns}"
 
 
 def size_of(version: str | None) -> int:
-    """Return the size in bytes that a version of `version_of` tells; 0 for None."""
+    """Return the size in bytes in a version that `version_of` made; 0 for None."""
     return int(version.partition("-")[0]) if version else 0
 
 
 def look_at_source(key: str) -> tuple[fs.FileType, str | None]:
-    """Return what `look_at` does; an outage of its store is waited out.
+    """Return what `look_at` returns, after waiting out any outage of the store.
 
-    Raises FailureError when that cannot be told.
+    Raises FailureError when `key` cannot be reached.
     """
     try:
         return wait_out(lambda: look_at(key), where=key)
@@ -130,18 +131,21 @@ def look_at_source(key: str) -> tuple[fs.FileType, str | None]:
 
 @lru_cache(maxsize=64)
 def is_file(key: str) -> bool:
-    """Tell whether a file stands at `key`; asked once a process."""
+    """Return whether `key` is a file; cached per process."""
     return bool(look_at(key)[0] == fs.FileType.File)
 
 
 @lru_cache(maxsize=64)
 def open_folder(path: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URI and the path inside it; opened once a process."""
+    """Return the file system of a URI and the path inside it; cached per process."""
     return open_filesystem(quoted_uri(path))
 
 
 def _open_in_folder(key: str) -> tuple[fs.FileSystem, str]:
-    """A folder's URI is opened once a process: S3 may ask the network for the bucket's region each time."""
+    """Return the file system of the folder of `key`, and the path of the file in it.
+
+    A folder's URI is opened once per process, because S3 may ask the network for the bucket's region each time.
+    """
     base, query = split_query(key)
     folder, _, name = base.rpartition("/")
     system, inside = open_folder(f"{folder}/{query}")

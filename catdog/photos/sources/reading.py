@@ -1,6 +1,6 @@
-"""The bytes of many photos, in their order: from an object store many at once, so that none waits for the one before.
+"""The bytes of many photos, in their order; those on an object store are read many at the same time.
 
-A small file takes a store some 30 ms, which would hold a core idle for longer than decoding it takes.
+A store takes some 30 ms for a small file. One at a time, a core would be idle for longer than the decoding takes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from catdog.storage.files import CONNECTIONS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoBytes:
-    """The content of a photo, or the error in its place; `retried` tells that a fault had passed by."""
+    """The content of a photo, or its error; `retried` is true if it was read after a transient error."""
 
     content: bytes | ImageError
     retried: bool
 
 
 def read_each(block: pa.Table) -> Iterator[PhotoBytes]:
-    """Yield the bytes of each row of `block` (inputs.INPUTS), in order; those of an object store are read ahead.
+    """Yield the bytes of each row of `block` (inputs.INPUTS), in order; those on an object store are read ahead.
 
-    Raises FailureError for a store that does not answer for a minute.
+    Raises FailureError if a store does not answer for a minute.
     """
     rows = input_rows(block)
     if not _is_remote(block):
@@ -51,7 +51,7 @@ def read_each(block: pa.Table) -> Iterator[PhotoBytes]:
 
 
 def _is_remote(block: pa.Table) -> bool:
-    """Tell whether all rows are files of an object store by themselves; tables and archives are read in sequence."""
+    """Return whether all rows are plain files on an object store; tables and archives are read in sequence."""
     paths = block["path"]
     remote = pc.all(pc.and_(pc.match_substring(paths, "://"), pc.invert(pc.match_substring(paths, "!"))))
     return bool(remote.as_py()) and block["table"].null_count == block.num_rows
@@ -60,6 +60,6 @@ def _is_remote(block: pa.Table) -> bool:
 def _read_row(row: dict[str, Any]) -> PhotoBytes:
     retries: list[None] = []
     content = read_input(row, on_retry=lambda: retries.append(None))
-    # A fault that outlasted the retries is an error, not a photo that was read after all.
+    # An error that persists after the retries is not a photo that a retry recovered.
     failed = isinstance(content, ImageError) and content.code == "io"
     return PhotoBytes(content=content, retried=bool(retries) and not failed)

@@ -1,4 +1,4 @@
-"""The labelling pass: the shards of the inputs to parts of prediction rows, shared out among model actors.
+"""The labelling pass: model actors turn the shards of the inputs into parts of prediction rows.
 
-`driver` hands out the work, `worker` is what an actor does.
+`driver` hands out the work, `worker` is the actor.
 """

@@ -1,4 +1,4 @@
-"""Photos to images within a model actor: read ahead, decoded in threads; those that kill the process are found out."""
+"""Decodes photos in a model actor: reads ahead, decodes in threads, and identifies photos that kill the process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Decode = Callable[..., np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How photos become images; `decode` is decode.decode_image, or a test's own."""
+    """How photos become images; `decode` is decode.decode_image, or a substitute in tests."""
 
     image_size: int
     framing: Framing = SQUASH
@@ -37,7 +37,7 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageBlock:
-    """The photos of a part: (N, S, S, 3) uint8 images, an error or "" for each, and how many were read at a retry."""
+    """The photos of a part: (N, S, S, 3) uint8 images, an error or "" for each, and how many were read on a retry."""
 
     images: np.ndarray
     errors: list[str]
@@ -45,20 +45,21 @@ class ImageBlock:
 
 
 class Decoder:
-    """Decodes parts in threads that all parts share. `job` names the job to the journals of its processes."""
+    """Decodes parts in threads that all parts share. `job` identifies the job in the journals of its processes."""
 
     def __init__(self, decoding: Decoding, *, threads: int, job: str) -> None:
-        # Pillow's code for a photo sets and restores the filters of the whole process: with threads in any order.
+        # Decoding sets and restores the warning filters of the whole process, and threads do so in any order.
         warnings.simplefilter("ignore")
         self._decoding, self._threads = decoding, threads
         self._pool = ThreadPoolExecutor(threads)
         self._journal = Journal(job)
 
     def decode(self, rows: pa.Table, *, part: str, tries: int) -> ImageBlock:
-        """Read and decode the photos of `part`, whose rows (inputs.INPUTS) are `rows`.
+        """Read and decode the photos of `part`, whose rows (schema inputs.INPUTS) are `rows`.
 
-        At the second try, `tries` being 1, the photos that were decoded when a process of this machine died are decoded
-        in processes of their own, later all of them: one that kills its process, or never ends, is an error of its own.
+        `tries` is the number of earlier attempts. At the second attempt, photos that were being decoded when a process
+        on this machine died are decoded in separate processes. From the third attempt on, all photos are. So a photo
+        that kills its process, or never ends, becomes an error of that photo alone.
         """
         size, count = self._decoding.image_size, rows.num_rows
         block = ImageBlock(images=np.zeros((count, size, size, 3), np.uint8), errors=[""] * count, retried=0)
@@ -85,7 +86,7 @@ class Decoder:
             _keep(block, index, decode_here(content, self._decoding, self._decoding.limits.max_seconds))
 
     def close(self) -> None:
-        """Forget what processes of this job left on this machine."""
+        """Delete the journals of all processes of this job on this machine."""
         self._journal.delete()
 
 

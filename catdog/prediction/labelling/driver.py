@@ -1,10 +1,10 @@
-"""The labelling pass: any photos to prediction rows, over the whole cluster.
+"""The labelling pass: turns photos into prediction rows on the whole cluster.
 
     shards of the inputs --stretches of thousands of photos--> model actors --parts of at most 256 photos--> OUT/parts
 
-An actor reads, decodes, labels and writes by itself, so the driver and Ray's scheduler see a call for thousands of
-photos. A job that was killed at any moment resumes with the parts that are missing. A photo that kills the process
-which decodes it is found out at the second or third try, and becomes an error row.
+An actor reads, decodes, labels and writes on its own, so the driver and Ray's scheduler handle one call for thousands
+of photos. A job that was killed at any moment resumes with the missing parts. A photo that kills the process which
+decodes it is identified at the second or third attempt, and becomes an error row.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from catdog.prediction.labelling.worker import Labeller
 from catdog.prediction.results.rows import LabelRule
 
 _RESUME = "; run the same command to resume"
-CALLS = 3  # stretches in an actor at once: read and decoded, in the network, written
-_SHOWN_AT_ONCE = 200  # actors that show their progress in a second
-_MANY = 4  # shards that are looked at in this process
+CALLS = 3  # stretches in an actor at the same time: one read and decoded, one in the network, one written
+_SHOWN_AT_ONCE = 200  # actors that post their progress per second
+_MANY = 4  # up to so many shards are surveyed in this process, more by tasks
 
 
 def label_shards(
@@ -46,9 +46,9 @@ def label_shards(
 ) -> None:
     """Write the parts of the photos in `shards` that are not below `out` yet.
 
-    `engines` are engines.EngineSpec, one for each model; `tta` as with_augmentation takes it.
-    `progress` is called with (photos done, photos in all); both count those of earlier commands.
-    Raises FailureError when the pass fails; the parts written so far remain.
+    `engines` are engines.EngineSpec, one for each model. `tta` is a value that with_augmentation takes.
+    `progress` is called with (photos done, photos in total). Both include the photos of earlier commands.
+    Raises FailureError if the pass fails. The parts written so far remain.
     """
     import ray
 
@@ -79,7 +79,7 @@ def label_shards(
 
 
 def _survey(shards: Sequence[Shard], *, out: str, total: int, plan: Plan, photos_per_part: int) -> list[Survey]:
-    """Return for each shard what is left to do: of many shards, tasks look."""
+    """Return what is left to do of each shard; Ray tasks survey the shards if there are many."""
     import ray
 
     length = photos_per_stretch(total, actors=plan.actors, photos_per_part=photos_per_part)
@@ -125,7 +125,7 @@ def _label(
         if time.monotonic() - shown[0] < 1.0:
             return
         shown[0] = time.monotonic()
-        # A busy machine does not always answer in time what its actors have done.
+        # On a busy machine the message board may not answer in time. Then `tell` keeps the highest count so far.
         tell(done + sum(messages.shown(list(running))))
 
     def handed_out() -> Iterator[Stretch]:
@@ -141,5 +141,5 @@ def _label(
             tell(done)
     finally:
         pool.close()
-    if done < total:  # of a stretch that was tried again
+    if done < total:  # possible after a stretch was retried
         progress(total, total)

@@ -1,4 +1,4 @@
-"""A pool of actors of our own: work is shared out among them, and tried again where a process is lost."""
+"""A pool of actors that share work; work is retried if its process is lost."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from catdog.cluster.failures import root_cause
 from catdog.console import counted, say
 
 _LOOK_SECONDS = 1.0
-_MAX_OUT_OF_MEMORY = 3  # times in a row that one actor is ended for that: it would not fit the next time either
+_MAX_OUT_OF_MEMORY = 3  # failures of one actor in a row: it would not fit the next time either
 
 
 class Work(Protocol):
-    """What an actor of ActorPool gets at a time; `tries` tells how often its process was lost before."""
+    """One piece of work for an actor of ActorPool; `tries` counts how often its process was lost before."""
 
     tries: int
 
     def again(self) -> Sequence[Self]:
-        """Return the same work to be tried again, in pieces as small as are tried by themselves."""
+        """Return the same work for another attempt, in the smallest pieces that can be retried separately."""
 
 
 class LostProcessesError(Exception):
@@ -32,7 +32,7 @@ class LostProcessesError(Exception):
 
 @dataclasses.dataclass
 class _Place:
-    """The place of one actor in the pool: the one that has it now, calls it is free for, losses since it did work."""
+    """A slot of the pool: its current actor, how many more calls that can take, and failures since it last did work."""
 
     actor: Any
     free: int = 0  # none before it is loaded
@@ -40,26 +40,27 @@ class _Place:
 
 
 class ActorPool:
-    """Actors that share out work; a lost one is replaced, and its work goes to whichever is free.
+    """Actors that share work; a lost actor is replaced, and its work goes to any free actor.
 
-    `start` returns the handle of a new actor, whose class has `load()`, called once before any work, `work(piece)` and
-    `close()`. Ray would restart an actor in its place and keep its work for it, without limit: a machine that does
-    not come back would hold up the job.
+    `start` returns the handle of a new actor. Its class has `load()`, called once before any work, `work(piece)` and
+    `close()`. Ray's own restarts are not used, because they keep the work for the restarted actor, without limit. A
+    machine that does not come back would then hold up the job.
     """
 
     def __init__(self, start: Callable[[], Any], *, name: str, size: int, calls: int) -> None:
         self._start, self._name, self._calls = start, name, calls
         self._queue: Iterator[Any] = iter(())
         self._again: collections.deque[Any] = collections.deque()
-        self._running: dict[Any, tuple[_Place, Any, Any]] = {}  # by reference: its place, its actor, its work
+        self._running: dict[Any, tuple[_Place, Any, Any]] = {}  # from reference to place, actor and work
         self._places = [_Place(start()) for _ in range(size)]
         for place in self._places:
             self._load(place)
 
     def map(self, pieces: Iterable[Any], *, look: Callable[[], None]) -> Iterator[tuple[Any, Any]]:
-        """Yield each of `pieces` with what `work` returned for it, as they are done; `look` is called each second.
+        """Yield each of `pieces` with the result of `work`, as they finish; `look` is called at least every second.
 
-        At most `calls` of them are in an actor at once. Raises what `work` and `load` raise, and LostProcessesError.
+        At most `calls` pieces are in an actor at the same time. Raises what `work` and `load` raise, and
+        LostProcessesError.
         """
         import ray
 
@@ -81,7 +82,7 @@ class ActorPool:
             self._feed()
 
     def close(self) -> None:
-        """End all actors, and what they do; those that answer tidy up first."""
+        """Kill all actors and their work; those that answer within a second clean up first."""
         import ray
 
         with contextlib.suppress(Exception):
@@ -92,7 +93,7 @@ class ActorPool:
             ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=1.0)
             for reference in ended:
                 with contextlib.suppress(Exception):
-                    ray.get(reference)  # of errors that nobody has looked at Ray prints the traceback
+                    ray.get(reference)  # Ray prints the traceback of an error that was never fetched
 
     def _load(self, place: _Place) -> None:
         self._running[place.actor.load.remote()] = (place, place.actor, None)
@@ -105,7 +106,7 @@ class ActorPool:
         return bool(self._again)
 
     def _feed(self) -> None:
-        """Give work to each actor that is free, first to those that have least."""
+        """Give work to each free actor, first to those with the least work."""
         for free in range(self._calls, 0, -1):
             for place in self._places:
                 if place.free < free:
@@ -124,12 +125,12 @@ class ActorPool:
         if piece is not None:
             if piece.tries + 1 >= actors.MAX_TRIES:
                 raise LostProcessesError(
-                    f"the process of one part died {counted(piece.tries + 1, 'time')}: {root_cause(error)}"
+                    f"the process that worked on one part died {counted(piece.tries + 1, 'time')}: {root_cause(error)}"
                 )
             self._again.extendleft(reversed(piece.again()))
-        if actor is not place.actor:  # another call has told of the loss
+        if actor is not place.actor:  # another call has already reported this failure
             return
-        _kill(actor)  # it may live, and only its node be out of reach
+        _kill(actor)  # it may still run, if only its node is unreachable
         place.losses += 1
         out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
         if place.losses > (_MAX_OUT_OF_MEMORY if out_of_memory else actors.MAX_RESTARTS):

@@ -1,4 +1,4 @@
-"""The work of one call of a model actor: a stretch of a shard, thousands of photos long."""
+"""A stretch is the work of one call to a model actor: a range of a shard, up to thousands of photos long."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from catdog.photos.sources.listing.shards import Shard
 from catdog.prediction.results.parts import Part, finished_parts, plan_parts
 
-MAX_PHOTOS = 4096  # some 250 calls for a million photos: Ray's scheduler takes milliseconds for each
+MAX_PHOTOS = 4096  # about 250 calls for a million photos: each takes Ray's scheduler milliseconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Those parts of `shard` that begin in [start, stop) of its rows and do not stand yet: `rows` photos.
+    """The missing parts of `shard` that begin in rows [start, stop); they have `rows` photos in total.
 
-    `tries` tells how often a process was lost that worked on it.
+    `tries` counts how often a process that worked on them was lost.
     """
 
     shard: Shard
@@ -27,11 +27,11 @@ class Stretch:
 
     @property
     def name(self) -> str:
-        """What it is called on the message board."""
+        """The name of the stretch on the message board."""
         return f"rows of {self.shard.name} from {self.start}"
 
     def again(self) -> Sequence[Stretch]:
-        """Return its parts, each by itself: the next try is of one part, and what is lost with it is little."""
+        """Return a stretch for each of its parts, so that a failure of the next attempt loses little."""
         starts = range(self.start, self.stop, self.photos_per_part)
         ends = [min(start + self.photos_per_part, self.stop) for start in starts]
         return [
@@ -42,19 +42,19 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is left to do of a shard: photos that are labelled already, and the stretches of the others."""
+    """What is left to do of a shard: the number of photos already labelled, and the stretches of the others."""
 
     done: int
     stretches: tuple[Stretch, ...]
 
 
 def survey(out: str, shard: Shard, *, photos_per_part: int, photos_per_stretch: int) -> Survey:
-    """Look which parts of `shard` stand below `out`."""
+    """Check which parts of `shard` exist below `out`, and group the missing ones into stretches."""
     present = finished_parts(out, shard.name)
     if present:
         parts = plan_parts(shard.read(), shard=shard.name, photos_per_part=photos_per_part)
         missing = [part for part in parts if part.name not in present]
-    else:  # fresh: what the rows are need not be known
+    else:  # nothing is labelled yet, so the rows need not be read
         starts = range(0, shard.rows, photos_per_part)
         missing = [Part(name="", start=start, stop=min(start + photos_per_part, shard.rows)) for start in starts]
     runs: list[list[Part]] = []
@@ -78,6 +78,6 @@ def survey(out: str, shard: Shard, *, photos_per_part: int, photos_per_stretch: 
 
 
 def photos_per_stretch(photos: int, *, actors: int, photos_per_part: int) -> int:
-    """Return how long a stretch is: whole parts, some eight stretches for each actor where photos are few."""
+    """Return the length of a stretch: whole parts, about eight stretches for each actor if there are few photos."""
     share = min(MAX_PHOTOS, photos // (8 * actors))
     return max(1, share // photos_per_part) * photos_per_part

@@ -1,4 +1,4 @@
-"""The model actor: it reads, decodes and labels stretches of photos, and writes their parts itself."""
+"""The model actor: it reads, decodes and labels stretches of photos, and writes their parts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from catdog.prediction.results.rows import LabelRule, build_rows
 
 
 class Labeller:
-    """A model actor of an ActorPool. A few stretches are in it at once, each in a thread of its own: one is read and
-    decoded, or written, while the network runs on another.
+    """A model actor of an ActorPool.
+
+    It works on a few stretches at the same time, each in its own thread. One is read and decoded, or written, while
+    the network runs on another.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Labeller:
         self._models = [with_augmentation(model, self._tta) for model in loaded]
 
     def work(self, stretch: Stretch) -> int:
-        """Write those parts of `stretch` that do not stand; return how many photos it has."""
+        """Write the parts of `stretch` that do not exist yet, and return its number of photos."""
         shard, rows = stretch.shard, stretch.shard.read()
         parts = plan_parts(rows, shard=shard.name, photos_per_part=stretch.photos_per_part)
         present = finished_parts(self._out, shard.name)
@@ -75,14 +77,14 @@ class Labeller:
         write_prediction_part(self._out, name, labelled, retried=block.retried)
 
     def close(self) -> None:
-        """Leave nothing on this machine."""
+        """Delete the journals that this job left on this machine."""
         self._decoder.close()
 
 
 def with_augmentation(model: Engine, tta: str) -> Engine:
     """Return `model` with test-time augmentation: `flip` is the mean over an image and its mirror image.
 
-    `none` is the model itself. Both probabilities are those of the same network, so their mean adds up to 1 as well.
+    `none` is the model itself. Both sets of probabilities come from the same network, so their mean also sums to 1.
     """
     if tta == "none":
         return model

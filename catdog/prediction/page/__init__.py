@@ -1,4 +1,4 @@
-"""The page of a predict job: its rows (`gallery`), sections (`cards`), data (`content`), and the whole (`report`).
+"""The report page of a predict job: its rows (`gallery`), sections (`cards`), data (`content`), all of it (`report`).
 
-Only the job imports it.
+Only `job` imports this package.
 """

@@ -1,4 +1,4 @@
-"""The gallery and the search of a page of labels; predict_page.js fills both with cards."""
+"""The gallery and the search section of a page of labels; predict_page.js fills both with cards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from catdog.report.markup import Child, Html, join, tag
 
 
 def gallery_section(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
-    """Return the gallery: what it shows, its filters, a place for the cards, the corrections."""
+    """Return the gallery: what it shows, its filters, an empty list for the cards, the corrections."""
     missing = "No picture could be made: the photos cannot be read from here, or were moved."
     parts: list[Child] = [
         tag(
@@ -47,7 +47,7 @@ def gallery_section(shown: Shown, pictures: Mapping[str, bytes]) -> Html:
 
 
 def _sample_text(shown: Shown) -> str:
-    """Return which of the photos the gallery has."""
+    """Return the sentence that says which photos the gallery shows."""
     total, kinds = sum(shown.labels.values()), summarize_kinds(shown.photos)
     if len(shown.photos) == total:
         return f"All {counted(total, 'labelled photo')}."

@@ -1,4 +1,4 @@
-"""What predict_page.js makes the cards of a page of labels of."""
+"""The JSON content from which predict_page.js makes the cards of a page of labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from catdog.prediction.page.gallery import Shown, common_prefix, summarize_kinds
 
 
 def page_content(shown: Shown, pictures: Mapping[str, bytes], *, classes: Sequence[str], key: str) -> dict[str, Any]:
-    """Return the JSON that predict_page.js reads; `key` names this job's corrections in the browser."""
+    """Return the JSON that predict_page.js reads; `key` identifies this job's corrections in the browser."""
     prefix = common_prefix([row["path"] for row in [*shown.names, *shown.photos]])
     number = {label: index for index, label in enumerate(shown.labels)}
     kind = {name: index for index, name in enumerate(summarize_kinds(shown.photos))}

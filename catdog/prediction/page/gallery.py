@@ -1,4 +1,4 @@
-"""Which of the prediction rows a page shows: a bounded, seeded sample of any number, drawn in one pass."""
+"""Chooses the prediction rows that a page shows: a seeded sample of bounded size, drawn in one pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from catdog.storage.schemas import UNSURE
 
-MAX_PHOTOS = 400  # at most; each is some 6 kB of the page
-_PER_GROUP = 60  # of each kind for each label
+MAX_PHOTOS = 400  # each takes about 6 kB of the page
+_PER_GROUP = 60  # photos of each kind for each label
 _ERRORS_PER_CODE = 100
-_NAMES = 5_000  # of the first rows, and as many again of errors and unsure ones
+_NAMES = 5_000  # first rows, and as many more that are errors or unsure
 _BINS = 50
 _SEED = 0
 
@@ -29,9 +29,9 @@ LEAST_CONFIDENT, AT_RANDOM, WRONG, DIFFERENT = "least confident", "at random", "
 class Shown:
     """What a page shows of the rows.
 
-    `photos` are rows with `kinds`, the reasons they are shown, and `true`, the class name that their folder tells or
-    None. `histograms` has counts by label in equal bins of the probability from 0 to 1. `names` are rows that can be
-    searched, `searched_all` when no other exists.
+    `photos` are rows with `kinds`, the reasons why they are shown, and `true`, the name of their true class or None.
+    `histograms` has, for each label, the counts in equal bins of the probability from 0 to 1. `names` are the rows
+    that can be searched.
     """
 
     rows: int
@@ -51,10 +51,10 @@ class Shown:
 def choose_rows(
     tables: Iterable[pa.Table], *, classes: Sequence[str], unsure: bool, true: Iterable[np.ndarray] | None = None
 ) -> Shown:
-    """Choose from `tables` of prediction rows, which are read once, one after the other, and not kept.
+    """Choose what a page shows from `tables` of prediction rows, which are read once, in order, and not kept.
 
-    `unsure` tells whether UNSURE is one of the labels; `true` has for each table the label that each row's folder
-    tells, (rows,), -1 for none. The same rows give the same choice.
+    `unsure` says whether UNSURE is one of the labels. `true` has, for each table, the true label of each row, of shape
+    (rows,), -1 for none. The same rows give the same choice.
     """
     labels = [*classes, *([UNSURE] if unsure else [])]
     groups = min(_PER_GROUP, max(1, MAX_PHOTOS // (2 * len(labels) + 2)))
@@ -72,7 +72,7 @@ class _SmallestK:
         self._keys, self.places = np.empty(0), np.empty(0, np.int64)
 
     def add(self, keys: np.ndarray, places: np.ndarray) -> None:
-        if len(keys) > self._most:  # a cheap cut before the exact one, whose ties the place decides
+        if len(keys) > self._most:  # a cheap cut before the exact one, which breaks ties by place
             edge = np.partition(keys, self._most - 1)[self._most - 1]
             places, keys = places[keys <= edge], keys[keys <= edge]
         keys, places = np.concatenate([self._keys, keys]), np.concatenate([self.places, places])
@@ -85,7 +85,7 @@ class _RowSampler:
         self._labels, self._classes = list(labels), list(classes)
         self._kept = {(kind, label): _SmallestK(most) for kind in (LEAST_CONFIDENT, AT_RANDOM) for label in labels}
         self._kept |= {(kind, ""): _SmallestK(most) for kind in (WRONG, DIFFERENT)}
-        self._first = _SmallestK(MAX_PHOTOS)  # the first that have a label: where there are no more, all are shown
+        self._first = _SmallestK(MAX_PHOTOS)  # the first rows with a label; if there are no more, all are shown
         self._rows: dict[int, dict[str, Any]] = {}
         self._histograms = {label: np.zeros(_BINS, np.int64) for label in labels}
         self._errors: list[dict[str, Any]] = []
@@ -96,12 +96,12 @@ class _RowSampler:
         self._start = 0
 
     def add(self, table: pa.Table, true: np.ndarray) -> None:
-        """Take note of the rows of `table`, which follow those of the last one; `true` are their labels, or -1."""
+        """Sample the rows of `table`, which follow those of the table before; `true` are their true labels, or -1."""
         places = np.arange(self._start, self._start + table.num_rows)
         label_ids = pc.index_in(table["label"], value_set=pa.array(self._labels, pa.string()))
         found = label_ids.fill_null(-1).to_numpy().astype(np.int64)
         probability = table["probability"].fill_null(0.0).to_numpy().astype(np.float64)
-        # By its place alone a row has its chance, however the rows are cut into files.
+        # The chance of a row depends only on its place, not on how the rows are cut into files.
         chance = np.random.Generator(np.random.PCG64(_SEED).advance(self._start)).random(table.num_rows)
         for label_id, label in enumerate(self._labels):
             these = np.flatnonzero(found == label_id)
@@ -144,7 +144,7 @@ class _RowSampler:
         columns = ["path", "label", "probability"]
         first = max(0, min(table.num_rows, _NAMES - self._start))
         self._names += table.select(columns).slice(0, first).to_pylist()
-        # Labels are classes first: what is no class is unsure, or has an error.
+        # The classes come first among the labels, so a row of any other number is unsure or has an error.
         still_open = np.flatnonzero((found < 0) | (found >= len(self._classes)))
         still_open = still_open[still_open >= first][: _NAMES - self._open_names]
         self._open_names += len(still_open)
@@ -172,7 +172,7 @@ class _RowSampler:
 
 
 def common_prefix(paths: Sequence[str]) -> str:
-    """Return the folder that all `paths` lie in, with the slash at its end, or ""."""
+    """Return the folder that contains all `paths`, with a slash at its end, or ""."""
     if not paths:
         return ""
     first, last = min(paths), max(paths)

@@ -1,4 +1,4 @@
-"""report.html of a predict job: counts, probabilities, a gallery to correct, errors, a search by name."""
+"""The report.html of a predict job: counts, confidences, a gallery for corrections, errors, a search by name."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from catdog.report.page import (
 from catdog.storage import artifacts, files
 from catdog.storage.schemas import UNSURE
 
-_HISTOGRAMS = 6  # of the labels with the most photos
+_HISTOGRAMS = 6  # shown, for the labels with the most photos
 
-# From the paths of photos to their thumbnails, those that can be made.
+# Takes the paths of photos and returns the thumbnails that could be made, by path.
 Thumbnails = Callable[[Sequence[str]], Mapping[str, bytes]]
 
 
@@ -45,9 +45,9 @@ def build_predict_page(
     thumbnails: Thumbnails,
     true: Iterable[np.ndarray] | None = None,
 ) -> str:
-    """Return the page of the committed predictions below `out`; its size is bounded whatever their number.
+    """Return the page of the committed predictions below `out`; its size is bounded however many there are.
 
-    `summary` is summary.json's content, `photos` what was labelled; `true` as choose_rows takes it.
+    `summary` is the content of summary.json, `photos` is what was labelled, and `true` is as choose_rows takes it.
     """
     rows = read_rows(out, rule=rule)
     shown = choose_rows(rows, classes=rule.labels, unsure=rule.threshold > 0, true=true)
@@ -169,5 +169,5 @@ def _engine_text(summary: Mapping[str, Any]) -> str:
 
 
 def _key(out: str, summary: Mapping[str, Any]) -> str:
-    """Return what tells this job's corrections from another's in the same browser."""
+    """Return the key that separates this job's corrections from those of other jobs in the same browser."""
     return artifacts.fingerprint({"out": out, "models": [one["fingerprint"] for one in summary["models"]]})

@@ -1,4 +1,4 @@
-"""The rows of a predict job: built, stored in parts, joined into the files of the result.
+"""The rows of a predict job: built, stored in parts, joined into the result files.
 
-`commit` ends a job; `proof` is what --verify and a later command check.
+`commit` finishes a job and checks its files, `proof` is --verify.
 """

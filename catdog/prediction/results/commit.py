@@ -1,7 +1,7 @@
-"""The files of the result, into which a commit joins the parts: written, counted, read back, proved complete.
+"""The result files of a predict job: how they are staged, committed, read back and checked.
 
-A commit joins the parts into a few files of the format asked for under `OUT/predictions`, with a manifest that has the
-checksum of each, and `_SUCCESS` last. What has no `_SUCCESS` beside it is not finished.
+A commit joins the parts into a few files of the requested format in `OUT/predictions`. It writes a manifest with the
+checksum of each file, and `_SUCCESS` last. Files without `_SUCCESS` next to them are not finished.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from catdog.storage.tables import read_parquet
 
 MANIFEST_FILE = "_MANIFEST.json"
 SUCCESS_FILE = "_SUCCESS"
-# What is written beside its place first, in the output folder.
+# The names of temporary files and folders in the output folder.
 _HALF = re.compile(r"(predictions|inputs|\.?[a-z-]+(-[0-9a-f]{8})?\.(json|parquet|html))(\.[0-9a-f]{8})?\.part")
-# What commits write into the folder of a result, whole or half.
+# What commits write into the folder of a result, complete or not.
 _OURS = re.compile(
     r"(predictions-\d{5,}(-[0-9a-f]{8})?\.(parquet|csv|jsonl)|_INPUTS(-\d{5,})?-[0-9a-f]{8}|_MANIFEST\.json|_SUCCESS)"
     r"(\.[0-9a-f]{8}\.part)?"
@@ -34,17 +34,17 @@ _OURS = re.compile(
 
 
 def is_committed(out: str) -> bool:
-    """Tell whether the predictions of `out` are finished."""
+    """Return whether the predictions of `out` are finished."""
     return files.exists(files.join(out, "predictions", SUCCESS_FILE))
 
 
 def inputs_directory(out: str, *, owner: str) -> str:
-    """Return where the job `owner` keeps the shards of its inputs while it is at work."""
+    """Return the folder where the job `owner` keeps the shards of its inputs while it runs."""
     return files.join(out, f"inputs.{owner}.part")
 
 
 def clean_staging(out: str, *, owner: str = "") -> None:
-    """Delete what jobs that were killed have left, but for the inputs of `owner`; call it under the lease alone."""
+    """Delete what killed jobs left behind, except the inputs of `owner`; call it only while holding the lease."""
     for name in files.list_directory(out):
         if _HALF.fullmatch(name) and name != f"inputs.{owner}.part":
             files.delete(files.join(out, name))
@@ -57,18 +57,18 @@ def clean_staging(out: str, *, owner: str = "") -> None:
 
 
 def staging_directory(out: str, *, owner: str) -> str:
-    """Return where the commit of the job `owner` writes: beside the result, or in its place.
+    """Return the folder that the commit of the job `owner` writes to: next to the result, or in its place.
 
-    In its place on an object store, which cannot rename, and where a result stands until the new one replaces it.
+    It writes in place on an object store, which cannot rename, and if a result exists until the new one replaces it.
     """
     in_place = files.is_object_store(out) or is_committed(out)
     return files.join(out, "predictions" if in_place else f"predictions.{owner}.part")
 
 
 def committed_digest(out: str) -> SetDigest | None:
-    """Return the digest of the photos that the committed rows of `out` label; None where their versions are unknown.
+    """Return the digest of the photos that the committed rows of `out` label, or None if their versions are unknown.
 
-    Earlier versions wrote no digest, the first of them no versions either.
+    Earlier releases wrote no digest, and the first of them no versions either.
     """
     entries = read_result_manifest(out)["files"]
     if all("digest" in entry for entry in entries):
@@ -78,7 +78,7 @@ def committed_digest(out: str) -> SetDigest | None:
 
 
 def read_inputs(out: str) -> Iterator[pa.Table]:
-    """Yield paths and versions of the photos that the committed rows of `out` label, none where they are unknown."""
+    """Yield paths and versions of the photos that the committed rows of `out` label; nothing if they are unknown."""
     manifest = read_result_manifest(out)
     entries = [entry["inputs"] for entry in (*manifest["files"], manifest) if "inputs" in entry]
     for entry in entries:
@@ -86,22 +86,22 @@ def read_inputs(out: str) -> Iterator[pa.Table]:
 
 
 def finish_commit(out: str, manifest: Mapping[str, Any], *, lease: Lease, replaces: bool) -> None:
-    """Declare the files of `manifest` the result, `_SUCCESS` last, and drop the parts.
+    """Make the files of `manifest` the result, writing `_SUCCESS` last, and delete the parts.
 
-    `replaces`: a result stands, whose manifest is replaced in one write, and whose files go after that.
-    Raises FailureError, and leaves all as it is, when another job took the folder over or has finished meanwhile, or
-    a file is missing.
+    With `replaces`, a result exists. Its manifest is replaced in one write; the old files are deleted after that.
+    Raises FailureError, and changes nothing, if another job has taken over the folder or finished meanwhile, or if a
+    file is missing or has another size.
     """
     lease.check()
     if is_committed(out) != replaces:
-        raise FailureError(f"another job has finished in {out} meanwhile; run the same command again")
+        raise FailureError(f"another job finished in {out} in the meantime; run the same command again")
     staging = staging_directory(out, owner=lease.owner)
     _check_sizes(staging, manifest)
     files.write_bytes(files.join(staging, MANIFEST_FILE), files.json_bytes(manifest), durable=True)
     files.write_bytes(files.join(staging, SUCCESS_FILE), b"", durable=True)
     result = files.join(out, "predictions")
     if staging != result:
-        files.delete(result)  # has no _SUCCESS: of a commit that was killed
+        files.delete(result)  # without _SUCCESS: left by a killed commit
         files.rename(staging, result)
     clean_staging(out, owner=lease.owner)
     files.delete(parts_directory(out))
@@ -114,7 +114,7 @@ def read_result_manifest(out: str) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultFile:
-    """A file of committed rows, as a task takes it; `first` is the number of its first row among all."""
+    """A file of committed rows, in a form for tasks; `first` is the number of its first row in the whole result."""
 
     directory: str
     name: str
@@ -125,7 +125,7 @@ class ResultFile:
     rows: int
 
     def read(self) -> pa.Table:
-        """Return its rows. Raises FailureError where it cannot be read here, or holds other rows."""
+        """Return its rows. Raises FailureError if it cannot be read on this node or has another schema."""
         try:
             content = files.read_bytes(files.join(self.directory, self.name))
         except OSError as error:
@@ -164,12 +164,12 @@ def read_rows(out: str, *, rule: LabelRule) -> Iterator[pa.Table]:
 
 
 def check_standing(out: str) -> None:
-    """Raise FailureError unless each file of the committed manifest stands, with its size."""
+    """Raise FailureError unless each file of the committed manifest exists with its recorded size."""
     _check_sizes(files.join(out, "predictions"), read_result_manifest(out))
 
 
 def _entries(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the entry of each file that `manifest` vouches for; earlier versions had one of the inputs, or none."""
+    """Return the entry of each file in `manifest`; earlier releases had a single one for the inputs, or none."""
     return [*manifest["files"], *(entry["inputs"] for entry in (*manifest["files"], manifest) if "inputs" in entry)]
 
 
@@ -184,9 +184,9 @@ def _check_sizes(directory: str, manifest: Mapping[str, Any]) -> None:
 
 
 def check_folder(out: str) -> dict[str, Any]:
-    """Check that the committed files of `out` stand with their sizes, and none beside them; return the manifest.
+    """Check that the committed files of `out` exist with their sizes, and no others; return the manifest.
 
-    Raises FailureError for the first that is missing, additional or changed, and where nothing was committed.
+    Raises FailureError for the first file that is missing, additional or changed, and if nothing was committed.
     """
     directory = files.join(out, "predictions")
     if not is_committed(out):
@@ -195,7 +195,7 @@ def check_folder(out: str) -> dict[str, Any]:
     _check_sizes(directory, manifest)
     known = {MANIFEST_FILE, SUCCESS_FILE, *(entry["name"] for entry in _entries(manifest))}
     for name in sorted(files.list_directory(directory).keys() - known):
-        if not name.endswith(".part"):  # of a write that was killed
+        if not name.endswith(".part"):  # left by a write that was killed
             raise FailureError(
                 f"{files.join(directory, name)} does not belong there: label the photos again with --overwrite"
             )
@@ -205,9 +205,9 @@ def check_folder(out: str) -> dict[str, Any]:
 
 
 def check_file(out: str, entry: Mapping[str, Any], *, format: str, rule: LabelRule) -> SetDigest:
-    """Check that a file of the result is that of its `entry`, byte for byte; return the digest of its rows' paths.
+    """Check that a result file matches the checksum in its `entry`, and return the digest of its rows' paths.
 
-    Raises FailureError when it is not, or the file of its inputs.
+    Raises FailureError if it does not, or if the file of its inputs does not match.
     """
     directory = files.join(out, "predictions")
     if "inputs" in entry:

@@ -1,4 +1,4 @@
-"""Parts joined into the files of the result, a few large ones of the format asked for."""
+"""Joins parts into the result files: a few large ones of the requested format."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from catdog.prediction.results.rows import FORMATS, LabelRule, encode
 from catdog.storage import files
 from catdog.storage.tables import parquet_bytes
 
-_READS_AT_ONCE = 16  # of parts: an object store takes its time for each
+_READS_AT_ONCE = 16  # parts; each read from an object store takes a while
 _CELLS_PER_FILE = 1_500_000  # about 250,000 rows of two classes: a spreadsheet opens it, a task holds it in memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Those parts of `shard` that begin in [start, stop) of its rows."""
+    """The parts of `shard` that begin in rows [start, stop)."""
 
     shard: Shard
     start: int
@@ -34,7 +34,7 @@ class Run:
 
 
 def plan_files(shards: Sequence[Shard], *, columns: int, photos_per_part: int) -> list[list[Run]]:
-    """Return for each file of the result the runs of parts that it is made of: whole shards, or a part of one."""
+    """Return the runs of parts for each result file: whole shards, or ranges of a shard too large for one file."""
     limit = max(1, _CELLS_PER_FILE // columns // photos_per_part) * photos_per_part
     found: list[list[Run]] = []
     rows = limit
@@ -59,14 +59,15 @@ def join_parts(
     photos_per_part: int,
     num_cpus: float,
 ) -> dict[str, Any]:
-    """Join the parts of `shards` into the files of the result, of several files a Ray task each; return the manifest.
+    """Join the parts of `shards` into the result files, and return the manifest.
 
-    The files are named after `owner`, the job. Raises FailureError when one cannot be written.
+    If there are several files, a Ray task writes each. The files are named after `owner`, the job. Raises FailureError
+    if one cannot be written.
     """
     staging = staging_directory(out, owner=owner)
     planned = plan_files(shards, columns=len(rule.schema), photos_per_part=photos_per_part)
     settings: dict[str, Any] = {"format": format, "photos_per_part": photos_per_part}
-    if len(planned) == 1:  # sooner done than a process is started
+    if len(planned) == 1:  # faster than starting a process
         entries = [write_file(out, staging, f"00000-{owner}", planned[0], **settings)]
     else:
         entries = _write_by_tasks(out, staging, planned, owner=owner, num_cpus=num_cpus, settings=settings)
@@ -92,7 +93,7 @@ def _write_by_tasks(
         tasks.append(write.remote(out, staging, f"{number:05d}-{owner}", given, **settings))
     try:
         entries: list[dict[str, Any]] = ray.get(tasks)
-    except Exception as error:  # Ray wraps what a task raised in classes of its own
+    except Exception as error:  # Ray wraps what a task raised in its own classes
         raise FailureError(f"the predictions cannot be committed: {root_cause(error)}") from error
     return entries
 
@@ -100,9 +101,10 @@ def _write_by_tasks(
 def write_file(
     out: str, staging: str, name: str, runs: Sequence[Run], *, format: str, photos_per_part: int
 ) -> dict[str, Any]:
-    """Join the parts of `runs` into a file of the result below `staging`; return its entry in the manifest.
+    """Join the parts of `runs` into a result file below `staging`, and return its entry in the manifest.
 
-    Beside it stands which photos it labels, as they were. Raises FailureError when a part cannot be read here.
+    A second file next to it records the paths and versions of its photos. Raises FailureError if a part cannot be read
+    on this node, or if the parts do not match the photos.
     """
     names, inputs = [], []
     for run in runs:
@@ -115,7 +117,7 @@ def write_file(
         found = list(pool.map(lambda part: read_prediction_part(out, part), names))
     rows, labelled = pa.concat_tables([table for table, _ in found]), pa.concat_tables(inputs)
     if not rows["path"].equals(labelled["path"]):
-        raise FailureError(f"the parts of {out} are not those of the photos: label them again with --overwrite")
+        raise FailureError(f"the parts in {out} do not match the photos: label them again with --overwrite")
     return {
         **_write_staged(staging, f"predictions-{name}.{FORMATS[format]}", encode(rows, format=format)),
         "rows": rows.num_rows,

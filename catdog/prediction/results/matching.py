@@ -1,6 +1,6 @@
-"""Rows that were committed and the photos that they are of, as they are listed now: side by side, piece by piece.
+"""Matches committed rows with their photos as these are listed now, piece by piece.
 
-Both are in the same order, but where an earlier version committed large folders in another one than they have now.
+Both are in the same order, unless an earlier version of catdog committed a large folder in a different one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class HasRows(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many they are."""
+        """The number of its rows."""
 
 
 def spans(lengths: Sequence[int], pieces: Sequence[Piece]) -> list[tuple[tuple[Piece, int, int], ...]]:
-    """Cut the rows of `pieces`, one after the other, into `lengths`: for each of these, ranges [start, stop) of pieces.
+    """Cut the concatenated rows of `pieces` into `lengths`, and return ranges [start, stop) of pieces for each length.
 
-    Where the pieces end before, so do the ranges.
+    If the pieces have fewer rows, the ranges end early.
     """
     found, place, first, begin = list[tuple[tuple[Piece, int, int], ...]](), 0, 0, 0
     for length in lengths:
@@ -52,17 +52,17 @@ def spans(lengths: Sequence[int], pieces: Sequence[Piece]) -> list[tuple[tuple[P
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Photos:
-    """Photos one after the other: ranges [start, stop) of shards."""
+    """A sequence of photos: ranges [start, stop) of shards."""
 
     ranges: tuple[tuple[Shard, int, int], ...]
 
     def read(self) -> pa.Table:
-        """Return them, of the schema sources.INPUTS."""
+        """Return the photos, with the schema inputs.INPUTS."""
         return pa.concat_tables([shard.read().slice(start, stop - start) for shard, start, stop in self.ranges])
 
 
 def match(lengths: Sequence[int], shards: Sequence[Shard]) -> list[Photos]:
-    """Return the photos of pieces of the rows, which have these `lengths`, in the order of `shards`."""
+    """Return the photos of consecutive pieces of the rows with these `lengths`, in the order of `shards`."""
     return [Photos(ranges=ranges) for ranges in spans(lengths, shards)]
 
 
@@ -71,31 +71,31 @@ def match(lengths: Sequence[int], shards: Sequence[Shard]) -> list[Photos]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordedPhotos:
-    """The file that tells which photos some of the rows are of, and the versions that these had."""
+    """The file that records the photos of some of the rows, and their versions at that time."""
 
     path: str
     rows: int
 
     def read(self) -> pa.Table:
-        """Return path and version of each."""
+        """Return the path and version of each photo."""
         return read_parquet(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Changes:
-    """How many photos are no longer what they were when they were labelled, and the first of them by path."""
+    """How many photos have changed since they were labelled, and the first of them by path."""
 
     count: int = 0
     first: str = ""
 
     def __add__(self, other: Changes) -> Changes:
-        """Return those of both sets of photos."""
+        """Return the changes of both sets of photos."""
         firsts = [one.first for one in (self, other) if one.count]
         return Changes(count=self.count + other.count, first=min(firsts, default=""))
 
 
 def recorded_photos(out: str) -> list[RecordedPhotos]:
-    """Return the files that tell which photos the committed rows of `out` are of; none where that is unknown."""
+    """Return the files that record the photos of the committed rows of `out`; none if that is unknown."""
     manifest = read_result_manifest(out)
     entries = [entry for entry in (*manifest["files"], manifest) if "inputs" in entry]
     total = sum(entry["rows"] for entry in manifest["files"])
@@ -109,9 +109,9 @@ def recorded_photos(out: str) -> list[RecordedPhotos]:
 
 
 def find_changes(out: str, shards: Sequence[Shard], mapped: Map) -> Changes:
-    """Return which photos of `shards` have another version than they had when they were labelled.
+    """Return which photos of `shards` have another version than when they were labelled; `mapped` compares them.
 
-    A folder of an earlier version of catdog has no versions, and so no changes that could be known.
+    A folder of an earlier version of catdog may record no versions. Then no changes are known.
     """
     recorded, total = recorded_photos(out), Changes()
     if not recorded:
@@ -127,7 +127,7 @@ def find_changes(out: str, shards: Sequence[Shard], mapped: Map) -> Changes:
 
 
 def changes_of(recorded: RecordedPhotos, photos: Photos) -> Changes | None:
-    """Return the changes among `photos`; None where they are not in the order of `recorded`."""
+    """Return the changes among `photos`, or None if they are not in the order of `recorded`."""
     before, now = recorded.read(), photos.read()
     if not before["path"].equals(now["path"]):
         return None
@@ -140,7 +140,7 @@ def _changes(paths: pa.ChunkedArray, before: pa.ChunkedArray, now: pa.ChunkedArr
 
 
 def _changes_in_any_order(out: str, shards: Sequence[Shard]) -> Changes:
-    """Return the changes as `find_changes` does, with all photos in this process."""
+    """Return the changes as `find_changes` does, but join all photos by path in this process."""
     known = pa.concat_tables(read_inputs(out)).rename_columns(["path", "before"])
     both = read_all(shards).select(["path", "version"]).join(known, "path", join_type="inner")
     return _changes(both["path"], both["before"], both["version"])

@@ -1,6 +1,7 @@
-"""The parts of an unfinished job: Parquet files of some photos' rows each, from which a killed job resumes.
+"""The parts of an unfinished job: Parquet files with the rows of some photos each, from which a killed job resumes.
 
-They stand below `OUT/parts`, in a folder for each shard of the inputs, each whole, until a commit has joined them.
+They lie below `OUT/parts`, in a folder for each shard of the inputs, until a commit has joined them. Each is written
+atomically.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from catdog.storage.tables import read_parquet, write_parquet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part: the name of its file below the folder of the parts, and its range of the rows of its shard."""
+    """One part: the name of its file below the folder of parts, and its range of rows in its shard."""
 
     name: str
     start: int
@@ -28,25 +29,25 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many photos it has."""
+        """The number of its photos."""
         return self.stop - self.start
 
 
 def parts_directory(out: str) -> str:
-    """Return where the parts of an unfinished job stand."""
+    """Return the folder of the parts of an unfinished job."""
     return files.join(out, "parts")
 
 
 def photos_per_part(photos: int) -> int:
-    """Return how many photos a part has: enough parts to share out and to lose little by a kill, none too small."""
+    """Return the size of a part: small enough to share work out and to lose little in a kill, but not tiny."""
     return min(256, max(32, photos // 24))
 
 
 def plan_parts(rows: pa.Table, *, shard: str, photos_per_part: int) -> list[Part]:
     """Cut the `rows` of `shard` into parts of at most `photos_per_part` photos, in their order.
 
-    A part is named by its shard, its number and 16 hex digits of its photos' paths and versions: so it is known by its
-    name alone to hold these photos, as they are now.
+    A part is named after its shard, its number and 16 hex digits of a hash of its photos' paths and versions. So its
+    name alone shows that it holds these photos in their current versions.
     """
     parts = []
     paths, versions = rows["path"].to_pylist(), rows["version"].to_pylist()
@@ -60,14 +61,14 @@ def plan_parts(rows: pa.Table, *, shard: str, photos_per_part: int) -> list[Part
 
 
 def write_prediction_part(out: str, name: str, rows: pa.Table, *, retried: int) -> None:
-    """Write one part, whole or not at all; `retried` photos of it were read at a second try or later."""
+    """Write one part atomically; `retried` of its photos were read at a second attempt or later."""
     write_parquet(files.join(parts_directory(out), name), rows.replace_schema_metadata({"retried": str(retried)}))
 
 
 def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
-    """Return the rows of one part, and how many of them were read at a second try or later.
+    """Return the rows of one part, and how many of its photos were read at a second attempt or later.
 
-    Raises FailureError when it cannot be read here.
+    Raises FailureError if the part cannot be read on this node.
     """
     path = files.join(parts_directory(out), name)
     try:
@@ -81,20 +82,20 @@ def read_prediction_part(out: str, name: str) -> tuple[pa.Table, int]:
 
 
 def finished_parts(out: str, shard: str) -> set[str]:
-    """Return the names of the parts of `shard` that stand."""
+    """Return the names of the existing parts of `shard`."""
     names = files.list_directory(files.join(parts_directory(out), shard))
     return {f"{shard}/{name}" for name in names if name.startswith("part-") and name.endswith(".parquet")}
 
 
 def drop_parts_with_passing_errors(out: str, shard: Shard) -> None:
-    """Delete those parts of `shard` that have rows whose error may be gone by now."""
+    """Delete the parts of `shard` that have rows whose error may be gone by now."""
     for name in sorted(finished_parts(out, shard.name)):
         if has_passing_errors(read_prediction_part(out, name)[0]):
             files.delete(files.join(parts_directory(out), name))
 
 
 def has_passing_errors(rows: pa.Table) -> bool:
-    """Tell whether a row has an error that another try may not have: a fault of disk or network, a missing file."""
+    """Return whether a row has an error that a retry may not have: a disk or network fault, or a missing file."""
     return bool(pc.any(pc.is_in(error_codes(rows), pa.array(["io", "missing"]))).as_py())
 
 

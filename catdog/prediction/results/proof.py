@@ -1,4 +1,4 @@
-"""The proof of a result: its files are those that were written, and its rows those of the photos, each once."""
+"""Verifies a result: its files are unchanged, and its rows match the photos, exactly one row for each."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.inputs import list_inputs
 from catdog.photos.sources.listing.packed_tasks import list_many
-from catdog.photos.sources.listing.shards import MOST_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
+from catdog.photos.sources.listing.shards import MAX_IN_ONE_PROCESS, SetDigest, Shard, cut_into_shards, read_all
 from catdog.prediction import output
 from catdog.prediction.results import commit
 from catdog.prediction.results.rows import LabelRule
 from catdog.storage import files
 
-_MOST_ROWS_IN_ONE_PROCESS = 1_000_000  # two seconds; Ray takes several to start
+_MAX_ROWS_IN_ONE_PROCESS = 1_000_000  # checking them takes two seconds; Ray takes several to start
 
 
 def verify(out: str) -> None:
-    """Prove that the committed rows below `out` are the files of their source, each once.
+    """Check that the committed rows below `out` match the files of their source, exactly one row for each.
 
-    Raises UsageError where no predict job left anything, FailureError with what is wrong.
+    Raises UsageError if no predict job left anything there, and FailureError that says what is wrong.
     """
     if not out:
         raise UsageError("--verify: expected --out, the folder of a predict job's results")
@@ -50,10 +50,10 @@ def verify(out: str) -> None:
 
 
 def _check_files(out: str, manifest: Mapping[str, Any], rule: LabelRule, cluster: contextlib.ExitStack) -> SetDigest:
-    """Check each file of the result, of many rows in tasks; return the digest of all rows."""
+    """Check each result file, in Ray tasks if there are many rows, and return the digest of all rows."""
     settings = {"format": manifest["format"], "rule": rule}
     entries = manifest["files"]
-    if sum(entry["rows"] for entry in entries) <= _MOST_ROWS_IN_ONE_PROCESS:
+    if sum(entry["rows"] for entry in entries) <= _MAX_ROWS_IN_ONE_PROCESS:
         return SetDigest.total(commit.check_file(out, entry, **settings) for entry in entries)
     import ray
 
@@ -66,15 +66,15 @@ def _check_files(out: str, manifest: Mapping[str, Any], rule: LabelRule, cluster
 def _check_rows(
     out: str, job: Mapping[str, Any], manifest: Mapping[str, Any], *, rule: LabelRule, rows: SetDigest
 ) -> None:
-    """Raise FailureError unless the committed rows, whose digest is `rows`, are those of the photos that were found."""
+    """Raise FailureError unless the committed rows, whose digest is `rows`, match the photos that the job found."""
     if not output.is_set(job["inputs"], rows, lambda: (table["path"] for table in commit.read_rows(out, rule=rule))):
         raise _wrong_rows(out, rule, expected=job["inputs"])
     checksums = counted(len(manifest["files"]), "file")
-    say(f"Verified: {counted(rows.files, 'row')}, each of another photo; the checksums agree ({checksums}).")
+    say(f"Verified: {counted(rows.files, 'row')}, one for each photo; the checksums match ({checksums}).")
 
 
 def _wrong_rows(out: str, rule: LabelRule, *, expected: Any) -> FailureError:
-    """Return what is wrong with rows that are not those of the photos, which are all different."""
+    """Return the error for rows that do not match the photos, whose paths are all different."""
     rows = pa.concat_tables(table.select(["path"]) for table in commit.read_rows(out, rule=rule))["path"]
     counts = rows.value_counts()
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
@@ -82,7 +82,7 @@ def _wrong_rows(out: str, rule: LabelRule, *, expected: Any) -> FailureError:
         return FailureError(f"{counted(len(twice), 'file')} with more than one row, such as {twice[0]}")
     count = expected.split(" ")[0] if isinstance(expected, str) else expected["files"]
     return FailureError(
-        f"the {len(rows)} rows are not those of the {count} files that were found when the job began: label the "
+        f"the {len(rows)} rows do not match the {count} files that were found when the job started: label the "
         "photos again with --overwrite"
     )
 
@@ -97,13 +97,13 @@ class _Source:
 
     @functools.cached_property
     def shards(self) -> Sequence[Shard]:
-        """The photos, all of them in memory."""
+        """The photos, all in memory."""
         return cut_into_shards(list_inputs(self._photos, exclude=self._exclude, columns=self._columns))
 
     @functools.cached_property
     def digest(self) -> SetDigest:
-        """What names the set of them; many photos are listed by tasks, and nowhere held."""
-        at_most = MOST_IN_ONE_PROCESS
+        """The digest that identifies the set of photos; if there are many, tasks list them and nothing is stored."""
+        at_most = MAX_IN_ONE_PROCESS
         try:
             listed = list_inputs(self._photos, exclude=self._exclude, columns=self._columns, at_most=at_most)
         except MorePhotosError as error:
@@ -115,7 +115,7 @@ class _Source:
 def _compare_with_source(
     out: str, job: Mapping[str, Any], rule: LabelRule, rows: SetDigest, cluster: contextlib.ExitStack
 ) -> None:
-    """Raise FailureError unless the photos are those that the rows are of, whose digest is `rows`, as they were."""
+    """Raise FailureError unless the source holds the photos of the rows, whose digest is `rows`, unchanged."""
     found = _Source(out, job, cluster)
     changed = output.changed_photos(out, found)
     differences = [("photo", "changed", changed.count, changed.first)]
@@ -131,4 +131,4 @@ def _compare_with_source(
     said = [f"{counted(count, noun)} {what}, such as {first}" for noun, what, count, first in differences if count]
     if said:
         raise FailureError(f"{job['photos']} has changed since: {', '.join(said)}; --overwrite labels all photos again")
-    say(f"{job['photos']} holds the same photos today ({counted(found.digest.files, 'file')}).")
+    say(f"{job['photos']} still holds the same photos ({counted(found.digest.files, 'file')}).")

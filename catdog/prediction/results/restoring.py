@@ -1,4 +1,4 @@
-"""The rows of a finished result as parts again, for a job that labels some of them anew."""
+"""Turns the rows of a finished result back into parts, for a job that labels some photos again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _Spans = Sequence[tuple[ResultFile | RecordedPhotos, int, int]]
 
 
 def restore_parts(out: str, shards: Sequence[Shard], *, photos_per_part: int, rule: LabelRule, mapped: Map) -> None:
-    """Write the committed rows of `out` as parts of `shards` again, but for those that are to be labelled again.
+    """Write the committed rows of `out` as parts of `shards` again, except the parts that must be labelled again.
 
-    These have an error that may be gone by now, or a photo that is another or has changed since.
+    Those have a row whose error may be gone by now, or a photo that was replaced or has changed since.
     """
     lengths = [shard.rows for shard in shards]
     rows, recorded = spans(lengths, result_files(out, rule=rule)), spans(lengths, recorded_photos(out))
@@ -30,7 +30,7 @@ def restore_parts(out: str, shards: Sequence[Shard], *, photos_per_part: int, ru
 
 
 def restore_shard(out: str, shard: Shard, rows: _Spans, recorded: _Spans, photos_per_part: int) -> None:
-    """Write the parts of `shard`, whose rows were committed in `rows` and its photos recorded in `recorded`."""
+    """Write the parts of `shard`, whose rows were committed in `rows` and whose photos are recorded in `recorded`."""
     inputs, standing = shard.read(), finished_parts(out, shard.name)
     committed, before = _read(rows), _read(recorded) if recorded else None
     for part in plan_parts(inputs, shard=shard.name, photos_per_part=photos_per_part):
@@ -46,7 +46,7 @@ def _read(pieces: _Spans) -> pa.Table:
 
 
 def _has_changed(before: pa.Table, now: pa.Table) -> bool:
-    """Tell whether a photo has another version; photos whose versions before are not known count as changed."""
+    """Return whether a photo has another version; photos without a record in `before` count as changed."""
     return not before["path"].equals(now["path"]) or bool(
         pc.any(pc.not_equal(before["version"], now["version"])).as_py()
     )

@@ -1,4 +1,4 @@
-"""Prediction rows: how probabilities become rows, and rows the content of a file in one of three formats."""
+"""Prediction rows: built from probabilities, and encoded as the content of a file in one of three formats."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _FORMULA = r"^['=+\-@\t\r]"
 class LabelRule:
     """How probabilities become a row: the class names, the threshold, and how many ranks are written.
 
-    `names_top`: the most probable class has columns of its own, because `label` may be UNSURE in its place.
-    `rest` is the class that is never a label, "" where there is none.
+    With `names_top`, the most probable class has its own columns, because `label` may be UNSURE instead.
+    `rest` is the class that is never a label, or "" if there is none.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +46,7 @@ class LabelRule:
 
     @property
     def label_columns(self) -> list[int]:
-        """The columns of the probabilities that are those of `labels`."""
+        """The columns of the probabilities that belong to `labels`."""
         return [index for index, name in enumerate(self.classes) if name != self.rest]
 
     @property
@@ -62,8 +62,9 @@ def build_rows(
 ) -> pa.Table:
     """Return prediction rows for `paths`.
 
-    `errors` has "" for a photo that could be read; each of `probabilities`, one for each model, is float32
-    (photos that could be read, classes), in their order. A photo with an error has null in every other column.
+    `errors` has "" for each photo that could be read. `probabilities` has one float32 array for each model, of shape
+    (photos that could be read, classes), in the same order. A photo with an error has null in every column except
+    path and error.
     """
     good = np.array([not error for error in errors], bool)
     columns: list[pa.Array] = [pa.array(paths, pa.string())]
@@ -85,7 +86,7 @@ def build_rows(
 
 
 def _spread(values: np.ndarray, good: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Return `values` at the places where `good` holds, null elsewhere."""
+    """Return `values` spread over the places where `good` is true, with null elsewhere."""
     places = np.cumsum(good) - 1
     return pa.array(values, kind).take(pa.array(places, pa.int64(), mask=~good))
 
@@ -94,10 +95,10 @@ def _spread(values: np.ndarray, good: np.ndarray, kind: pa.DataType) -> pa.Array
 
 
 def encode(rows: pa.Table, *, format: str) -> bytes:
-    """Return `rows` as the content of a file: parquet, csv (RFC 4180, UTF-8) or json (an object a line).
+    """Return `rows` as the content of a file: parquet, csv (RFC 4180, UTF-8) or json (one object per line).
 
-    In CSV a text that a spreadsheet would take for a formula gets an apostrophe in front, and so does one that has
-    an apostrophe in front already: taking one away gives back what was.
+    In CSV, a text that a spreadsheet would take for a formula gets an apostrophe in front. So does a text that already
+    starts with an apostrophe, so that removing one always restores the original.
     """
     if format == "parquet":
         return bytes(parquet_bytes(rows, row_group_size=1 << 16))
@@ -116,14 +117,14 @@ def encode(rows: pa.Table, *, format: str) -> bytes:
 def decode(content: bytes, *, format: str, schema: pa.Schema, where: str) -> pa.Table:
     """Return the rows that `encode` wrote.
 
-    Raises FailureError, naming `where`, when they are none.
+    Raises FailureError, naming `where`, if `content` cannot be read as such rows.
     """
     source = pa.BufferReader(content)
     try:
         if format == "parquet":
             return check_schema(pq.read_table(source), schema, where=where)
         if format == "json":
-            if not content:  # pyarrow calls a file of no lines damaged
+            if not content:  # pyarrow reports a file without lines as damaged
                 return schema.empty_table()
             options = pa.json.ParseOptions(explicit_schema=schema, newlines_in_values=False)
             return pa.json.read_json(source, parse_options=options).select(schema.names).cast(schema)
@@ -153,7 +154,7 @@ def _map_texts(rows: pa.Table, change: Any) -> pa.Table:
 
 
 def _short_floats(rows: pa.Table) -> pa.Table:
-    """Return `rows` with float32 columns as the float64 of the shortest text that names the same float32."""
+    """Return `rows` with float32 columns as float64, each value read from the shortest text of that float32."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_float32(field.type):
             texts = rows.column(index).cast(pa.string())

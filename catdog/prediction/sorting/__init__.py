@@ -1,4 +1,4 @@
-"""Photos laid out by label: the names they want (`names`), who gets each (`claims`), and placing them (`placement`).
+"""Sorts photos into label folders: their names (`names`), who gets each name (`claims`), placing them (`placement`).
 
-Only the job and its output import it.
+Outside this package, only `job` and the benchmarks import it.
 """

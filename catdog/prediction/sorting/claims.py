@@ -1,12 +1,12 @@
-"""Who gets a name that several photos of a folder want, decided by Ray tasks: no process has all photos.
+"""Decides, by Ray tasks, which photo gets a file name that several photos of a folder claim.
 
-    files of the result --the name that each photo wants--> partitions of the names: the first photo in order keeps it
-            ^---------- who lost its name, and wants its next one -----------'
+    result files --the name that each photo claims--> partitions of the names: the first photo in order keeps a name
+         ^------- photos that lost their name, and claim their next one -------'
 
-It goes round until no photo loses a name. All names prefer the same photo, the earlier one, so this ends as one pass
-over all photos in order would, in which each takes the first of its names that is free (Gale and Shapley 1962, College
-admissions and the stability of marriage). Names travel as 64 bits of a hash. Two of 100 million names
-share these by chance in one of 3,700 jobs, and are kept apart as if they were the same.
+No process holds all photos. The rounds repeat until no photo loses a name. All names prefer the same photo, the earlier
+one. So the result is that of one pass over all photos in order, in which each takes its first free name (Gale and
+Shapley 1962, College admissions and the stability of marriage). Names travel as 64 bits of a hash. With 100 million
+names, two share a hash by chance in one of 3,700 jobs. They are then kept apart as if they were the same name.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from catdog.cluster.actors import task_errors
 from catdog.prediction.results.commit import ResultFile
 from catdog.prediction.sorting.names import UNREADABLE, as_compared, name_of
 
-_CLAIMS_PER_PARTITION = 4_000_000  # 64 MB, and as much again while they are sorted
+_CLAIMS_PER_PARTITION = 4_000_000  # 64 MB, and as much again for sorting them
 
-# Of a photo: how many of its names others have, the level as `names.name_of` takes it. None where it is 0 for all.
+# For each photo, how many of its names others have: the `level` of `names.name_of`. None if it is 0 for all.
 Levels = np.ndarray | None
 
 
 def settle_names(results: Sequence[ResultFile], *, num_cpus: float) -> list[Any]:
-    """Return for each of `results` a reference to the Levels of its rows; tasks book `num_cpus`.
+    """Return, for each of `results`, an object reference to the Levels of its rows; each task reserves `num_cpus`.
 
-    The driver has a few hundred bytes for each file and partition. Raises FailureError where a file cannot be read.
+    The driver holds a few hundred bytes for each file and partition. Raises FailureError if a file cannot be read.
     """
     import ray
 
@@ -58,9 +58,10 @@ def settle_names(results: Sequence[ResultFile], *, num_cpus: float) -> list[Any]
 
 
 def claim_names(result: ResultFile, partitions: int, levels: Levels, *lost: np.ndarray) -> list[Any]:
-    """Return the new Levels of the rows of `result`, and what they claim of each partition of the names.
+    """Return the new Levels of the rows of `result`, and their claims in each partition of the names.
 
-    A claim is (name, row), both uint64. All rows claim where nothing was `lost` yet, else those that lost their name.
+    A claim is (name, row), both uint64. Without `lost`, in the first round, all rows claim. Later only the rows that
+    lost their name do.
     """
     if lost:
         found = [rows[slice(*np.searchsorted(rows, (result.first, result.first + result.rows)))] for rows in lost]
@@ -90,9 +91,10 @@ def _hashed(label: str | None, name: str) -> int:
 
 
 def settle_claims(held: np.ndarray | None, *claims: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Let the first row that claims or holds a name have it.
+    """Give each name to the first row that claims or holds it.
 
-    Returns who holds what now, as `held`, the rows that lost their claim or their name, in order, and how many.
+    Returns the new holders in the form of `held`, the sorted rows that lost their claim or their name, and the number
+    of these rows.
     """
     known = np.empty((0, 2), np.uint64) if held is None else held
     if held is not None and not any(len(some) for some in claims):
@@ -107,5 +109,5 @@ def settle_claims(held: np.ndarray | None, *claims: np.ndarray) -> tuple[np.ndar
 
 @functools.lru_cache(maxsize=1)
 def read_places(result: ResultFile) -> pa.Table:
-    """Return path and label of each row of `result`; the last one is kept for the next call, of other rows of it."""
+    """Return path and label of each row of `result`; the last table is cached for calls on other rows of it."""
     return result.read().select(["path", "label"])

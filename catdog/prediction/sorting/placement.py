@@ -1,4 +1,4 @@
-"""Photos at their places: copied, linked or moved by Ray tasks, each once, whatever is killed in between."""
+"""Copies, links or moves photos to their places in Ray tasks, each exactly once, even if tasks or jobs are killed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from catdog.prediction.sorting.names import UNREADABLE, name_of
 from catdog.storage import files
 
 SHOWN = 10  # failures that the console shows
-_LEAST_IN_A_CALL, _MOST_IN_A_CALL = 256, 4096
-_CALLS = 256  # of few photos: every core of a large machine gets some
-# The name of a copy that is not whole yet, as _beside gives it.
+_MIN_IN_A_CALL, _MAX_IN_A_CALL = 256, 4096
+_CALLS = 256  # calls aimed at for few photos: every core of a large machine gets some
+# The temporary name that _beside gives to an incomplete copy.
 _HALF = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placed:
-    """How many photos were placed now and before, how many could not be, and the first of these: "path: reason"."""
+    """How many photos were placed now, had been placed before, or failed; and the first failures: "path: reason"."""
 
     placed: int
     already: int
@@ -44,15 +44,15 @@ class Placed:
 def place_photos(
     results: Sequence[ResultFile], *, directory: str, mode: str, failures: str, num_cpus: float, progress: Progress
 ) -> Placed:
-    """Bring the photos of all rows of `results` into the folders of their labels below `directory`, by Ray tasks.
+    """Place the photos of all rows of `results` in the folders of their labels below `directory`, by Ray tasks.
 
-    A second call finds nothing left to do. A photo that cannot be placed, such as one whose place another file has,
-    stops nothing: lines of all of them are in files in the folder `failures`, which is deleted first.
-    Raises FailureError when the disk is full.
+    The call is idempotent. A photo that cannot be placed, for example because another file is already there, does
+    not stop the others. Files in the folder `failures`, which is deleted first, list all such photos.
+    Raises FailureError if the disk is full.
     """
     files.delete(failures)
     directory, total = files.absolute(directory), sum(result.rows for result in results)
-    length = min(_MOST_IN_A_CALL, max(_LEAST_IN_A_CALL, total // _CALLS))
+    length = min(_MAX_IN_A_CALL, max(_MIN_IN_A_CALL, total // _CALLS))
     levels = settle_names(results, num_cpus=num_cpus)
     calls = (
         (result, start, min(start + length, result.rows), level, directory, mode, failures)
@@ -73,9 +73,9 @@ def place_photos(
 def place_rows(
     result: ResultFile, start: int, stop: int, levels: Levels, directory: str, mode: str, failures: str
 ) -> tuple[dict[str, int], list[str]]:
-    """Bring the photos of the rows [start, stop) of `result` to their places, named as `levels` has it.
+    """Place the photos of the rows [start, stop) of `result`, under the names that `levels` gives.
 
-    Returns how many were placed, stood there already or failed, and the first of these.
+    Returns how many were placed, were already there or failed, and the first failures.
     """
     rows = read_places(result).slice(start, stop - start)
     paths, labels = rows["path"].to_pylist(), rows["label"].to_pylist()
@@ -95,7 +95,10 @@ def place_rows(
 def place_some(
     paths: Sequence[str], places: Sequence[str], directory: str, mode: str
 ) -> tuple[dict[str, int], list[str]]:
-    """Bring `paths` to their places below `directory`; return how many were placed or stood there, and the failures."""
+    """Bring `paths` to their `places` below `directory`.
+
+    Returns how many were placed and how many were already there, and the failures.
+    """
     place = {"copy": _copy, "link": _link, "move": _move}[mode]
     states: Counter[str] = Counter()
     failed = []
@@ -107,13 +110,15 @@ def place_some(
             failed.append(f"{path}: {error}")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise FailureError(f"no space left in {directory}: make room and run the command again") from error
+                raise FailureError(
+                    f"no space left in {directory}: free some space and run the command again"
+                ) from error
             failed.append(f"{path}: {error.strerror or one_line(error)}")
     return dict(states), failed
 
 
 def _copy(path: str, target: str) -> bool:
-    """Copy a photo; a local one keeps its modification time. Return False where the same content stands already."""
+    """Copy a photo; a local one keeps its modification time. Return False if the same content is already there."""
     local = local_path(path)
     if files.is_uri(path) or files.is_uri(target) or not Path(local).is_file():
         return _copy_bytes(read_photo(path), target)
@@ -135,7 +140,7 @@ def _copy_bytes(content: bytes, target: str) -> bool:
 
 
 def _link(path: str, target: str) -> bool:
-    """Make `target` a symbolic link to the absolute `path`."""
+    """Make `target` a symbolic link to the absolute `path`. Return False if it already is."""
     path = local_path(path)
     if os.path.lexists(target):
         _refuse_other(Path(target).is_symlink() and Path(target).readlink() == Path(path))
@@ -145,7 +150,7 @@ def _link(path: str, target: str) -> bool:
 
 
 def _move(path: str, target: str) -> bool:
-    """Move a photo; a link is moved as a link to the same file. Return False where it was moved before."""
+    """Move a photo; a link is moved as a link to the same file. Return False if it was moved before."""
     path = local_path(path)
     if not os.path.lexists(path):
         if os.path.lexists(target):
@@ -154,13 +159,13 @@ def _move(path: str, target: str) -> bool:
     if path == target:
         return False
     source = Path(path)
-    if os.path.lexists(target):  # of a move whose source was not removed before the kill
+    if os.path.lexists(target):  # left by a move that was killed before it removed the source
         _refuse_other(_is_same(path, target))
     elif source.is_symlink():
         _make(target, lambda: Path(target).symlink_to(source.parent / source.readlink()))
     else:
         try:
-            # Made a second name first: a rename would replace what has come to stand at the target.
+            # Make a hard link first: a rename would replace a file that has appeared at the target meanwhile.
             _make(target, lambda: os.link(path, target))
         except OSError as error:  # another file system, or one without hard links
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
@@ -175,7 +180,7 @@ def _move(path: str, target: str) -> bool:
 
 
 def _make(target: str, action: Callable[[], None]) -> None:
-    """Make the file `target` by `action`, and the folders around it where they are missing."""
+    """Make the file `target` by calling `action`, and its parent folders if they are missing."""
     try:
         try:
             action()
@@ -187,7 +192,7 @@ def _make(target: str, action: Callable[[], None]) -> None:
 
 
 def _is_same(path: str, target: str) -> bool:
-    """Tell whether `target` may take the place of `path`: a link never takes that of the file it leads to."""
+    """Return whether `target` may take the place of `path`; a link never takes that of the file it points to."""
     if Path(path).is_symlink() or Path(target).is_symlink():
         both = Path(path).is_symlink() and Path(target).is_symlink()
         return both and Path(path).parent / Path(path).readlink() == Path(target).readlink()
@@ -196,7 +201,7 @@ def _is_same(path: str, target: str) -> bool:
 
 @contextlib.contextmanager
 def _beside(target: str) -> Iterator[Path]:
-    """Yield a path beside `target` that is nobody's, and leave nothing there."""
+    """Yield an unused path next to `target`, and delete the file there, if any, at the end."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     part = Path(target).with_name(f".{uuid.uuid4().hex}.part")
     try:
@@ -206,7 +211,7 @@ def _beside(target: str) -> Iterator[Path]:
 
 
 def _appear(part: Path, target: str) -> None:
-    """Give the whole file `part` its name, unless another file has it by now."""
+    """Rename the complete file `part` to `target`; raise FileExistsError if another file has that name by now."""
     if os.path.lexists(target):
         _refuse_other(False)
     part.replace(target)
@@ -214,11 +219,11 @@ def _appear(part: Path, target: str) -> None:
 
 def _refuse_other(same: bool) -> None:
     if not same:
-        raise FileExistsError(errno.EEXIST, "another file has its place")
+        raise FileExistsError(errno.EEXIST, "another file is already there")
 
 
 def clean_copies(directory: str) -> None:
-    """Delete what copies that were killed have left below the local `directory`; call it under its lease alone."""
+    """Delete what killed copies left below `directory`, if it is local; call it only while holding its lease."""
     if files.is_uri(directory):
         return
     for path in Path(directory).glob("*/.*.part"):

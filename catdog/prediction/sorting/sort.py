@@ -1,4 +1,4 @@
-"""The photos of a finished job sorted into folders: what was asked for, what is said of it, and what is recorded."""
+"""Sorts the photos of a finished job into folders: checks the request, places them, reports and records the outcome."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from catdog.storage.ownership import check_folder, mark_folder
 
 
 def is_sorted(out: str, *, directory: str, mode: str) -> bool:
-    """Tell whether the photos of the job in `out` were laid out below the absolute `directory` already."""
+    """Return whether the photos of the job in `out` were already sorted into the absolute `directory` with `mode`."""
     mark = files.join(out, SORTED_FILE)
     return files.exists(mark) and {"directory": directory, "mode": mode}.items() <= files.read_json(mark).items()
 
 
 def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpus: float) -> None:
-    """Lay the photos of the committed rows in `out` out below the absolute `directory`, and say how many."""
+    """Sort the photos of the committed rows in `out` into the absolute `directory`, and report how many."""
     unsorted = files.join(out, UNSORTED_FOLDER)
     result = place_photos(
         result_files(out, rule=rule),
@@ -55,14 +55,14 @@ def sort_photos(out: str, *, rule: LabelRule, directory: str, mode: str, num_cpu
 
 
 def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
-    """Lay the photos out by label, where that is asked for."""
+    """Sort the photos by label, if requested."""
     config, out = request.config, request.out
     if not config.sort_into:
         return
     check_sort(request, inputs)
     directory = files.absolute(config.sort_into)
     if is_sorted(out, directory=directory, mode=config.sort):
-        say(f"Nothing to sort: {directory} is laid out already.")
+        say(f"Nothing to sort: {directory} is sorted already.")
         return
     moved = {"moved": True} if config.sort == "move" else {}
     with hold_lease(directory, flag="--sort-into"):
@@ -73,12 +73,12 @@ def sort(request: Request, inputs: Inputs, cluster: Cluster) -> None:
 
 
 def check_sort(request: Request, inputs: Inputs) -> None:
-    """Raise UsageError where the photos of the job cannot be laid out as it asks; nothing is written."""
+    """Raise UsageError if the photos of the job cannot be sorted as requested; nothing is written."""
     config = request.config
     if not config.sort_into:
         return
     directory = files.absolute(config.sort_into)
-    if directory not in output.read_job(request.out).get("exclude", []):  # where this job has sorted before
+    if directory not in output.read_job(request.out).get("exclude", []):  # unless this job sorted into it before
         check_folder(directory, kind="sorted", flag="--sort-into")
     sample: list[str] = []
     if inputs.listed:

@@ -1,6 +1,6 @@
 "use strict";
-// What all pages share: the text of whatever has data-tip, by pointer or keyboard, and tables that sort.
-// Texts are set by textContent only: nothing of a file ever becomes markup.
+// What all pages share: the tips of elements with data-tip, by pointer or keyboard, and sortable tables.
+// Texts are set through textContent only, so that no text from a file ever becomes markup.
 {
   const tip = document.getElementById("tip");
   let here = null;
@@ -22,7 +22,7 @@
 
   document.addEventListener("pointerover", (event) => show(event.target.closest("[data-tip]")));
   document.addEventListener("focusout", () => show(null));
-  // A chart is one stop for the keyboard; the arrows go from mark to mark inside.
+  // A chart is one tab stop. The arrow keys move between its marks.
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") show(null);
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -34,7 +34,7 @@
     show(marks[place < 0 ? (step > 0 ? 0 : marks.length - 1) : (place + step + marks.length) % marks.length]);
   });
 
-  // A region is a stop for the keyboard only where it scrolls.
+  // A region is a tab stop only while it can scroll.
   for (const region of document.querySelectorAll(".scroll")) {
     const observer = new ResizeObserver(() => {
       if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
@@ -62,7 +62,7 @@
     const body = head.closest("table").tBodies[0];
     const rows = [...body.rows].map((row) => [key(row, head.cellIndex), row]);
     rows.sort((a, b) => {
-      const blank = (a[0] === "") - (b[0] === "");  // what has no value stays last
+      const blank = (a[0] === "") - (b[0] === "");  // rows without a value stay last
       return blank || (falling ? -1 : 1) * compare(a[0], b[0]);
     });
     body.append(...rows.map((row) => row[1]));

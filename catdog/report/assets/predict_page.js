@@ -6,11 +6,12 @@
   const PAGE = 24;
   const FOUND = 60;
   const BUTTONS = 3;  // more choices than this become a list
-  const LEAVE_OUT = "-";  // in corrections.csv: a photo of no class
+  const LEAVE_OUT = "-";  // in corrections.csv: the photo belongs to no class
   const CHOICES = classes.includes(LEAVE_OUT) ? classes : [...classes, LEAVE_OUT];
   const at = (id) => document.getElementById(id);
 
-  // The corrections: the right class by path. They are kept in the browser, where it lets a file do that.
+  // The corrections: the right class by path. They are kept in localStorage if the browser allows that for a page that
+  // was opened as a file.
   const store = {
     key: `catdog corrections ${content.key}`,
     read() {
@@ -81,7 +82,7 @@
     });
   };
 
-  // A row is [path below prefix, number of its label or -1, probability or null]; a photo goes on with
+  // A row is [path below prefix, number of its label or -1, probability or null]. A photo has these values too:
   // [kinds, true label or null, second model's label or null, picture].
   const shown = new Map(photos.map((photo) => [photo[0], photo]));
 
@@ -92,7 +93,7 @@
     const text = make("div", { className: "text" });
     const said = label === null ? "error" : `${label} ${probability.toFixed(probability > 0.9995 ? 5 : 3)}`;
     text.append(make("span", { className: "said", textContent: said }));
-    // A label that is no class (unsure) contradicts nothing.
+    // A label that is not a class (unsure) contradicts no folder.
     const contradicts = number >= 0 && number < classes.length;
     const folder = { className: contradicts ? "bad" : "name", textContent: `in folder ${truth}` };
     if (truth && truth !== label) text.append(make("span", folder));
@@ -159,7 +160,8 @@
 
   // The corrections
 
-  // A spreadsheet would run such a text as a formula. An apostrophe prevents it, and the reader removes it again.
+  // A spreadsheet would run such a text as a formula. An apostrophe prevents that, and catdog removes it when it reads
+  // the file.
   const guard = (text) => (text !== LEAVE_OUT && /^['=+\-@\t\r]/.test(text) ? `'${text}` : text);
   const quote = (text) => `"${guard(text).replaceAll('"', '""')}"`;
 

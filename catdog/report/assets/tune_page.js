@@ -1,5 +1,5 @@
 "use strict";
-// Which setting's charts are shown, and the curves of the trial that was clicked.
+// Shows the charts of the selected setting, and the curves of the trial that was clicked.
 {
   const setting = document.getElementById("setting");
   const show = () => {

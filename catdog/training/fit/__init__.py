@@ -1,4 +1,4 @@
-"""How one stage finds its weights: `train_loop` over epochs, `train_step` on a batch, `head` by L-BFGS.
+"""How one stage is trained: `train_loop` runs epochs, `train_step` trains on a batch, `head` solves a head by L-BFGS.
 
-What is kept of a stage in between is `checkpoint`. Nothing here knows of Ray; imports features and below.
+`checkpoint` holds the state of a stage between epochs. Nothing here depends on Ray; imports features and below.
 """

@@ -1,4 +1,4 @@
-"""What is kept of a stage while it trains: its state after an epoch, and the table of its epochs."""
+"""What is saved of a stage while it trains: its state after an epoch, and the history of its epochs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StageState:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> StageState:
-        """Read what `to_bytes` returned."""
+        """Return the state from the content that `to_bytes` returned."""
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             header = json.loads(stored["header"].tobytes())
             lists = {
@@ -61,7 +61,7 @@ class StageState:
 
 
 def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> None:
-    """Write history.csv, whole: one row an epoch."""
+    """Write the whole of history.csv: one row per epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -70,7 +70,7 @@ def write_history(directory: str, history: Sequence[Mapping[str, float]]) -> Non
 
 
 def read_history(directory: str) -> list[dict[str, float]]:
-    """Return the rows of history.csv, or none where the stage has not finished an epoch."""
+    """Return the rows of history.csv, or an empty list if the stage has not finished an epoch."""
     path = files.join(directory, "history.csv")
     if not files.exists(path):
         return []

@@ -1,4 +1,4 @@
-"""The marks that finished stages leave, and the one rule which of them has the best model."""
+"""The completion marks of finished stages, and the one rule that chooses the stage with the best model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from catdog.errors import FailureError
 from catdog.storage import artifacts, files
 
-_SIGNIFICANT = 0.05  # of the paired test between stages
+_SIGNIFICANT = 0.05  # p-value of the paired test between stages
 
 
 def stage_mark(run_dir: str, stage: str) -> dict[str, Any]:
-    """Return what a finished stage left in `run_dir`: epochs, scores, seconds.
+    """Return the mark that a finished stage left in `run_dir`: epochs, scores, seconds.
 
     Raises FailureError when it did not finish.
     """
     summary = artifacts.completed(files.join(run_dir, stage), inputs={})
     if summary is None:
-        raise FailureError(f"the {stage} stage ended without a result in {run_dir}; run the command again")
+        raise FailureError(f"the {stage} stage left no result in {run_dir}; run the same command to resume")
     return summary
 
 
@@ -29,9 +29,9 @@ def finished_marks(run_dir: str, stages: Sequence[str]) -> dict[str, dict[str, A
 
 
 def rank_key(scores: Mapping[str, float]) -> tuple[float, float]:
-    """Return what models are ranked by, the greatest first: validation loss, and of equal losses the accuracy.
+    """Return the key that ranks models, the greatest first: the lower validation loss, then the higher accuracy.
 
-    The loss tells more than the accuracy: one photo of a thousand changes the accuracy by chance.
+    The loss is more informative than the accuracy: one photo of a thousand changes the accuracy by chance.
     """
     return -scores["loss"], scores["accuracy"]
 
@@ -39,8 +39,8 @@ def rank_key(scores: Mapping[str, float]) -> tuple[float, float]:
 def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the stage whose model is the run's.
 
-    A later stage replaces an earlier one by `rank_key` on validation, unless the paired test in its mark says that it
-    gets fewer photos right. Of equals the earlier stage stays.
+    A later stage replaces an earlier one if its `rank_key` on validation is greater, unless the paired test in its
+    mark says that it gets fewer photos right. If the keys are equal, the earlier stage stays.
     """
     best, *later = marks
     for name in later:
@@ -50,7 +50,7 @@ def best_stage(marks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def choice_text(marks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in a sentence why the model of `best_stage` is the run's."""
+    """Return a sentence on why the model of `best_stage` is the run's."""
     best = best_stage(marks)
     others = [name for name in marks if name != best]
     if not others:
@@ -67,7 +67,7 @@ def choice_text(marks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _is_worse(mark: Mapping[str, Any]) -> bool:
-    """Tell whether the paired test in the mark of a stage finds it less accurate than the earlier one."""
+    """Return whether the paired test in a stage's mark finds it significantly less accurate than the earlier one."""
     against = mark.get("against")  # earlier versions made no test
     if not against:
         return False

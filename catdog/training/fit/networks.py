@@ -1,4 +1,4 @@
-"""The classifier that stages train, as they see it, and the one of Keras."""
+"""The interface of the classifier that stages train, and its implementation in Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from catdog.training.fit.train_step import Tail
 
 
 class Scorer(Protocol):
-    """What tells how a classifier does on rows of features."""
+    """Measures a classifier on rows of features."""
 
     classes: int
 
@@ -29,7 +29,7 @@ class Scorer(Protocol):
 class Head(Scorer, Protocol):
     """The output layer of a classifier, on its pooled features."""
 
-    width: int  # of a feature
+    width: int  # numbers in a feature
     workers: int
 
     def get(self) -> list[np.ndarray]:
@@ -43,26 +43,26 @@ class Trained(Protocol):
     """A classifier that stages train, measure and save: Networks, or head_network.HeadNetwork."""
 
     def load(self, model_dir: str) -> None:
-        """Take all weights from a saved model; every worker calls it."""
+        """Load all weights from a saved model; every worker calls this."""
 
     def head(self, cut: str) -> Head:
-        """Return the output layer, behind the layers up to `cut`."""
+        """Return the output layer, for features at `cut`."""
 
     def scorer(self, cut: str) -> Scorer:
-        """Return what measures it, in float32, on features at `cut`."""
+        """Return a Scorer of the classifier in float32, for features at `cut`."""
 
     def gather(self) -> list[np.ndarray]:
-        """Return its weights, which what is measured gets too; every worker calls it."""
+        """Return the trained weights, and copy them to the network that is measured; every worker calls this."""
 
     def save(self, folder: Path, card: Mapping[str, Any], *, spec: ClassifierSpec, weights: list[np.ndarray]) -> None:
-        """Write the model directory `folder` of what `gather` returned; one worker calls it."""
+        """Write the model directory `folder` with the weights that `gather` returned; one worker calls this."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks:
-    """A classifier as it trains, and the tf.distribute strategy in whose scope it was built.
+    """A Keras classifier in training, and the tf.distribute strategy in whose scope it was built.
 
-    `float32` is what is measured and saved: `trained` itself, or its twin where that computes in less.
+    `float32` is the network that is measured and saved: `trained` itself, or a copy if that has a lower precision.
     """
 
     trained: Any
@@ -73,8 +73,8 @@ class Networks:
     def own_float32(self, spec: ClassifierSpec) -> Any:
         """Return a float32 classifier of `spec` that this process can read and save without the other workers.
 
-        With one worker that is `float32` itself. With several it is another one, built once, of weights of its own:
-        what reads mirrored variables on one worker alone waits for the others without end.
+        With one worker this is `float32` itself. With several it is another network with its own weights, built once:
+        a worker that reads mirrored variables alone would wait for the others forever.
         """
         if self.strategy.num_replicas_in_sync == 1:
             return self.float32
@@ -91,29 +91,29 @@ class Networks:
         return list({id(each): each for each in (self.trained, self.float32)}.values())
 
     def load(self, model_dir: str) -> None:
-        """Take all weights from a saved model; every worker calls it."""
+        """Load all weights from a saved model; every worker calls this."""
         from catdog.model import classifier as model
 
         for network in self._both():
             model.load_weights_into(network, model_dir)
 
     def head(self, cut: str) -> Head:
-        """Return the output layer, behind the layers up to `cut`."""
+        """Return the output layer, for features at `cut`."""
         return _KerasHead(self, cut)
 
     def scorer(self, cut: str) -> Scorer:
-        """Return what measures it, in float32, on features at `cut`."""
+        """Return a Scorer of the classifier in float32, for features at `cut`."""
         return Tail(self.float32, self.strategy, cut=cut)
 
     def gather(self) -> list[np.ndarray]:
-        """Return its weights, which what is measured gets too; every worker calls it."""
-        weights: list[np.ndarray] = self.trained.get_weights()  # some variables are gathered when they are read
+        """Return the trained weights, and copy them to `float32`; every worker calls this."""
+        weights: list[np.ndarray] = self.trained.get_weights()  # reading some variables involves all workers
         if self.float32 is not self.trained:
             self.float32.set_weights(weights)
         return weights
 
     def save(self, folder: Path, card: Mapping[str, Any], *, spec: ClassifierSpec, weights: list[np.ndarray]) -> None:
-        """Write the model directory `folder` of what `gather` returned; one worker calls it."""
+        """Write the model directory `folder` with the weights that `gather` returned; one worker calls this."""
         from catdog.model import classifier as model
 
         classifier = self.own_float32(spec)
@@ -123,7 +123,7 @@ class Networks:
 
 
 class _KerasHead:
-    """The output layer of the classifier that trains."""
+    """The output layer of the classifier in training, as a Head."""
 
     def __init__(self, networks: Networks, cut: str) -> None:
         self._tail = Tail(networks.trained, networks.strategy, cut=cut)

@@ -1,4 +1,4 @@
-"""What is trained: the stages of a job with their rows, as every worker gets them."""
+"""The description of a train job that every worker gets: its stages with their rows."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class StageJob:
 
     @property
     def is_logistic(self) -> bool:
-        """Tell whether the stage solves its head instead of training in epochs."""
+        """Whether the stage solves its head instead of training in epochs."""
         return isinstance(self.settings, FrozenStageConfig) and self.settings.head == "logistic"
 
     @property
     def epochs(self) -> int:
-        """Epochs at most, as a person is told: a head that is solved takes one."""
+        """The maximum number of epochs, as shown to the user: a head that is solved takes one."""
         return 1 if self.is_logistic else self.settings.epochs
 
     def is_ready(self) -> bool:
-        """Tell whether the trunk pass has finished every cache of the stage."""
+        """Return whether the trunk pass has finished every cache of the stage."""
         caches = (self.train, self.validation, self.test)
         return all(cache.is_finished() for cache in caches if isinstance(cache, FeatureCache))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What the workers of one trainer do: the stages in order, and what else the model card says."""
+    """What the workers of one trainer do: the stages in order, their common settings, the rest of the model card."""
 
     run_dir: str
     spec: ClassifierSpec
@@ -51,7 +51,7 @@ class TrainJob:
     stages: tuple[StageJob, ...]
     card: Mapping[str, Any]
     plan: Plan
-    class_weights: tuple[float, ...] = ()  # of each class in the loss; empty: all count the same
+    class_weights: tuple[float, ...] = ()  # of each class in the loss; if empty, all count the same
     precision: str = "auto"
-    explain: bool = False  # leave pictures of where the best model looked, for its worst errors
+    explain: bool = False  # write heatmaps for the worst errors of the best model
     limits: DecodeLimits = DEFAULT_LIMITS

@@ -1,7 +1,7 @@
-"""The stages of a job, one after the other, on one classifier: the one runner of train workers and of a sweep's trials.
+"""Runs the stages of a job in order on one classifier, both in train workers and in a sweep's trials.
 
-Each stage leaves a directory below the run directory: model, history.csv, predictions.parquet, and its mark, last.
-A stage that has its mark is not trained again.
+Each stage writes a directory below the run directory: model, history.csv, predictions.parquet and, last, its
+completion mark. A stage that has its mark is not trained again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from catdog.training.fit.train_loop import Observer, Scored, StageRows, fit_stag
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Which of the workers of a training this process is."""
+    """The rank of this process among the workers of a training."""
 
     rank: int = 0
     workers: int = 1
@@ -44,9 +44,9 @@ def train_stages(
     open_rows: Callable[[StageJob], StageRows],
     observe: Callable[[StageJob], Observer],
 ) -> None:
-    """Train every stage of `job` that is not finished; the next one starts from the weights of the one before.
+    """Train every stage of `job` that is not finished; each one starts from the weights of the previous stage.
 
-    Every worker calls this; rank 0 writes. `open_rows` gives this worker's share of a stage, `observe` who follows it.
+    Every worker calls this; rank 0 writes. `open_rows` returns this worker's share of a stage, `observe` its Observer.
     Raises DivergedError when a loss is no longer a number.
     """
     for stage in job.stages:
@@ -67,13 +67,13 @@ def _fit(job: TrainJob, stage: StageJob, networks: Trained, rows: StageRows, obs
     if isinstance(stage.settings, FrozenStageConfig) and stage.is_logistic:
         head = networks.head(stage.cut)
         return fit_frozen_head(head, stage.settings, rows, observer, class_weights=job.class_weights)
-    assert isinstance(networks, Networks)  # a stage of epochs needs TensorFlow
+    assert isinstance(networks, Networks)  # a stage that trains in epochs needs TensorFlow
     given: dict[str, Any] = {"cut": stage.cut, "class_weights": job.class_weights}
     return fit_stage(networks, stage.settings, rows, observer, **given)
 
 
 def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any, memory_bytes: int) -> StageRows:
-    """Return this worker's share of the rows of `stage`; `pretrained` computes those of a stream."""
+    """Return this worker's share of the rows of `stage`; `pretrained` has the weights that compute a stream."""
 
     def cached(cache: Any, **options: Any) -> CachedRows:
         return CachedRows(cache, rank=place.rank, workers=place.workers, memory_bytes=memory_bytes, **options)
@@ -121,7 +121,7 @@ def _write_stage(
 
 
 def _make_outcomes(job: TrainJob, stage: StageJob, scored: dict[str, Scored]) -> pa.Table:
-    """Return the prediction rows of every split, one after the other."""
+    """Return the prediction rows of all splits in one table."""
     caches = {"validation": stage.validation, "test": stage.test}
     tables = []
     for split, found in scored.items():
@@ -140,7 +140,7 @@ def _make_outcomes(job: TrainJob, stage: StageJob, scored: dict[str, Scored]) ->
 
 
 def _compare_with_best(job: TrainJob, outcomes: pa.Table) -> dict[str, Any]:
-    """Return the paired test on validation of a new stage against the best finished one, empty where there is none."""
+    """Return the paired test on validation of a new stage against the best finished one, or {} if none is possible."""
     marks = finished_marks(job.run_dir, [stage.name for stage in job.stages])
     if not marks:
         return {}
@@ -148,7 +148,7 @@ def _compare_with_best(job: TrainJob, outcomes: pa.Table) -> dict[str, Any]:
     try:
         earlier = read_outcomes(files.join(job.run_dir, best), classes=classes)
     except FailureError:
-        return {}  # without the test the losses decide
+        return {}  # without the test, the losses decide
     if earlier is None:
         return {}
     correct = []

@@ -1,4 +1,4 @@
-"""The train loop of a stage: epochs, the best of them, the end. Runs in train workers and in a sweep's trials."""
+"""The train loop of a stage: epochs, best epoch, early stopping. Runs in train workers and in a sweep's trials."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.train_step import StepPlan, Tail
 
-# A report costs 0.2 s and more; epochs of cached rows may be shorter. A killed job repeats at most so much work.
+# Reporting a checkpoint takes 0.2 s or more, which may be longer than an epoch on cached rows.
+# A killed job repeats at most this much work plus one epoch.
 _CHECKPOINT_EVERY_SECONDS = 2.0
 
 
 class DivergedError(FailureError):
-    """The loss is no longer a number: the same training would end so again."""
+    """The loss is no longer a number, and the same training would end in the same way again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageRows:
-    """One worker's share of what a stage reads; of `train` all workers have equally many rows."""
+    """One worker's share of the rows that a stage reads; every worker has the same number of `train` rows."""
 
     train: RowSource
     validation: CachedRows
@@ -39,19 +40,19 @@ class StageRows:
 
 
 class Observer(Protocol):
-    """Who follows a stage while it trains."""
+    """Callbacks of a stage while it trains."""
 
     def resume(self) -> StageState | None:
-        """Return where the stage was stopped, None where it begins."""
+        """Return the state from which the stage resumes, or None if it starts from the beginning."""
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
-        """Take note of a step: `epoch` from 0 on, `step` of `steps` done."""
+        """Handle a finished step: `step` of `steps` are done in `epoch`, which counts from 0."""
 
     def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
-        """Take note of an epoch; `checkpoint` tells, the same on every worker, that `state` is to be kept."""
+        """Handle a finished epoch; `checkpoint` says whether to save `state`, and is the same on every worker."""
 
     def on_end(self) -> None:
-        """Take note that the stage has ended and left its files; a worker may wait for the others here."""
+        """Handle the end of the stage, after rank 0 has written its files; a worker may wait for the others here."""
 
 
 def fit_stage(
@@ -65,8 +66,8 @@ def fit_stage(
 ) -> StageState:
     """Train the tail of the classifier from `cut` on; leave it with the weights of its best epoch.
 
-    The best epoch is the one of the lowest validation loss. Every worker calls this with its own share of the rows.
-    `class_weights` has the weight of each class in the loss; empty: all count the same.
+    The best epoch is the one with the lowest validation loss. Every worker calls this with its own share of the rows.
+    `class_weights` has the weight of each class in the loss; if it is empty, all count the same.
     Raises DivergedError when the loss is no longer a number.
     """
     workers = networks.strategy.num_replicas_in_sync
@@ -104,7 +105,7 @@ def fit_stage(
 
 
 def _train_epoch(tail: Tail, rows: RowSource, observer: Observer, *, epoch: int, batch: int, steps: int) -> np.ndarray:
-    """Take the steps of `epoch`, from 0 on; return this worker's [sum of losses, right answers, rows]."""
+    """Run the steps of `epoch`, counted from 0; return this worker's [sum of losses, right answers, rows]."""
     trained = np.zeros(3)
     for step, (features, labels) in enumerate(_batches(rows.epoch(epoch), batch, steps)):
         trained += tail.train(features, labels)
@@ -114,7 +115,7 @@ def _train_epoch(tail: Tail, rows: RowSource, observer: Observer, *, epoch: int,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What a classifier made of one split: its scores, and for each photo its probabilities.
+    """The results of a classifier on one split: its scores, and the probabilities of each photo.
 
     `labels` (N,) and `probabilities` (N, classes) are in the order of the cache, the same on every worker.
     """
@@ -125,13 +126,16 @@ class Scored:
 
 
 def score_splits(networks: Trained, *, cut: str, splits: Mapping[str, CachedRows]) -> dict[str, Scored]:
-    """Run the float32 classifier over each split once; every worker calls this with its shares and gets the whole."""
+    """Run the float32 classifier over each split once.
+
+    Every worker calls this with its own shares and gets the results of the whole splits.
+    """
     scorer = networks.scorer(cut)
     found = {}
     for split, rows in splits.items():
         kept: list[np.ndarray] = []
         sums = scorer.evaluate(rows, kept)
-        # A share is entered at its place among zeros, so that the sum over the workers is the whole.
+        # Each worker writes its share into a matrix of zeros, so that the sum over the workers is the whole.
         whole = np.zeros((rows.total, 1 + scorer.classes))
         if kept:
             whole[rows.first : rows.first + rows.rows] = np.concatenate(kept)
@@ -152,22 +156,22 @@ def score_splits(networks: Trained, *, cut: str, splits: Mapping[str, CachedRows
 
 
 def _balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean over the classes that occur of the fraction of their photos that is right."""
+    """Return the mean recall of the classes that occur in `labels`."""
     right = probabilities.argmax(axis=1) == labels
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 
 def mean_scores(sums: np.ndarray, *, prefix: str) -> dict[str, float]:
-    """Return mean loss and accuracy of [sum of losses, right answers, rows] over all workers."""
+    """Return mean loss and accuracy from `sums`: [sum of losses, right answers, rows] over all workers."""
     count = max(1.0, float(sums[2]))
     return {f"{prefix}loss": float(sums[0]) / count, f"{prefix}acc": float(sums[1]) / count}
 
 
 def record_epoch(state: StageState, row: dict[str, float], tail: Tail, candidate: list[Any]) -> None:
-    """Enter a finished epoch into `state`; `candidate` are the weights that its validation scores belong to."""
+    """Record a finished epoch in `state`; `candidate` are the weights that its validation scores belong to."""
     if not all(math.isfinite(row[name]) for name in ("loss", "val_loss")):
         raise DivergedError(
-            f"the loss is not a number after epoch {state.epoch + 1} (learning rate {row['learning_rate']:g}); "
+            f"the loss is NaN or infinite after epoch {state.epoch + 1} (learning rate {row['learning_rate']:g}); "
             "try a smaller learning rate"
         )
     state.epoch += 1
@@ -178,7 +182,7 @@ def record_epoch(state: StageState, row: dict[str, float], tail: Tail, candidate
 
 
 def _learning_rate(settings: StageConfig, epoch: int) -> float:
-    """Return the learning rate at the start of `epoch`, from 0 on."""
+    """Return the learning rate at the start of `epoch`, counted from 0."""
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
@@ -189,14 +193,14 @@ def _is_stale(state: StageState, settings: StageConfig) -> bool:
 
 
 def _batch_per_worker(global_batch_size: int, *, workers: int, rows: int) -> int:
-    """Return how many rows a worker takes a step: its share of the global batch, or all it has."""
+    """Return how many rows a worker takes per step: its share of the global batch, or all its rows if fewer."""
     return max(1, min(global_batch_size // workers, rows))
 
 
 def _batches(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], batch: int, steps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut `chunks` into exactly `steps` batches of `batch` rows, across the borders of chunks; read them to the end."""
+    """Cut `chunks` into exactly `steps` batches of `batch` rows, across chunk borders; read `chunks` to the end."""
     features, labels = next(chunks)
     for _ in range(steps):
         while len(labels) < batch:

@@ -19,7 +19,7 @@ _OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """How a stage steps: rows in a batch over all workers, steps in all, weight of each class in the loss (or none)."""
+    """The steps of a stage: rows in a batch over all workers, total steps, weight of each class in the loss or none."""
 
     batch: int = 1
     steps: int = 1
@@ -54,7 +54,7 @@ class Tail:
             self.optimizer.build(self.model.trainable_variables)
         self.classes = int(self.model.output.shape[-1])
         self._train, self._evaluate = self._compile()
-        # Traced once.
+        # The input signature lets one trace serve vectors of any length.
         self._own = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.float64)], autograph=False)
 
     def _compile(self) -> tuple[Any, Any]:
@@ -78,7 +78,7 @@ class Tail:
                 if smoothing:
                     log_probabilities = tf.math.log(tf.clip_by_value(probabilities, 1e-7, 1.0))
                     target = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=1)
-                # Summed over workers by the optimizer, so each divides by the batch of all of them.
+                # The optimizer sums gradients over the workers, so each one divides by the global batch.
                 loss = tf.reduce_sum(tf.gather(class_weights, labels) * target) / batch
             optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
             return _sums(labels, probabilities, losses)
@@ -86,13 +86,13 @@ class Tail:
         def measure(features: Any, labels: Any) -> Any:
             labels = tf.cast(labels, tf.int32)
             probabilities = network(prepare(features), training=False)
-            # The label is a column of it: what comes back of all workers is one matrix.
+            # The label is the first column, so that labels and probabilities come back as one matrix.
             labelled = tf.concat([tf.cast(labels, tf.float32)[:, tf.newaxis], probabilities], axis=1)
             return _sums(labels, probabilities, _cross_entropy(labels, probabilities)), labelled
 
         def each_worker(function: Any) -> Any:
-            # Nothing here depends on the value of a tensor, and autograph leaves a file in TMPDIR for each function
-            # that it rewrites: they stay where a process is ended from outside, as workers are.
+            # No control flow here depends on the value of a tensor, so autograph is not needed. It writes a file to
+            # TMPDIR for each function that it rewrites. These stay when a process is killed, as workers are.
             return tf.function(lambda x, y: strategy.run(function, args=(x, y)), reduce_retracing=True, autograph=False)
 
         return each_worker(step), each_worker(measure)
@@ -104,7 +104,7 @@ class Tail:
     def evaluate(self, rows: RowSource, kept: list[np.ndarray] | None = None) -> np.ndarray:
         """Return this worker's [sum of losses, right answers, rows] over one epoch of `rows`.
 
-        What it said is appended to `kept`: arrays (N, 1 + classes) of label and probabilities.
+        If `kept` is given, arrays (N, 1 + classes) of label and probabilities are appended to it.
         """
         sums = np.zeros(3)
         for features, labels in rows.epoch(0):
@@ -126,18 +126,18 @@ class Tail:
         return np.asarray(self._strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None), np.float64)
 
     def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return (weights, optimizer); every worker calls it, because reading some variables asks all of them."""
+        """Return (weights, optimizer); every worker calls it, because reading some variables involves all of them."""
         return self.model.get_weights(), [np.asarray(value) for value in _optimizer_variables(self.optimizer)]
 
     def restore(self, state: StageState) -> None:
-        """Take weights and optimizer from a checkpoint."""
+        """Restore the weights and the optimizer from a checkpoint."""
         self.model.set_weights(state.weights)
         for variable, value in zip(_optimizer_variables(self.optimizer), state.optimizer, strict=True):
             variable.assign(value)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model the moving average of its weights for the length of the block, where the stage keeps one."""
+        """Give the model the moving average of its weights within the block, if the stage keeps one."""
         if not self._settings.average_decay:
             yield
             return
@@ -162,7 +162,7 @@ def _make_optimizer(settings: StageConfig, *, steps: int) -> Any:
         ema_momentum=settings.average_decay or 0.99,
     )
     if settings.weight_decay:
-        # Kernels alone: what shifts and scales is not regularized.
+        # Only kernels are regularized: not biases, nor the scales and shifts of batch normalization.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 

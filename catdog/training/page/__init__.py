@@ -1,4 +1,4 @@
 """The page of a train job (`report`): sections on scores and on photos, and heatmaps of what the model looked at.
 
-The job imports it, and the train worker the heatmaps.
+The job imports the page; the train worker imports the heatmaps.
 """

@@ -1,4 +1,4 @@
-"""Heatmaps: for the worst errors of the best stage, where in the photo its model looked."""
+"""Heatmaps for the worst errors of the best stage: where in the photo its model looked."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from catdog.training.fit.marks import best_stage, stage_mark
 from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import TrainJob
 
-MapMaker = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of images and labels, as model.class_maps
+MapMaker = Callable[[np.ndarray, np.ndarray], np.ndarray]  # takes images and labels, as model.class_maps does
 
-WORST = 24  # errors that are shown
+WORST = 24  # number of errors that are shown
 HEATMAP_FILE, HEATMAP_FAILURE = "heat.parquet", "heat.json"
 
 
 def write_heatmaps(job: TrainJob, networks: Trained, *, threads: int) -> None:
-    """Write heat.parquet: for the worst errors of the best stage, where in the photo its model looked.
+    """Write heat.parquet: heatmaps for the worst errors of the best stage.
 
-    The worker does this because it has the model: another process would import TensorFlow for it. Whatever fails, the
-    run continues without the pictures, and heat.json says why.
+    The worker does this because it has the model; another process would have to import TensorFlow. If anything fails,
+    the run continues without the pictures, and heat.json says why.
     """
     path = files.join(job.run_dir, HEATMAP_FILE)
     if files.exists(path):
@@ -48,12 +48,12 @@ def write_heatmaps(job: TrainJob, networks: Trained, *, threads: int) -> None:
         worst = brief(outcomes.worst(limit=WORST)) if outcomes is not None else []
         pictures = _make_heatmaps(job, _map_maker(job, networks, best, threads=threads), worst) if worst else []
         write_pictures(path, pa.Table.from_pylist(pictures, PICTURES))
-    except Exception as error:  # the model is trained and measured: what only explains it must not cost the run
+    except Exception as error:  # the model is trained and measured: explaining it must not fail the run
         files.write_json(files.join(job.run_dir, HEATMAP_FAILURE), {"message": one_line(error)})
 
 
 def _map_maker(job: TrainJob, networks: Trained, best: str, *, threads: int) -> MapMaker:
-    """Return what makes the class maps of the stage `best`, in this process alone."""
+    """Return a function that makes the class maps of the stage `best` without the other workers."""
     if isinstance(networks, HeadNetwork) and choose_engine("auto", gpus=False) == "openvino":
         last = OpenvinoRunner(build_trunk(job.spec, networks.tensors, [LAST_MAP]), threads=threads)
         kernel, _ = networks.get()
@@ -70,8 +70,8 @@ def _map_maker(job: TrainJob, networks: Trained, best: str, *, threads: int) -> 
 
 
 def make_seen_thumbnail(content: bytes, image: np.ndarray, *, framing: Framing, limits: DecodeLimits) -> bytes:
-    """Return a small JPEG of the part of the photo `content` that the network saw as `image`: the heat covers it."""
-    if framing.resize == "squash":  # it saw all of the photo, which looks better in its own aspect
+    """Return a small JPEG of the part of the photo `content` that the network saw as `image`, for the overlay."""
+    if framing.resize == "squash":  # the network saw the whole photo, which looks better undistorted
         return make_thumbnail(content, size=THUMBNAIL_SIZE, limits=limits)
     return make_thumbnail(encode_jpeg(image, quality=95), size=THUMBNAIL_SIZE)
 

@@ -8,7 +8,7 @@ from typing import Any
 from catdog.report.markup import Html, join, tag
 from catdog.report.page import Section, details, image
 
-_SHOWN_FIRST = 12  # photos of a list; the rest is folded
+_SHOWN_FIRST = 12  # photos of a list; the rest are folded
 
 Pictures = Mapping[tuple[str, str], bytes]  # by name and kind, "photo" or "heat"
 
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def photos_section(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) -> Section | None:
-    """Return the photos of one list of diagnosis.json: worst, least_sure or label_errors."""
+    """Return the section for one list of diagnosis.json: worst, least_sure or label_errors; None if it is empty."""
     rows = diagnosis.get(kind) or []
     if not rows:
         return None
@@ -49,7 +49,7 @@ def photos_section(diagnosis: Mapping[str, Any], pictures: Pictures, kind: str) 
 
 
 def _card(row: Mapping[str, Any], pictures: Pictures, *, heatmaps: bool) -> Html:
-    """Return one photo, with its heatmap beside it where `heatmaps` is true and there is one."""
+    """Return the card of one photo, with its heatmap next to it if `heatmaps` is true and there is one."""
     path, true, label = row["path"], row["true"], row["label"]
     name = "/".join(path.replace("!", "/").rsplit("/", 2)[-2:])
     heatmap = pictures.get((path, "heat")) if heatmaps else None
@@ -70,7 +70,7 @@ def _card(row: Mapping[str, Any], pictures: Pictures, *, heatmaps: bool) -> Html
 
 
 def near_duplicates_section(diagnosis: Mapping[str, Any], pictures: Pictures) -> Section | None:
-    """Return the pairs of photos that look the same across splits."""
+    """Return the section on photos in different splits that look the same; None if there are none."""
     pairs = diagnosis.get("near_duplicates") or []
     if not pairs:
         return None

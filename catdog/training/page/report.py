@@ -58,10 +58,10 @@ def build_train_page(run_dir: str, *, histories: Mapping[str, History]) -> str:
 
 
 def _drawn_warning(config: Mapping[str, Any]) -> Html | None:
-    """Return a warning where no photos were given, so that the sample was drawn."""
+    """Return a warning if no photos were given, so that the model was trained on the drawn sample."""
     if config.get("photos") != "":
         return None
-    return tag("p", "This model was trained on drawn pictures, the sample: do not trust its labels of real photos.")
+    return tag("p", "This model was trained on the sample of drawn pictures: do not trust its labels of real photos.")
 
 
 def _classes_text(classes: Sequence[str]) -> str:
@@ -98,7 +98,7 @@ def _curves(histories: Mapping[str, History]) -> Section | None:
 
 
 def _is_solved(report: Mapping[str, Any], stage: str) -> bool:
-    """Tell whether the head of `stage` was computed as a logistic regression: there are no epochs then."""
+    """Return whether the head of `stage` was fitted as a logistic regression, for which no curves are shown."""
     return bool(report["stages"].get(stage, {}).get("head"))
 
 
@@ -123,7 +123,7 @@ def _counts(counts: Mapping[str, Any], config: Mapping[str, Any]) -> Html:
 
 
 def _uneven_text(counts: Mapping[str, int], config: Mapping[str, Any]) -> str:
-    """Return a sentence where one class has over 1.5 times as many training photos as another."""
+    """Return a warning if one class has over 1.5 times as many training photos as another, else an empty string."""
     most, least = max(counts.values(), default=0), min(counts.values(), default=0)
     if not least or most <= 1.5 * least:
         return ""

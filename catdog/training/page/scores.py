@@ -17,7 +17,7 @@ from catdog.report.evaluation_tables import (
 from catdog.report.markup import Child, Html, join, tag
 from catdog.report.page import Section, details, figure, table, tiles
 
-_UNEVEN = 1.2  # ratio of the largest class to the smallest from which balanced accuracy is shown
+_UNEVEN = 1.2  # balanced accuracy is shown if the largest class is more than this times the smallest
 
 
 def overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
@@ -42,7 +42,7 @@ def overview(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
 
 
 def report_split(report: Mapping[str, Any]) -> str:
-    """Return the split whose scores are reported: test, where there are test photos, else validation."""
+    """Return the split whose scores are reported: test if there are test photos, otherwise validation."""
     return "test" if "test" in report["stages"][report["model"]] else "validation"
 
 
@@ -52,7 +52,7 @@ def _interval(accuracy: float, photos: int) -> str:
 
 
 def _balanced_accuracy(report: Mapping[str, Any], diagnosis: Mapping[str, Any], stage: str, split: str) -> float | None:
-    """Return the balanced accuracy where it says more than the accuracy: with classes of different sizes."""
+    """Return the balanced accuracy; None if it is unknown, or adds nothing because classes have similar sizes."""
     evaluation = (diagnosis.get("evaluations") or {}).get(stage, {}).get(split, {})
     photos = report["counts"][split].values()
     if max(photos) <= _UNEVEN * min(photos) or "balanced_accuracy" not in evaluation:
@@ -61,7 +61,7 @@ def _balanced_accuracy(report: Mapping[str, Any], diagnosis: Mapping[str, Any], 
 
 
 def stages_table(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Html:
-    """Return the stages side by side, and in words how they differ."""
+    """Return a table that compares the stages, and sentences on how they differ."""
     splits = [split for split in ("validation", "test") if split in report["stages"][report["model"]]]
     head: list[str] = []
     columns: list[list[Child]] = []
@@ -94,7 +94,7 @@ def stages_table(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Htm
 
 
 def _penalties(report: Mapping[str, Any]) -> list[Html]:
-    """Return for each stage whose head was solved how the strength of its penalty was chosen."""
+    """Return, for each stage whose head was cross-validated, how the strength of its penalty was chosen."""
     found = []
     for name, stage in report["stages"].items():
         if losses := (stage.get("head") or {}).get("losses"):
@@ -109,7 +109,7 @@ def _compare(comparison: Mapping[str, Any], *, where: str) -> str:
 
 
 def confusion_section(report: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Section | None:
-    """Return the confusion matrix and the scores by class of the run's model, test first."""
+    """Return the confusion matrix and the scores by class of the run's model, the test split first."""
     evaluations = (diagnosis.get("evaluations") or {}).get(report["model"]) or {}
     parts: list[Child] = []
     for split in ("test", "validation"):

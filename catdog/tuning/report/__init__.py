@@ -1,4 +1,4 @@
-"""The page of a sweep, and which of its settings mattered.
+"""The report page of a sweep, and how much each of its settings mattered.
 
-Imported by the tune job alone.
+Only the tune job imports it.
 """

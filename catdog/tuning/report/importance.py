@@ -1,7 +1,7 @@
-"""Which settings of a sweep mattered: the share of the objective's variance that each explains.
+"""How much each setting of a sweep mattered: the share of the objective's variance that it explains.
 
-By Optuna's fANOVA where Optuna is installed (F. Hutter and others, ICML 2014), else by permuting one setting at a time
-of a random forest (L. Breiman, "Random Forests", 2001).
+If Optuna is installed, this uses its fANOVA (F. Hutter and others, ICML 2014). Otherwise it permutes one setting at a
+time for a random forest (L. Breiman, "Random Forests", 2001).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from catdog.tuning.records import effective_values
 from catdog.tuning.selection import objective, record_scores
 from catdog.tuning.space import Domain, Space
 
-_LEAST_TRIALS = 8  # with fewer nothing can be said
+_MIN_TRIALS = 8  # fewer give no useful estimate
 _TREES = 64
 
 Record = Mapping[str, Any]
 
 
 def measure_importance(records: Sequence[Record], space: Space, *, metric: str) -> dict[str, Any] | None:
-    """Return {"method", "shares": {setting: share of 1}}, None where there are too few trials or no difference.
+    """Return {"method", "shares": {setting: share of 1}}, or None if the trials are too few or do not differ.
 
-    A trial counts with the scores of its frozen stage and beyond, as the sweep rates it; one that lacks a setting has
-    it at its median.
+    A trial counts with the scores by which the sweep rates it, from whatever stage. A trial that lacks a setting counts
+    with the setting's median, or for choices as one more choice.
     """
     rated = [(record, objective(scores, metric)) for record in records if (scores := record_scores(record))]
     keys = [key for key in space if len({str(record["values"].get(key)) for record, _ in rated}) > 1]
-    if len(rated) < _LEAST_TRIALS or not keys or len({value for _, value in rated}) < 2:
+    if len(rated) < _MIN_TRIALS or not keys or len({value for _, value in rated}) < 2:
         return None
     columns = np.stack(
         [_column([effective_values(record).get(key) for record, _ in rated], space[key]) for key in keys], axis=1
     )
-    # Few terrible trials, of far too high a learning rate, would be all that counts.
+    # Clip the worst values. A few terrible trials, with far too high a learning rate, would decide all shares.
     values = np.array([value for _, value in rated])
     ranks = np.minimum(values, np.quantile(values, 0.5) + 3 * (np.quantile(values, 0.5) - values.min() + 1e-12))
     if importlib.util.find_spec("optuna") is not None:
@@ -46,10 +46,10 @@ def measure_importance(records: Sequence[Record], space: Space, *, metric: str) 
 
 
 def _column(values: Sequence[Any], domain: Domain) -> np.ndarray:
-    """Return the values of a setting as numbers: logarithms where it was drawn so, places among choices."""
+    """Return a setting's values as numbers: logarithms if it was drawn on a log scale, indices for choices."""
     if domain.values:
         names = [str(value) for value in domain.values]
-        names += sorted({str(value) for value in values} - set(names))  # trial 0 may have another
+        names += sorted({str(value) for value in values} - set(names))  # trial 0 may have a value outside the choices
         return np.array([float(names.index(str(value))) for value in values])
     found = np.array([math.nan if value is None else float(value) for value in values])
     if domain.is_log:

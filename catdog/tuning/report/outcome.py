@@ -1,4 +1,4 @@
-"""What a sweep leaves: the winner's model, best.json, the tables, the page, and the summary on the console."""
+"""The output of a sweep: the winner's model, best.json, the tables, the page, and the summary on the console."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _TABLE_ROWS = 10
 
 
 def write_outcome(sweep: Sweep, config: TuneConfig, records: Mapping[int, Record], *, began: float) -> dict[str, Any]:
-    """Measure the winner beside trial 0, write everything, and return what best.json holds.
+    """Measure the winner and trial 0, write all outputs, and return the content of best.json.
 
-    `began` is the time.monotonic() of the command's start. Raises FailureError when no trial has a model.
+    `began` is the time.monotonic() at the command's start. Raises FailureError if no trial has a model.
     """
     write_tables(records, sweep.space, run_dir=sweep.run_dir, metric=sweep.metric)
     winner = choose_winner(with_models(records, sweep.run_dir), sweep.metric, rule=config.selection)
@@ -77,7 +77,7 @@ def write_outcome(sweep: Sweep, config: TuneConfig, records: Mapping[int, Record
 
 
 def with_models(records: Mapping[int, Record], run_dir: str) -> dict[int, Record]:
-    """Return the trials that can win: a sweep of an earlier version kept only one trial's model."""
+    """Return the trials that have a model and so can win. Sweeps of an earlier version kept only one trial's model."""
     return {
         number: record
         for number, record in records.items()
@@ -86,7 +86,7 @@ def with_models(records: Mapping[int, Record], run_dir: str) -> dict[int, Record
 
 
 def _measure(sweep: Sweep, winner: Record, records: Mapping[int, Record]) -> dict[str, Any]:
-    """Return the winner's part of best.json: its scores, those of trial 0 and the gain between them."""
+    """Return the winner's part of best.json: its scores, those of trial 0, and the gain over trial 0."""
     from catdog.tuning.trials.finals import measure_finals
 
     default = records.get(0)
@@ -114,7 +114,7 @@ def _measure(sweep: Sweep, winner: Record, records: Mapping[int, Record]) -> dic
 
 
 def _rated_photos(sweep: Sweep, record: Record, final: Final) -> dict[str, np.ndarray]:
-    """Return loss and correctness of each photo that a trial is rated on: of the folds, else of validation."""
+    """Return the loss and correctness of each photo on which a trial is rated: of all folds, else of validation."""
     from catdog.tuning.trials.finals import read_rated
 
     checkpoint = read_rated(sweep, record) if record.get("folds") else None
@@ -124,13 +124,13 @@ def _rated_photos(sweep: Sweep, record: Record, final: Final) -> dict[str, np.nd
 
 def train_command(sweep: Sweep, winner: Record) -> str:
     """Return the command that trains with the winner's settings."""
-    # A folder of its own: the photos' default run directory may hold another training on them.
+    # Use a separate folder: the photos' default run directory may hold another training run on them.
     config = dataclasses.replace(sweep.config(winner["values"]), run_dir=files.join(sweep.run_dir, "best"))
     return shlex.join(["python", "jobs/train.py", *as_flags(config)])
 
 
 def _delete_checkpoints(sweep: Sweep, records: Mapping[int, Record], *, keep: set[int]) -> None:
-    """Delete the weights that the trials kept, of all but `keep`."""
+    """Delete the checkpoints of all trials except `keep`."""
     for number in records.keys() - keep:
         for stage in sweep.stage_names:
             path = checkpoint_path(sweep.run_dir, number, stage)
@@ -139,7 +139,7 @@ def _delete_checkpoints(sweep: Sweep, records: Mapping[int, Record], *, keep: se
 
 
 def summary_lines(ranked: list[Record], result: Mapping[str, Any], sweep: Sweep) -> list[str]:
-    """Return the end of the console: the table with the winner on top, what it gained, where its model is."""
+    """Return the last console lines: the table with the winner on top, its gain, and where its model is."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(result["trials"].items()))
     shown = ranked[:_TABLE_ROWS]
     shown += [record for record in ranked[_TABLE_ROWS:] if record["number"] == 0]
@@ -161,7 +161,7 @@ def summary_lines(ranked: list[Record], result: Mapping[str, Any], sweep: Sweep)
 
 
 def winner_text(result: Mapping[str, Any], metric: str) -> str:
-    """Return who won, and by which score, from best.json."""
+    """Return which trial won, and by which score, from best.json."""
     scores = result.get("folds") or result["validation"]
     rated = f"over {len(scores['scores'])} folds" if result.get("folds") else "on validation"
     name = "the default settings (trial 0)" if result["number"] == 0 else f"trial {result['number']}"
@@ -178,6 +178,6 @@ def compared_photos(result: Mapping[str, Any]) -> str:
 
 def held_out_text(result: Mapping[str, Any]) -> str:
     """Return the scores on the test photos, which were not used to choose the winner."""
-    text = f"On the test photos, which chose nothing: accuracy {result['test']['accuracy']:.4f}"
+    text = f"On the test photos, which were not used for selection: accuracy {result['test']['accuracy']:.4f}"
     default = result.get("default", {}).get("test")
     return f"{text}, trial 0 {default['accuracy']:.4f}." if default else f"{text}."

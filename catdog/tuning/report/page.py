@@ -1,4 +1,4 @@
-"""report.html of a tune job: the winner and what it gains, the trials side by side, what mattered, the cost."""
+"""report.html of a tune job: the winner and its gain, the trials side by side, setting importance, the cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Record = Mapping[str, Any]  # trial.json
 
 
 def build_tune_page(records: Mapping[int, Record], space: Space, *, result: Mapping[str, Any], run_dir: str) -> str:
-    """Return the page of a sweep: `records` of its trials, the `space` that was searched, `result` as in best.json."""
+    """Return the page of a sweep, from its trials' `records`, the searched `space`, and `result` as in best.json."""
     metric = result["metric"]
     ranked = with_winner_first(records, result["number"], metric)
     several = len(ranked) > 1
@@ -72,7 +72,7 @@ def _overview(records: Mapping[int, Record], result: Mapping[str, Any]) -> Html:
             ("validation accuracy", f"{scores['accuracy']:.4f}", _interval_text(scores["accuracy"], result))
             if result["metric"] == "val_loss"
             else None,
-            ("test accuracy", f"{test['accuracy']:.4f}", "measured once, chose nothing") if test else None,
+            ("test accuracy", f"{test['accuracy']:.4f}", "measured once, not used for selection") if test else None,
             ("best trial", str(result["number"]), f"its {result['stage']} stage"),
             ("trials", f"{len(records):,}", ", ".join(f"{n} {state}" for state, n in result["trials"].items())),
             ("time", duration(result["seconds"]), "of the last command"),
@@ -134,9 +134,9 @@ def _effects(ranked: Sequence[Record], records: Mapping[int, Record], space: Spa
 
 
 def _importance(found: Mapping[str, Any] | None) -> Html | None:
-    """Return how much of the objective's variation each setting explains."""
+    """Return the share of the objective's variance that each setting explains, as a table."""
     if not found:
-        return tag("p", "Fewer than 8 trials differ: nothing is said of how much each setting matters.", class_="soft")
+        return tag("p", "Fewer than 8 trials differ: too few to estimate how much each setting matters.", class_="soft")
     how = "by fANOVA" if found["method"] == "fANOVA" else "by permuting one setting of a random forest"
     rows: list[Sequence[Child]] = [(key, f"{share:.0%}", share_bar(share)) for key, share in found["shares"].items()]
     listing = table(("setting", "importance", ""), rows, caption=f"How much each setting mattered, {how}.")
@@ -162,7 +162,7 @@ def _cost(records: Sequence[Record]) -> Html:
         for state in sorted(counts, key=lambda state: -seconds[state])
     ]
     rows.append(("total", f"{len(records):,}", duration(total), duration(total / max(1, len(records))), "", ""))
-    text = "Time of the trials' processes, several of which run at once, without the trunk pass before them."
+    text = "Total time of the trials' processes, several of which run in parallel. The trunk pass is not included."
     return join([table(("trials", "number", "time", "each", "share", ""), rows), tag("p", text, class_="soft")])
 
 
@@ -188,7 +188,7 @@ def _row(record: Record, space: Space, *, photos: int) -> Sequence[Child]:
     number = record["number"]
     name = tag("button", f"{number}{' (defaults)' if number == 0 else ''}", type="button", data_trial=str(number))
     cells: list[Child] = ["", "", ""]
-    # Numbers that sort are texts here: as numbers of an attribute they would be rounded for a drawing.
+    # Sort keys are texts, because `tag` rounds a float attribute to the two decimals that a drawing needs.
     if scores:
         error = f" ± {scores['loss_error']:.2g}" if "loss_error" in scores else ""
         interval = accuracy_interval(scores["accuracy"], photos) if photos else None

@@ -15,24 +15,24 @@ from catdog.tuning.records import effective_values, stage_text
 from catdog.tuning.selection import objective, record_scores
 from catdog.tuning.space import Space
 
-DRAWN = 500  # trials in a chart
-_CURVES = 60  # trials whose curves are in the page
+DRAWN = 500  # trials in a chart, at most
+_CURVES = 60  # trials whose curves the page has, at most
 
 Record = Mapping[str, Any]  # trial.json
-# Status by series: its colour; the mark of a trial that did not run to its end is hollow.
+# The series, and so the colour, of each status. The mark of a trial that did not finish is hollow.
 STATES = {"finished": 0, "stopped": 1, "failed": 6}
 SCORES = (("loss", "validation loss"), ("accuracy", "validation accuracy"))
 
 
 def full_values(record: Record, records: Mapping[int, Record], space: Space) -> dict[str, Any]:
-    """Return a trial's values, those of trial 0 for settings whose condition does not hold."""
+    """Return a trial's values, with trial 0's values for settings whose condition does not hold."""
     defaults = records.get(0, {}).get("values", {})
     values = effective_values(record)
     return {key: values.get(key, defaults.get(key)) for key in space}
 
 
 def tip_text(record: Record) -> str:
-    """Return what a trial's mark shows when the pointer is over it."""
+    """Return the tooltip of a trial's mark."""
     scores = record_scores(record) or {}
     values = [f"{key} {number_text(value)}" for key, value in effective_values(record).items()]
     head = f"trial {record['number']}{', the default settings' if record['number'] == 0 else ''}, {stage_text(record)}"
@@ -40,7 +40,7 @@ def tip_text(record: Record) -> str:
 
 
 def draw_parallel(ranked: Sequence[Record], records: Mapping[int, Record], space: Space, *, metric: str) -> Html:
-    """Return a line for each of the best trials, through its values and scores."""
+    """Return a parallel coordinates chart of the best trials: one line per trial, through its values and scores."""
     drawn = ranked[:DRAWN]
     values = [full_values(record, records, space) for record in drawn]
     columns = [(key, [one[key] for one in values]) for key in space if all(one[key] is not None for one in values)]
@@ -63,7 +63,7 @@ def draw_parallel(ranked: Sequence[Record], records: Mapping[int, Record], space
 
 
 def draw_settings(ranked: Sequence[Record], records: Mapping[int, Record], space: Space) -> Html:
-    """Return charts of the scores against each setting, of which one is shown."""
+    """Return charts of the scores against each setting. The page shows one setting at a time."""
     drawn = ranked[:DRAWN]
     states = [state for state in STATES if any(record["status"] == state for record in drawn)]
     chooser = tag("label", "Setting", tag("select", join(tag("option", key) for key in space), id="setting"))
@@ -124,7 +124,7 @@ def _state_legend(states: Sequence[str]) -> Html:
 
 
 def draw_progress(ranked: Sequence[Record], *, metric: str) -> Html:
-    """Return the objective of each trial when it ended, and the best so far."""
+    """Return a chart of each trial's score at the time when it ended, with the best score so far."""
     order = sorted(ranked, key=lambda record: record["ended"])[:DRAWN]
     begin = order[0]["ended"] - order[0]["seconds"]
     minutes = [(record["ended"] - begin) / 60 for record in order]
@@ -147,7 +147,7 @@ def draw_progress(ranked: Sequence[Record], *, metric: str) -> Html:
 
 
 def draw_curves(ranked: Sequence[Record]) -> Html:
-    """Return the curves of the best trials and of trial 0, of which the winner's are shown first."""
+    """Return the curves of the best trials and of trial 0. The page shows the winner's first."""
     chosen = list(ranked[:_CURVES])
     chosen += [record for record in ranked[_CURVES:] if record["number"] == 0]
     parts = [_curves(record, hidden=index > 0) for index, record in enumerate(chosen)]

@@ -1,4 +1,4 @@
-"""What happens in the driver when a trial ends: its record, its line on the console, and which models are kept."""
+"""What the driver does when a trial ends: write its record, print its line, and delete models no longer needed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from catdog.tuning.selection import choose_winner, objective, record_scores
 from catdog.tuning.trials.checkpoint import move_checkpoint
 from catdog.tuning.trials.distributed import collect_distributed
 
-MAX_FAILURES = 1  # of a trial's process; after more the trial counts as failed
+MAX_FAILURES = 1  # of a trial's process; with more, the trial counts as failed
 TIME_BUDGET = "the time budget ended"
 
 
 class TrialFollower(Callback):  # type: ignore[misc]
     """Records each trial when it ends, prints its line, and keeps the models that may still be needed.
 
-    `records` are those of the trials that ended before; `ends` are how many trials this run has, which `may_continue`
-    in another one. `is_late` tells whether the time budget is over.
+    `records` holds the trials that ended before, and receives the new ones. `ends` is the number of trials in this
+    run. With `may_continue`, stopped trials may continue in another run. `is_late` returns whether the time budget
+    is over.
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class TrialFollower(Callback):  # type: ignore[misc]
         self._winner = choose_winner(records, sweep.metric)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial that ran to its end, or that was stopped."""
+        """Record a trial that finished or was stopped."""
         self._record_end(trial, trial.last_result or {})
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Say that a trial lost its process and runs again."""
+        """Report that a trial lost its process and runs again."""
         say(f"Trial {int(str(trial))} was lost and runs again: {_failure_text(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial that failed too often; what it reached before counts."""
+        """Record a trial that failed too often. What it reported before still counts."""
         if trial.num_failures > MAX_FAILURES:
             reason = "its process died, or raised an error, more than once"
             self._record_end(trial, {**(trial.last_result or {}), "status": "failed", "reason": reason})
@@ -64,7 +65,7 @@ class TrialFollower(Callback):  # type: ignore[misc]
         before = self._records.get(number, {})
         found = dict(result)
         if "status" not in found and "stage" not in found:
-            return  # it was stopped before it reported anything: it runs again
+            return  # it was stopped before it reported anything, so it runs again
         if self._sweep.base.cluster.workers:
             found.update(collect_distributed(self._sweep, values, number))
         elif trial.checkpoint is not None:
@@ -79,20 +80,21 @@ class TrialFollower(Callback):  # type: ignore[misc]
         self._drop_models({_number(before_best), number} - {_number(self._winner)})
         say(self._line(self._records[number], self._winner))
         if self._ended == self._parallel:
-            self._start, self._counted = time.monotonic(), self._ended  # the first ones waited for their processes
+            # The pace leaves out the first trials, which waited for their processes to start.
+            self._start, self._counted = time.monotonic(), self._ended
         elif self._ended == 2 * self._parallel < self._ends:
             left, pace = self._ends - self._ended, self._pace()
             say(f"Measured: {pace:.2g}s for each trial; about {duration(pace * left)} for the other {left}.")
 
     def _better(self, record: Record) -> Record | None:
-        """Return the best trial so far; a look at all of them would cost more with each trial."""
+        """Return the best trial so far. Comparing all trials again would cost more with each trial."""
         pair = [record] if self._winner is None else [self._winner, record]
         return choose_winner({one["number"]: one for one in pair}, self._sweep.metric)
 
     def _drop_models(self, numbers: set[int]) -> None:
-        """Delete the models of these trials, of which none is the best, unless they may still be needed.
+        """Delete the models of these trials, which are not the best, unless they may still be needed.
 
-        Trial 0 is compared with the winner, and what the frozen stage left may be trained further.
+        Trial 0 is compared with the winner, and the unfrozen stage may start from a frozen-stage checkpoint.
         """
         for other in numbers - {0, -1}:
             files.delete(model_path(self._sweep.run_dir, other))
@@ -109,16 +111,16 @@ class TrialFollower(Callback):  # type: ignore[misc]
         return text + (f" - ETA {duration(self._pace() * left)}" if left and self._ended > self._counted else "")
 
     def _pace(self) -> float:
-        """Return the seconds for each trial, of those that run at once together."""
+        """Return the elapsed seconds per trial, over all trials that run in parallel."""
         return (time.monotonic() - self._start) / max(1, self._ended - self._counted)
 
 
 def merge_record(
     before: Record, result: Mapping[str, Any], *, number: int, values: Mapping[str, Any], metric: str
 ) -> dict[str, Any]:
-    """Return the record of a trial that reported `result` last; `before` is its record of an earlier run of Ray Tune.
+    """Return the record of a trial that reported `result` last. `before` is its record from an earlier Ray Tune run.
 
-    The scores are those of the better of both: every checkpoint counts, of whatever stage and however the trial ended.
+    The scores are the better of the two: every checkpoint counts, from whatever stage and however the trial ended.
     """
     stages = {**before.get("stages", {}), **result.get("stages", {})}
     record: dict[str, Any] = {
@@ -143,11 +145,11 @@ def _number(record: Record | None) -> int:
 
 
 def _failure_text(trial: Trial) -> str:
-    """Return in a line what ended the process of `trial` the last time."""
+    """Return in one line why the process of `trial` last failed."""
     try:
-        # While the trial runs the file is here, later in the sweep's own folder. Read as text: never unpickle a file.
+        # While the trial runs, the file is here, later in the sweep's folder. Read as text: never unpickle a file.
         text = Path(trial.error_file).read_text()
     except (OSError, TypeError):
         return "its process died"
-    last = text.rpartition("Failure # ")[2].partition("\n")[2]  # under a line with its number and time
+    last = text.rpartition("Failure # ")[2].partition("\n")[2]  # it follows a line with its number and time
     return root_cause(RuntimeError(last)).partition(". ")[0]

@@ -1,4 +1,4 @@
-"""The best model of a trial so far, as small as it can be: the weights of the layers that were trained."""
+"""The best model of a trial so far, kept as small as possible: only the weights of the trained layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILE = "trial.npz"
 class TrialCheckpoint:
     """The best epoch of a stage: `weights` are those of the layers from `cut` on, in Keras's order.
 
-    `losses` (N,) and `correct` (N,) are those of the photos on which the trial is rated, empty where unknown.
+    `losses` (N,) and `correct` (N,) are those of the photos on which the trial is rated, empty if unknown.
     """
 
     stage: str
@@ -48,7 +48,7 @@ class TrialCheckpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> TrialCheckpoint:
-        """Read what `to_bytes` returned."""
+        """Return the checkpoint from the bytes that `to_bytes` returned."""
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             header: dict[str, Any] = json.loads(stored["header"].tobytes())
             names = sorted(name for name in stored.files if name.startswith("weights_"))
@@ -57,16 +57,16 @@ class TrialCheckpoint:
 
     @contextmanager
     def for_ray_tune(self) -> Iterator[Checkpoint]:
-        """Yield the checkpoint as Ray Tune takes it, for the length of the report."""
+        """Yield the checkpoint as a Ray Tune checkpoint, in a folder that exists only during the report."""
         with tempfile.TemporaryDirectory(prefix="catdog-") as folder:
             Path(folder, _FILE).write_bytes(self.to_bytes())
             yield Checkpoint.from_directory(folder)
 
 
 def move_checkpoint(checkpoint: Checkpoint, path: str) -> None:
-    """Put the content of a checkpoint that `for_ray_tune` made at `path`, then delete Ray Tune's copy of it.
+    """Write the content of a checkpoint from `for_ray_tune` to `path`, then delete Ray Tune's copy of it.
 
-    A trial that has ended needs it no more, and Ray Tune would keep those of all trials to the end of the sweep.
+    A trial that has ended no longer needs that copy, and Ray Tune would keep all trials' copies until the sweep ends.
     """
     with checkpoint.as_directory() as folder:
         files.write_bytes(path, Path(folder, _FILE).read_bytes())

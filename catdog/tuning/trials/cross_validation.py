@@ -11,7 +11,7 @@ from catdog.tuning.trials.frozen import FrozenRows, HeadFitter, Part, rate_head,
 
 
 def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
-    """Return the fold (N,) of each photo: each class is spread evenly, and the same for every trial."""
+    """Return the fold (N,) of each photo. Folds are stratified by class, and the same for every trial."""
     from sklearn.model_selection import StratifiedKFold
 
     found = np.zeros(len(labels), np.int32)
@@ -26,8 +26,8 @@ def cross_validate(
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Return the scores over `folds`, and the loss and correctness of each photo when its fold was left out.
 
-    Training and validation photos share the folds. Photos are trained on in the training views where they have them,
-    and scored in their plain view. The scores are means over photos, with the standard error of the fold means.
+    The folds contain both training and validation photos. Heads are trained on a photo's training views if it has
+    them, and scored on its plain view. The scores are means over photos, with the standard error of the fold means.
     """
     assert rows.plain is not None
     labels = np.concatenate([rows.train_labels, rows.validation_labels])

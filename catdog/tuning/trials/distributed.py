@@ -1,4 +1,4 @@
-"""A trial of several workers: a trainer of its own, in the trial's folder, which resumes from its own checkpoints."""
+"""A trial on several workers: it has its own trainer, in its own folder, which resumes from its own checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from catdog.tuning.trials.quick import FAILED
 
 
 def run_distributed_trial(config: dict[str, Any], *, sweep: Sweep) -> None:
-    """Train all stages of the trial of `config["values"]` on workers of its own. A function trainable of Ray Tune."""
+    """Train all stages of the trial with `config["values"]` on its own workers. A function trainable of Ray Tune."""
     number = int(tune.get_context().get_trial_name())
     trial = DistributedTrial(sweep, config["values"], number=number)
     try:
@@ -53,12 +53,12 @@ class DistributedTrial:
             precision=config.precision,
         )
         self._reported = 0
-        self._last: dict[str, Any] = {"objective": FAILED}  # report
+        self._last: dict[str, Any] = {"objective": FAILED}  # the last report
 
     def run(self) -> None:
-        """Train all stages; report the epochs that the workers have finished, as they come."""
+        """Train all stages, and report each epoch when the workers have finished it."""
         training = Training(self._job, pretrained=self._pretrained.get(), cluster=self._sweep.base.cluster)
-        self._report_rows()  # of an earlier process
+        self._report_rows()  # epochs of an earlier process
         training.finish(self._follow)
         self._report_rows()
         tune.report({**self._last, "status": "finished"})
@@ -89,7 +89,7 @@ class DistributedTrial:
 
 
 def epoch_rows(directory: str, stages: tuple[StageJob, ...]) -> Iterator[tuple[StageJob, Mapping[str, float]]]:
-    """Yield the epochs that the workers have written, stage by stage."""
+    """Yield the stage and the row of each epoch that the workers have written, stage by stage."""
     for stage in stages:
         for row in read_history(files.join(directory, stage.name)):
             yield stage, row
@@ -100,9 +100,9 @@ def _scores(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def collect_distributed(sweep: Sweep, values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Keep the best model that a trial has left, however it ended; return its scores and those of its stages.
+    """Keep the best model of a trial, however it ended, and return its scores and those of its stages.
 
-    A finished stage left a model, the stage that was stopped a checkpoint with its best weights. All else is deleted.
+    A finished stage left a model. A stopped stage left a checkpoint with its best weights. All else is deleted.
     """
     directory = trial_directory(sweep.run_dir, number)
     found: dict[str, dict[str, Any]] = {}

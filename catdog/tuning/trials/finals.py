@@ -1,4 +1,4 @@
-"""The last step of a sweep: the models of the winner and of trial 0, measured on validation and once on test."""
+"""The last step of a sweep: measure the models of the winner and of trial 0 on validation, and once on test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from catdog.tuning.trials.checkpoint import TrialCheckpoint
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Final:
-    """A trial's best model: its `scores` by split, and `losses` (N,) and `correct` (N,) of the validation photos."""
+    """Results of a trial's best model: `scores` by split, and `losses` (N,) and `correct` (N,) on validation photos."""
 
     scores: Mapping[str, Mapping[str, float]]
     losses: np.ndarray
@@ -30,14 +30,14 @@ class Final:
 
 
 def measure_finals(sweep: Sweep, records: Sequence[Record]) -> list[Final]:
-    """Measure the best model of each of `records`; write that of the first one, the winner, into the run directory."""
+    """Measure the best model of each of `records`, and write the first one, the winner's, into the run directory."""
     task = ray.remote(num_cpus=1, max_retries=3)(_measure)
     found: list[Final] = ray.get(task.remote(sweep, list(records)))
     return found
 
 
 def read_rated(sweep: Sweep, record: Record) -> TrialCheckpoint | None:
-    """Return the checkpoint that has the photos on which a cross-validated trial is rated."""
+    """Return the checkpoint with the per-photo results that rate a cross-validated trial, or None if it is missing."""
     path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])
     return TrialCheckpoint.from_bytes(files.read_bytes(path)) if files.exists(path) else None
 
@@ -73,7 +73,7 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
 
 
 def _rebuild(sweep: Sweep, record: Record) -> Trained:
-    """Return the classifier of a trial's best checkpoint, in float32; a head alone needs no TensorFlow."""
+    """Return the classifier of a trial's best checkpoint, in float32. A head alone needs no TensorFlow."""
     layout = sweep.layout(record["values"])
     weights = layout.pretrained.get()
     path = checkpoint_path(sweep.run_dir, record["number"], record["stage"])

@@ -1,7 +1,7 @@
 """The frozen stage of a trial: a head fitted on cached features.
 
-Ray's object store holds the features of all trials once, and the processes of the trials read them there without a
-copy. Scores are computed from the head alone, in float32.
+Ray's object store holds one copy of the features for all trials, and the trials' processes read them there without
+copying. Scores are computed from the head alone, in float32.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.head.frozen_head import FOLDS
 from catdog.training.fit.head.logistic_head import C_GRID, HeadRows, fit_logistic_head
 
-_LEAST_PROBABILITY = 1e-7  # that of Keras's cross-entropy
+_MIN_PROBABILITY = 1e-7  # as in Keras's cross-entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenRows:
     """The pooled features of one feature layout.
 
-    `train` (V, N, D) has the views that epochs take in turn, `plain` (N, D) the unaugmented photos, which folds are
-    scored on; `validation` is (M, D). Labels are (N,) and (M,).
+    `train` (V, N, D) has the views that epochs use in turn. `plain` (N, D) has the unaugmented training photos, on
+    which folds are scored. `validation` is (M, D). Labels are (N,) and (M,).
     """
 
     train: np.ndarray
@@ -65,7 +65,7 @@ def _read_cache(cache: Any) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some photos of one set: features (V, N, D) in V views, labels (N,), and the chosen rows."""
+    """Some photos of one set: features (V, N, D) in V views, labels (N,), and the indices of the chosen rows."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -73,7 +73,7 @@ class Part:
 
 
 class PartRows:
-    """Rows for the train loop from parts in memory: each epoch in the next view and another order."""
+    """Rows for the train loop, from parts in memory. Each epoch uses the next view and, with a `seed`, a new order."""
 
     def __init__(self, parts: Sequence[Part], *, seed: int | None) -> None:
         self._parts, self._seed = parts, seed
@@ -81,11 +81,11 @@ class PartRows:
 
     @property
     def every_view_rows(self) -> int:
-        """Rows of all parts in all their views."""
+        """The number of rows of all parts in all their views."""
         return sum(len(part.rows) * len(part.features) for part in self._parts)
 
     def read_every_view(self, *, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return all rows in all their views: features, labels, and the place of each row's photo."""
+        """Return all rows in all their views: features, labels, and the index of each row's photo."""
         places = np.cumsum([0, *(len(part.rows) for part in self._parts)])
         return (
             np.concatenate([part.features[:, part.rows].reshape(-1, part.features.shape[-1]) for part in self._parts]),
@@ -99,13 +99,13 @@ class PartRows:
         )
 
     def row_weights(self) -> np.ndarray:
-        """Return the weight of each row of `read_every_view`: all views of a photo count as one photo."""
+        """Return the weight of each row of `read_every_view`. All views of a photo together count as one photo."""
         return np.concatenate(
             [np.full(len(part.rows) * len(part.features), 1 / len(part.features)) for part in self._parts]
         ).astype(np.float32)
 
     def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the epoch's rows in one chunk, shuffled when a seed was given."""
+        """Yield the epoch's rows in one chunk, shuffled if a seed was given."""
         features = np.concatenate([part.features[number % len(part.features)][part.rows] for part in self._parts])
         labels = np.concatenate([part.labels[part.rows] for part in self._parts])
         if self._seed is not None:
@@ -116,9 +116,9 @@ class PartRows:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedHead:
-    """A head, [kernel (D, K), bias (K,)], of its best epoch, with the history of its training.
+    """The weights [kernel (D, K), bias (K,)] of a head at its best epoch, with its training history.
 
-    `c` is the inverse penalty of a logistic head, else 0.
+    `c` is the inverse penalty of a logistic head, and 0 for other heads.
     """
 
     weights: list[np.ndarray]
@@ -128,7 +128,7 @@ class FittedHead:
 
 
 class HeadFitter:
-    """Fits heads of one trial. A logistic head needs no `network`, one that is trained in epochs does."""
+    """Fits the heads of one trial. A head that is trained in epochs needs a `network`, a logistic head does not."""
 
     def __init__(
         self,
@@ -143,9 +143,9 @@ class HeadFitter:
         self._class_weights, self._network = class_weights, network
 
     def fit(self, train: Sequence[Part], held: Sequence[Part], *, c: float = 0.0) -> FittedHead:
-        """Fit on `train`; a head that is trained in epochs keeps the one that is best on `held`.
+        """Fit a head on `train`. If it is trained in epochs, keep the epoch that is best on `held`.
 
-        `c`, where it is not 0, overrules the setting.
+        A `c` other than 0 overrides the setting.
         """
         if self._network is None:
             return self._fit_logistic(PartRows(train, seed=None), c=c)
@@ -190,37 +190,37 @@ class HeadFitter:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadNetwork:
-    """What the train loop needs of a process: its classifier, and the weights with which every head starts."""
+    """What the train loop needs from a process: its classifier, and the initial weights of every head."""
 
     networks: Any
     start: list[np.ndarray]
 
 
 class SilentObserver:
-    """Reports nothing; a stage that is stopped starts again."""
+    """An observer that reports nothing. A stage that was interrupted starts from the beginning."""
 
     def resume(self) -> StageState | None:
-        """Return None: the stage begins."""
+        """Return None: the stage starts from the beginning."""
         return None
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
-        """A step is not reported."""
+        """Report nothing for a step."""
 
     def on_epoch(self, state: StageState, *, checkpoint: bool) -> None:
-        """An epoch is not reported."""
+        """Report nothing for an epoch."""
 
     def on_end(self) -> None:
-        """The end is not reported."""
+        """Report nothing at the end."""
 
 
 def whole(features: np.ndarray, labels: np.ndarray) -> Part:
-    """Return all photos of a set as one part; `features` are (V, N, D), or (N, D) of one view."""
+    """Return all photos of a set as one part. `features` is (V, N, D), or (N, D) for a single view."""
     views = features if features.ndim == 3 else features[np.newaxis]
     return Part(features=views, labels=labels, rows=np.arange(len(labels)))
 
 
 def rate_head(weights: Sequence[np.ndarray], held: Sequence[Part]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each held photo's loss (N,) and whether it is right (N,), in its first view."""
+    """Return the loss (N,) of each held-out photo and whether it is correct (N,), in its first view."""
     rated = [_rate(weights, part.features[0][part.rows], part.labels[part.rows]) for part in held]
     losses, correct = zip(*rated, strict=True)
     return np.concatenate(losses), np.concatenate(correct)
@@ -230,10 +230,10 @@ def _rate(weights: Sequence[np.ndarray], features: np.ndarray, labels: np.ndarra
     kernel, bias = weights
     logits = features.astype(np.float32) @ kernel + bias
     chosen = special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    losses = -np.maximum(chosen, np.log(_LEAST_PROBABILITY))
+    losses = -np.maximum(chosen, np.log(_MIN_PROBABILITY))
     return losses.astype(np.float32), logits.argmax(axis=1) == labels
 
 
 def scores_of(losses: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """Return accuracy and loss over photos."""
+    """Return the accuracy and the mean loss over photos."""
     return {"accuracy": float(correct.mean()), "loss": float(losses.mean(dtype=np.float64))}

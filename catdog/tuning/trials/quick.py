@@ -1,6 +1,6 @@
-"""A trial in one process: its stages one after the other, reported to Ray Tune with the best model so far.
+"""A trial in one process: it runs its stages in turn, and reports them to Ray Tune with the best model so far.
 
-The process is used again for the next trial: TensorFlow, where a trial needs it, is imported once a process.
+The process is reused for the next trial, so TensorFlow, if trials need it, is imported once per process.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from catdog.tuning.trials.resources import TRIAL_CPUS
 
 
 def run_trial(config: dict[str, Any], *, sweep: Sweep, stages: tuple[str, ...]) -> None:
-    """Train `stages` of the trial of `config["values"]` in this process. A function trainable of Ray Tune.
+    """Train `stages` of the trial with `config["values"]` in this process. A function trainable of Ray Tune.
 
-    Its name in Ray Tune is its number. A loss that is not a number ends the trial as a failed one.
+    The trial's name in Ray Tune is its number. If the loss is not finite, the trial ends as failed.
     """
     trial = QuickTrial(sweep, config["values"], number=int(tune.get_context().get_trial_name()))
     try:
@@ -55,22 +55,22 @@ def run_trial(config: dict[str, Any], *, sweep: Sweep, stages: tuple[str, ...]) 
         trial.fail(str(error))
 
 
-FAILED = 1e9  # the objective of a trial that has no score: Ray Tune asks for a number
+FAILED = 1e9  # the objective of a trial that has no score, because Ray Tune requires a number
 
 
 class QuickTrial:
-    """One trial: what it trains, and the best of it so far."""
+    """One trial: what it trains, and its best result so far."""
 
     def __init__(self, sweep: Sweep, values: Mapping[str, Any], *, number: int) -> None:
         self._sweep, self._values, self._number = sweep, values, number
         self._config, self._layout = sweep.config(values), sweep.layout(values)
         self._spec = dataclasses.replace(self._layout.spec, dropout=self._config.dropout)
-        self._best: tuple[float, dict[str, Any]] | None = None  # what is reported of the best epoch so far
+        self._best: tuple[float, dict[str, Any]] | None = None  # objective and report of the best epoch so far
         self._head: list[np.ndarray] = []
-        self._stages: dict[str, dict[str, Any]] = {}  # each stage's best scores
+        self._stages: dict[str, dict[str, Any]] = {}  # each stage's best scores and its history
 
     def run(self, stage: str) -> None:
-        """Train `stage`, and report it."""
+        """Train `stage` and report its results."""
         if stage == "frozen":
             self._run_frozen()
         else:
@@ -99,7 +99,7 @@ class QuickTrial:
         if "val_loss" not in last:
             last |= {"val_loss": found["validation"]["loss"], "val_acc": found["validation"]["accuracy"]}
         if self._sweep.folds:
-            # The penalty that the training photos chose serves all folds.
+            # All folds use the penalty that was chosen on the training photos.
             found["folds"], losses, correct = cross_validate(
                 rows, fitter, folds=self._sweep.folds, seed=self._config.seed, c=head.c
             )
@@ -131,7 +131,7 @@ class QuickTrial:
             cut=stage.cut,
             class_weights=self._sweep.weights_of_classes(self._values),
         )
-        if state.epoch < stage.epochs:  # its patience ended
+        if state.epoch < stage.epochs:  # it stopped early, so its last report did not say that it finished
             report_end = {**(self._best[1] if self._best else {}), "status": "finished"}
             tune.report({**report_end, **self._common(1 + state.epoch)})
 
@@ -152,7 +152,7 @@ class QuickTrial:
         ended: bool,
         c: float = 0.0,
     ) -> None:
-        """Report the trial's best epoch so far, with its model where that is new."""
+        """Report the trial's best epoch so far, with its model if it is new."""
         rated = found.get("folds") or found["validation"]
         value = objective(rated, self._sweep.metric)
         self._stages[checkpoint.stage] = {
@@ -171,11 +171,11 @@ class QuickTrial:
             tune.report(report, checkpoint=saved)
 
     def _common(self, budget: int) -> dict[str, Any]:
-        # Schedulers compare trials from budget 1 on: trial 0, the default settings, always runs to its end.
+        # Schedulers compare trials from budget 1 on, so trial 0, the default settings, always runs to its end.
         return {"budget": budget if self._number else 0, "stages": self._stages, "process": os.getpid()}
 
     def _networks(self) -> Networks:
-        """Return the classifier of this process as every trial starts with it."""
+        """Return the classifier of this process, reset to the initial weights of every trial."""
         import tensorflow as tf
 
         from catdog.model import classifier as model
@@ -183,12 +183,12 @@ class QuickTrial:
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several trials share a GPU
         model.configure_tensorflow(threads=TRIAL_CPUS)
         precision = model.choose_precision(self._config.precision, model.gpu_capabilities())
-        # One classifier with dropout serves all trials: only its rate is set for each, even to 0.
+        # All trials use one classifier with dropout. Only its rate is set for each trial, even to 0.
         spec = dataclasses.replace(self._spec, dropout=0.5)
         trained, weights = _fresh_classifier(spec, self._layout.pretrained, precision)
         trained.set_weights(weights)
         trained.get_layer(model.DROPOUT).rate = self._config.dropout
-        # Its scores in float32 are measured once, when the sweep has ended.
+        # Scores in float32 are measured once, after the sweep.
         return Networks(trained=trained, float32=trained, strategy=tf.distribute.get_strategy())
 
     def _head_network(self) -> HeadNetwork:
@@ -217,7 +217,7 @@ class UnfrozenObserver(SilentObserver):
 
 @lru_cache(maxsize=2)
 def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared, precision: str) -> tuple[Any, list[np.ndarray]]:
-    """Build the classifier once a process; return it with the weights from which every trial starts."""
+    """Build the classifier once per process, and return it with the initial weights of every trial."""
     import tf_keras
 
     from catdog.model import backbones
@@ -233,5 +233,5 @@ def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared, precision: str) 
 
 @lru_cache(maxsize=16)
 def _rows(cache: FeatureCache, seed: int | None, memory_bytes: int) -> CachedRows:
-    """Return the rows of `cache`, which stay in memory from trial to trial."""
+    """Return the rows of `cache`, which stay in memory between trials."""
     return CachedRows(cache, seed=seed, equal=seed is not None, memory_bytes=memory_bytes)

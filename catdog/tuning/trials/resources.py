@@ -1,4 +1,4 @@
-"""What each trial books of the cluster, and how many run at once. No Ray: numbers in, numbers out."""
+"""The cluster resources that each trial books, and how many trials run at the same time. No Ray here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from catdog.cluster.resources import Resources
 from catdog.errors import UsageError
 
 TRIAL_CPUS = 1  # of a quick trial
-_WAITING_CPUS = 0.05  # of the process of a distributed trial, whose workers book for themselves
+_WAITING_CPUS = 0.05  # of a distributed trial's process; its workers book their own CPUs
 _GPU_BYTES = 16 * 2**30  # of the smallest GPU that clouds rent out for training
 _NETWORK_BYTES = 2 * 2**30  # TensorFlow, its kernels and the activations of a batch
 _GPU_USED = 0.9
@@ -18,7 +18,7 @@ _GPU_USED = 0.9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialResources:
-    """CPUs and GPUs that one trial's own process books, and trials at once."""
+    """The CPUs and GPUs that one trial's own process books, and how many trials run in parallel."""
 
     cpus: float
     gpus: float
@@ -35,10 +35,10 @@ def plan_trials(
 ) -> TrialResources:
     """Decide what one trial books.
 
-    `workers` are those of a distributed trial, 0 for quick ones. `trial_gpus` is `auto` or a number: `auto` takes so
-    small a part of a GPU that as many trials share it as their features, `feature_bytes` each, fit there and the CPUs
-    of the node serve; none without GPUs, or where the trials do not need a network. Raises UsageError for another text
-    or for more than the cluster has.
+    `workers` is the number of workers of a distributed trial, 0 for quick trials. `trial_gpus` is `auto` or a number.
+    `auto` books the part of a GPU that lets as many trials share it as its memory and the node's CPUs allow. Each
+    trial needs memory for a network and for `feature_bytes` of features. `auto` books no GPU if the cluster has none
+    or the trials need no network. Raises UsageError for any other text, or for more GPUs than one node has.
     """
     if workers:
         return _share_workers(resources, plan, workers=workers)
@@ -57,7 +57,7 @@ def _share_workers(resources: Resources, plan: Plan, *, workers: int) -> TrialRe
     if plan.worker_gpus:
         parallel = int(resources.gpus) // workers
     else:
-        # Workers of all trials together leave part of the CPUs to the waiting processes.
+        # The workers of all trials together leave a quarter of the CPUs to the waiting processes.
         parallel = int(0.75 * resources.cpus / (workers * plan.worker_cpus))
     return TrialResources(cpus=_WAITING_CPUS, gpus=0.0, parallel=max(1, parallel))
 

@@ -1,6 +1,6 @@
-"""Runs trials on Ray Tune: once for all, or first their frozen stage and then the rest of the best quarter.
+"""Runs trials on Ray Tune: all in one run, or first the frozen stage of all and then the rest of the best quarter.
 
-Its schedulers stop poor trials early. They count a trial's `budget`: 1 for the frozen stage, which costs little, plus
+The schedulers stop poor trials early. They compare trials by `budget`: 1 for the frozen stage, which costs little, plus
 the epochs of the unfrozen stage. Trial 0, the default settings, reports a budget of 0, on which no scheduler acts.
 """
 
@@ -32,33 +32,34 @@ from catdog.tuning.trials.resources import TrialResources
 Planned = Mapping[int, Mapping[str, Any]]
 
 _FACTOR = 4  # one in four of the trials that reach a rung continues
-_GRACE = 4  # the budget at which trials of the unfrozen stage are compared first, if all had passed the frozen one
+_GRACE = 4  # the first budget at which trials are compared, if the frozen stage has already screened them
 
-# Of a trial that runs. Ray Tune writes the state of all trials whenever one of them has stored so many since the last
-# time, which with 1 is each time that any trial ends: half a second after 600 trials. With more, it does so every 10 s,
-# or less often where that would be over a twentieth of the time.
+# Of a running trial. Ray Tune writes the state of all trials whenever one trial has stored this many checkpoints since
+# the last write. With 1, it writes each time a trial ends, which takes half a second after 600 trials. With more, it
+# writes every 10 s, or less often if that would take more than a twentieth of the time.
 _KEPT_CHECKPOINTS = 4
 
 
 class TimeLimit(Stopper):  # type: ignore[misc]
-    """Stops all trials once `is_late` says so; each counts with the best that it has reported."""
+    """Stops all trials once `is_late` returns true. Each counts with the best result that it has reported."""
 
     def __init__(self, is_late: Callable[[], bool]) -> None:
         self._is_late = is_late
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Return False: no trial is stopped by itself."""
+        """Return False: no trial is stopped individually."""
         return False
 
     def stop_all(self) -> bool:
-        """Tell whether all trials are to stop."""
+        """Return whether all trials should stop."""
         return self._is_late()
 
 
 def make_scheduler(name: str, *, epochs: int, screened: bool) -> TrialScheduler | None:
-    """Return Ray Tune's scheduler for `name`, or None for `none`; `epochs` are those of the unfrozen stage.
+    """Return Ray Tune's scheduler for `name`, or None for `none`.
 
-    `screened` trials are the best quarter of a run of the frozen stage; others are compared after that stage.
+    `epochs` is the number of epochs of the unfrozen stage. `screened` trials are the best quarter of a run of the
+    frozen stage. ASHA compares other trials after the frozen stage too.
     """
     compared: dict[str, Any] = {"time_attr": "budget", "metric": "objective", "mode": "min"}
     if name == "asha":
@@ -70,10 +71,10 @@ def make_scheduler(name: str, *, epochs: int, screened: bool) -> TrialScheduler 
 
 
 class TrialRunner:
-    """Runs the trials of a sweep that have not ended yet; their records come into `records`.
+    """Runs the trials of a sweep that have not ended yet, and adds their records to `records`.
 
-    `planned` has the values of the trials that are already known: all of a random search, otherwise trial 0. `deadline`
-    is a time.monotonic(), None without a time budget.
+    `planned` has the values that are known in advance: of all trials in a random search, otherwise of trial 0.
+    `deadline` is a time.monotonic() value, or None without a time budget.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class TrialRunner:
         waiting = [number for number in range(config.trials) if not self._has_ended(number)]
         if waiting and self._records:
             say(f"Resuming: {config.trials - len(waiting)} of {config.trials} trials were finished before.")
-        # The frozen stage costs little, so all trials run it before the best quarter continues. A searcher
-        # learns from whole trials, and the frozen stage of a distributed one costs the start of a trainer.
+        # The frozen stage costs little, so all trials run it before the best quarter continues. Exceptions are a
+        # searcher, which learns from whole trials, and distributed trials, which must start a trainer for that stage.
         two_runs = (
             len(stages) > 1 and config.scheduler == "asha" and config.search == "random" and not config.cluster.workers
         )
@@ -115,7 +116,7 @@ class TrialRunner:
         return record is not None and record.get("reason") != TIME_BUDGET
 
     def _is_open(self, record: Record) -> bool:
-        """Tell whether a trial of the best quarter has its unfrozen stage before it."""
+        """Return whether a trial of the best quarter still has to run its unfrozen stage or the rest of it."""
         stopped = record["status"] == "stopped" and record.get("reached") == "frozen"
         return stopped or record.get("reason") == TIME_BUDGET
 
@@ -125,13 +126,13 @@ class TrialRunner:
     def _run(self, numbers: list[int], stages: tuple[str, ...], *, screened: bool) -> None:
         if not numbers or self._is_late():
             return
-        # No log files of Ray Tune's own for each trial: ours are the records.
+        # Turn off Ray Tune's log files of each trial, because we write records.
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         storage = files.join(self._sweep.run_dir, "tune")
-        files.delete(storage)  # Ray Tune's own notes of a sweep that was killed; we resume from the records
+        files.delete(storage)  # Ray Tune's state of a sweep that was killed; we resume from the records
         try:
             self._make_tuner(numbers, stages, screened=screened).fit()
-        except Exception as error:  # Ray wraps what it catches in classes of its own
+        except Exception as error:  # Ray wraps what it catches in its own classes
             raise FailureError(f"the sweep failed: {root_cause(error)}; run the same command to resume") from error
         files.delete(storage)
 

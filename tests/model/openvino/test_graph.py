@@ -16,9 +16,9 @@ from catdog.model.saved_model import ClassifierSpec, spec_to_card
 
 
 def save_normalized(directory: Path, *, backbone: str, size: int, pooling: str, images: np.ndarray) -> np.ndarray:
-    """Save random weights whose batch normalizations hold the statistics of `images`; return the network's answers.
+    """Save random weights whose batch normalizations hold the statistics of `images`; return the network's outputs.
 
-    With other statistics the network would be chaotic: float32 and float64 would answer differently.
+    With other statistics the network would be chaotic: its outputs in float32 and float64 would differ.
     """
     import tf_keras
 
@@ -47,15 +47,15 @@ def test_the_graph_is_the_network_at_any_size_and_pooling(
     backbone: str, size: int, pooling: str, tmp_path: Path
 ) -> None:
     images = np.random.default_rng(1).integers(0, 256, (16, size, size, 3), np.uint8)
-    images[8:] //= np.arange(2, 10, dtype=np.uint8).reshape(8, 1, 1, 1)  # darker and darker
+    images[8:] //= np.arange(2, 10, dtype=np.uint8).reshape(8, 1, 1, 1)  # each image darker than the one before
     wanted = save_normalized(tmp_path, backbone=backbone, size=size, pooling=pooling, images=images)
     model = read_model(str(tmp_path))
-    assert np.ptp(wanted, axis=0).max() > 0.01  # an answer that depends on the image
+    assert np.ptp(wanted, axis=0).max() > 0.01  # the output depends on the image
     found = EngineSpec(model=model, engine="openvino").load(batch_size=16, threads=2)(images)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "efficientnet-l2"])  # which has 2 GB of weights
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "efficientnet-l2"])  # L2 has 2 GB of weights
 def test_the_trunk_of_every_backbone_is_built_and_has_the_cuts_of_the_table(name: str) -> None:
     backbone = BACKBONES[name]
     ones = {

@@ -28,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quantized(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of ImageNet's head, quantized by the export job."""
+    """Return a model with ImageNet's head, quantized by the export job."""
     pytest.importorskip("nncf")
     directory = tmp_path_factory.mktemp("model")
     write_imagenet_model(directory, backbone="efficientnet-lite0")
@@ -51,7 +51,7 @@ def test_a_quantized_model_answers_nearly_as_before(quantized: Path, photos: Pat
         EngineSpec(model=one, engine="openvino", precision=precision).load(batch_size=1, threads=2)(np.stack(images))
         for one, precision in ((plain, "float32"), (model, "int8"))
     )
-    # CPUs without VNNI add up int8 products less exactly: 0.055 on one with AVX2 only.
+    # CPUs without VNNI sum int8 products less exactly: 0.055 on a CPU that has only AVX2.
     assert 1e-6 < np.abs(exact - found).mean() < 0.1
     assert (quantized / "int8.bin").stat().st_size < (quantized / "weights.h5").stat().st_size / 3
 
@@ -69,7 +69,7 @@ def test_a_quantized_graph_of_other_weights_or_operations_is_refused(quantized: 
         (folder / "int8.xml").write_bytes(strange)
         with pytest.raises(UsageError, match=message):
             read_model(str(folder), precision="int8")
-    read_model(str(folder))  # float32 does not need it
+    read_model(str(folder))  # float32 does not need the quantized graph
 
 
 def test_int8_is_refused_where_it_was_not_made_or_cannot_run(model_dir: Path) -> None:
@@ -82,7 +82,7 @@ def test_int8_is_refused_where_it_was_not_made_or_cannot_run(model_dir: Path) ->
     with pytest.raises(UsageError, match="give --model, and no --out"):
         export(build_config(ExportConfig, {"model": str(model_dir), "to": "int8", "out": "x"}))
     pytest.importorskip("nncf")
-    with pytest.raises(UsageError, match="does not lie in its run directory: give --photos"):
+    with pytest.raises(UsageError, match="is not in its run directory: give --photos"):
         export(build_config(ExportConfig, {"model": str(model_dir), "to": "int8"}))
 
 
@@ -93,7 +93,7 @@ def test_the_accuracy_aware_mode_runs_where_plain_quantization_loses_too_much(
     folder = tmp_path / "model"
     shutil.copytree(quantized, folder)
     labels = np.array([2, 2, 2, 2])
-    answers = iter([labels, 1 - labels, labels])  # of float32, of int8, of the accuracy-aware int8
+    answers = iter([labels, 1 - labels, labels])  # float32, int8, accuracy-aware int8
     monkeypatch.setattr(quantization, "_labels", lambda *_, **__: next(answers))
     controlled = []
     monkeypatch.setattr(

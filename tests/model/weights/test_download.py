@@ -20,12 +20,12 @@ CHECKSUMS = (f"md5:{'0' * 32}", f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path; each request takes the next act of `script`, then all goes well."""
+    """Serves CONTENT at every path; each request follows the next act in `script`, or succeeds if none is left."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: list[str] = []
-        self.ranges: list[str | None] = []  # that were asked for, one a request
+        self.ranges: list[str | None] = []  # the Range header of each request
         self.url = f"http://127.0.0.1:{self.server_port}/weights.h5"
 
 
@@ -53,10 +53,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + 100_000 if "break" in act else len(content)
-        with contextlib.suppress(OSError):  # a reader may go away
+        with contextlib.suppress(OSError):  # the client may close the connection
             while act == "endless":
                 self.wfile.write(content)
-            self.wfile.write(content[start:end])  # where that is not all, the connection closes too early
+            self.wfile.write(content[start:end])  # a shorter answer closes the connection too early
 
     def log_message(self, *_: object) -> None:
         pass
@@ -75,7 +75,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    # Not time.sleep itself: other threads of this process would never pause.
+    # Not time.sleep itself, or other threads of this process would never pause.
     own = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
     monkeypatch.setattr("catdog.model.weights.download.time", own)
     return pauses
@@ -98,7 +98,7 @@ def test_a_whole_download_leaves_the_file_alone(server: Server, destination: Pat
 
 
 def test_a_broken_download_goes_on_where_it_broke_off(server: Server, destination: Path) -> None:
-    server.script = ["break"] * 5  # more than the attempts allowed without progress
+    server.script = ["break"] * 5  # more than the number of attempts allowed without progress
     download(server.url, destination=destination, checksums=CHECKSUMS)
     assert destination.read_bytes() == CONTENT
     assert server.ranges == [None, *(f"bytes={n}00000-" for n in range(1, 6))]
@@ -124,7 +124,7 @@ def test_a_server_that_breaks_off_and_never_resumes_is_given_up(server: Server, 
     server.script = ["break whole"] * 99
     with pytest.raises(FailureError, match="broke off after 100000 of 600000 bytes"):
         download(server.url, destination=destination, checksums=CHECKSUMS)
-    assert len(server.ranges) == 5  # the first one gained something
+    assert len(server.ranges) == 5  # the first attempt made progress, the next four did not
     assert not destination.exists()
 
 

@@ -1,4 +1,4 @@
-"""Files that anybody may have written: what they promise is judged before a byte of it is read."""
+"""Untrusted weights files: what they declare is checked before any values are read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_compressed_dataset_that_blows_up_is_refused_and_so_is_a_huge_chunk() 
 
 
 def test_values_in_another_file_are_never_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "fifo")  # opening it would block forever
 
     def external(file: h5py.File) -> None:
         file.create_dataset("b/kernel", (4,), np.float32, external=[(str(tmp_path / "fifo"), 0, 16)])
@@ -85,7 +85,7 @@ def test_values_in_another_file_are_never_read(tmp_path: Path) -> None:
         file.create_virtual_dataset("b/kernel", layout)
 
     for change in (external, virtual):
-        assert "keeps its values in another file" in refusal(written(change))
+        assert "stores its values in another file" in refusal(written(change))
 
 
 def test_links_to_other_files_and_circles_are_left_alone(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the files of a folder and notes what it was asked for."""
+    """Serves the files of a folder and records the paths of all requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder)))
@@ -188,7 +188,7 @@ def test_two_processes_at_once_download_once(server: Server, cache: Path) -> Non
     ]
     for process in processes:
         assert process.stdin is not None
-        process.stdin.write("\n")  # starts it, once it has imported everything
+        process.stdin.write("\n")  # starts the download after all imports are done
         process.stdin.flush()
     assert [process.communicate()[0].strip() for process in processes] == ["b0.h5", "b0.h5"]
     assert server.asked == ["/b0.h5"]

@@ -21,7 +21,7 @@ def literal(value: object) -> bytes:
 
 
 def name(path: str) -> bytes:
-    """Return the opcode that pushes what `path` names: "torch.FloatStorage"."""
+    """Return the opcode that pushes the object at `path`, such as "torch.FloatStorage"."""
     return "c{}\n{}\n".format(*path.rsplit(".", 1)).encode()
 
 
@@ -36,7 +36,7 @@ def tensor(
 
 
 def state_dict(tensors: dict[str, bytes], storages: dict[str, np.ndarray]) -> bytes:
-    """Return a file as torch wrote it before its version 1.6."""
+    """Return a file in the format that torch wrote before version 1.6."""
     items = b"".join(literal(key) + opcodes for key, opcodes in tensors.items())
     content = HEADER + b"\x80\x02" + name("collections.OrderedDict") + b")R(" + items + b"u."
     content += pickle.dumps(list(storages), 2)
@@ -92,9 +92,9 @@ class Attack:
 def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     attack = pickle.dumps(Attack(tmp_path / "executed"), 2)
     pickle.loads(attack)
-    (tmp_path / "executed").unlink()  # the attack works on an ordinary unpickler
+    (tmp_path / "executed").unlink()  # an ordinary unpickler executes the attack
     for content in (attack, HEADER + attack, HEADER + pickle.dumps({}, 2) + attack):
-        with pytest.raises(UsageError, match="which is not on the list of allowed names"):
+        with pytest.raises(UsageError, match="which is not an allowed name"):
             parse(content)
     assert not (tmp_path / "executed").exists()
 
@@ -104,7 +104,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path) -> None:
     ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "torch._utils._rebuild_parameter", "numpy.dtype"],
 )
 def test_only_the_names_of_a_state_dict_are_allowed(forbidden: str) -> None:
-    with pytest.raises(UsageError, match=f"{forbidden}, which is not on the list"):
+    with pytest.raises(UsageError, match=f"{forbidden}, which is not an allowed name"):
         parse(HEADER + b"\x80\x02" + name(forbidden) + b".")
 
 
@@ -152,10 +152,10 @@ def put(index: int) -> bytes:
 @pytest.mark.parametrize(
     "pickled",
     [
-        b"\x80\x02}" + put(2**26) + b".",  # the unpickler's memo would have 2**27 places
+        b"\x80\x02}" + put(2**26) + b".",  # the unpickler's memo would have 2**27 entries
         b"\x80\x02\x8a\x01\x01" + b"2" * 100 + b".",  # DUP
         b"\x80\x04\x96" + (2**40).to_bytes(8, "little") + b".",  # BYTEARRAY8
-        b"\x80\x02" + name("collections.OrderedDict") + b"](e\x85R.",  # a dict from a list
+        b"\x80\x02" + name("collections.OrderedDict") + b"](e\x85R.",  # a dict made from a list
         b"\x80\x02" + name("collections.OrderedDict") + b")R}b}b.",
     ],
     ids=["memo", "duplicate", "bytearray", "copied dict", "copied state"],

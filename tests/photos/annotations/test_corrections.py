@@ -52,7 +52,7 @@ def test_odd_names_are_read_as_they_are(tmp_path: Path) -> None:
         ("", "expected a header with path,label, found nothing"),
         ("path,label\n", "expected one photo per row, found no row"),
         ("path,label\n/p/a.jpg\n", "row 2: expected 2 columns, found 1"),
-        ("path,label\n/p/a.jpg,cat\n/p/a.jpg,dog\n", "row 3: /p/a.jpg has another label in a row before"),
+        ("path,label\n/p/a.jpg,cat\n/p/a.jpg,dog\n", "row 3: /p/a.jpg has another label in an earlier row"),
         (b"path,label\n\xff\xfe,cat\n", "expected a CSV file in UTF-8"),
     ],
 )
@@ -84,7 +84,7 @@ def test_unknown_classes_and_only_strange_paths_are_refused(tmp_path: Path) -> N
         apply_corrections(
             read_corrections(written(tmp_path, "path,label\n/p/a.jpg,bird\n")), PATHS, ASSIGNED, classes=("cat", "dog")
         )
-    with pytest.raises(UsageError, match=r"none of its 1 paths is among the photos, such as x\.jpg; theirs are like"):
+    with pytest.raises(UsageError, match=r"none of its 1 paths matches a photo, such as x\.jpg; paths of photos look"):
         apply_corrections(
             read_corrections(written(tmp_path, "path,label\nx.jpg,cat\n")), PATHS, ASSIGNED, classes=("cat", "dog")
         )
@@ -114,7 +114,7 @@ def test_an_ingest_with_corrections_has_them_in_its_manifest(
         config = build_config(TrainConfig, {**values, **changes})
         open_run(config, fingerprints=read_annotations(config).fingerprints())
 
-    # A train job on the same run takes the same file from anywhere, and no other.
+    # A train job on the same run accepts the same file at any path, and no other file.
     moved = tmp_path / "moved.csv"
     moved.write_text(text)
     reopen(corrections=str(moved))

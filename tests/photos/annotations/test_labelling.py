@@ -1,4 +1,4 @@
-"""Labels by table, by a Parquet column, by split folders of any name, and groups, through the whole of ingest."""
+"""Labels from tables, Parquet columns and .cls files, splits from names, and groups, up to a whole ingest."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def test_a_table_names_photos_as_people_write_them(
     assert {name: label for name, (_, label) in found.items()} == {"1.jpg": "cat", "2.jpg": "dog", "3.jpg": "dog"}
     hints = ["train", "validation", "test"] if "split" in text else [None] * 3
     assert [found[name][0] for name in ("1.jpg", "2.jpg", "3.jpg")] == hints
-    assert capsys.readouterr().out.endswith("Labels: 3 of 4 photos have one.\n")
+    assert capsys.readouterr().out.endswith("Labels: 3 of 4 photos have a label.\n")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\n1.jpg,cat\n1.jpg,dog\n", "row 3: 1.jpg has another label in a row before"),
+        ("path,label\n1.jpg,cat\n1.jpg,dog\n", "row 3: 1.jpg has another label in an earlier row"),
         ("path,label\n1.jpg,cat\n2.jpg,cat\n", "expected labels of two classes or more, found fewer in 2"),
         ("path,label,split\n1.jpg,cat,extra\n", "row 2: expected a split of train, validation or test, found extra"),
         (
             "path,label\n7.jpg,cat\n8.jpg,dog\n",
-            "none of its 2 paths is among the photos, such as 7.jpg; theirs",
+            "none of its 2 paths matches a photo, such as 7.jpg; paths",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_photo_that_two_names_say_two_things_of_is_refused(tmp_path: Path) -> 
     write(tmp_path / "photos", ["a/1.jpg", "a/2.jpg"])
     (tmp_path / "t.csv").write_text("path,label,group\na/1.jpg,cat,x\n1.jpg,dog,y\n2.jpg,dog,y\n")
     table, groups = read_label_table(str(tmp_path / "t.csv")), read_groups(str(tmp_path / "t.csv"))
-    with pytest.raises(UsageError, match=r"a/1\.jpg has two labels, one as 1\.jpg: keep one of them$"):
+    with pytest.raises(UsageError, match=r"a/1\.jpg has two labels, one under the name 1\.jpg: keep one of them$"):
         labelled(tmp_path / "photos", Annotations(labels=table))
     (tmp_path / "l.csv").write_text("path,label\na/1.jpg,cat\n2.jpg,dog\n")
     with pytest.raises(UsageError, match=r"a/1\.jpg is in two groups, in one as 1\.jpg: keep one of them$"):
@@ -124,7 +124,7 @@ def test_groups_stay_together_and_strangers_are_refused(tmp_path: Path) -> None:
     assert groups == {"1.jpg": "tom", "2.jpg": None, "3.jpg": "tom", "4.jpg": None}
     (tmp_path / "groups.csv").write_text("path,group\n9.jpg,tom\n")
     strange = read_groups(str(tmp_path / "groups.csv"))
-    with pytest.raises(UsageError, match="none of its 1 paths is among the photos"):
+    with pytest.raises(UsageError, match="none of its 1 paths matches a photo"):
         labelled(tmp_path / "photos", Annotations(groups=strange, labels=annotations.labels))
 
 
@@ -163,7 +163,9 @@ def test_the_class_of_a_photo_in_a_webdataset_shard_is_in_the_file_beside_it(tmp
         "./e.jpg": ("validation", "0"),
     }  # fmt: skip
     assert found.classes == ("0", "1", "cat")
-    assert found.rejected == [(f"{tmp_path}/pets-val-00000.tar!./d.jpg", "no-class: the archive has no .cls beside it")]
+    assert found.rejected == [
+        (f"{tmp_path}/pets-val-00000.tar!./d.jpg", "no-class: the archive has no .cls next to it")
+    ]
     one = label_photos(list_inputs(f"{tmp_path}/*-train-*.tar"), source="x", annotations=Annotations())
     assert one.table["hint"].to_pylist() == [None, None]
 
@@ -182,7 +184,7 @@ def test_the_name_of_an_archive_is_a_folder_where_it_is_a_split_s_or_there_is_no
 
 def test_tables_without_labels_are_told_what_names_their_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg(1)], "animal": ["cat"]}), tmp_path / "1.parquet")
-    with pytest.raises(UsageError, match=r"by --labels FILE, or which column of the table does by --label-column$"):
+    with pytest.raises(UsageError, match=r"by --labels FILE, or name the column of the table by --label-column$"):
         labelled(tmp_path, Annotations())
     pq.write_table(pa.table({"image": [jpeg(2)], "label": ["dog"]}), tmp_path / "2.parquet")
     with pytest.raises(UsageError, match=rf"a column of labels in each table, found none in {tmp_path}/1\.parquet"):
@@ -194,7 +196,7 @@ def test_shards_of_one_class_or_of_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"two classes or more in the \.cls files, found only 1$"):
         labelled(tmp_path / "0.tar", Annotations())
     shard(tmp_path / "1.tar", {"a.jpg": b"a", "a.cls": bytes(2000)})
-    with pytest.raises(UsageError, match=r"in the \.cls beside it: too-large: 2,000 bytes"):
+    with pytest.raises(UsageError, match=r"in the \.cls next to it: too-large: 2,000 bytes"):
         labelled(tmp_path / "1.tar", Annotations())
 
 
@@ -246,5 +248,5 @@ def test_a_table_s_splits_are_kept(ray_session: None, tmp_path: Path) -> None:
 def test_corrections_that_leave_out_everything_are_refused(tmp_path: Path) -> None:
     write(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
     (tmp_path / "c.csv").write_text(f"path,label\n{tmp_path}/cat/1.jpg,-\n{tmp_path}/dog/1.jpg,-\n")
-    with pytest.raises(UsageError, match="the corrections leave all of them out"):
+    with pytest.raises(UsageError, match="the corrections leave out all of them"):
         labelled(tmp_path, Annotations(corrections=read_corrections(str(tmp_path / "c.csv"))))

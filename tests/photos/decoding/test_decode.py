@@ -1,4 +1,4 @@
-"""Photos as the world has them: every mode and orientation, broken in every way."""
+"""Photos found in practice: every mode and orientation, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def landscape(width: int, height: int) -> Image.Image:
-    """A soft picture, no two quarters alike."""
+    """Return a smooth picture whose quarters all differ."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [
         127 + 120 * np.sin(6 * x / width),
@@ -43,7 +43,7 @@ def landscape(width: int, height: int) -> Image.Image:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises `width` x `height` RGB pixels and brings a few bytes of them."""
+    """Return a PNG that declares `width` x `height` RGB pixels but contains only a few bytes of them."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -66,10 +66,10 @@ def plain(mode: str, color: Any, size: tuple[int, int] = (5, 4)) -> Image.Image:
 
 
 def gray_tiff(samples: bytes, *, bits: tuple[int, ...], big_endian: bool = False, alpha: int | None = None) -> bytes:
-    """A TIFF of one row, of a kind that Pillow reads and does not write; alpha 1 is premultiplied, 2 is not."""
+    """Return a TIFF of one row, of a kind that Pillow reads but cannot write; `alpha` 1 is premultiplied, 2 is not."""
     order = ">" if big_endian else "<"
     width = len(samples) * 8 // sum(bits)
-    # Width, height, bits, no compression, black is 0, offset, samples a pixel, rows, bytes; each a SHORT.
+    # Width, height, bits, no compression, black is 0, offset, samples per pixel, rows, bytes; all SHORT.
     entries = {256: (width,), 257: (1,), 258: bits, 259: (1,), 262: (1,), 273: (0,), 277: (len(bits),), 278: (1,)}
     entries |= {279: (len(samples),)} | ({} if alpha is None else {338: (alpha,)})
     entries[273] = (8 + 2 + 12 * len(entries) + 4,)
@@ -106,7 +106,7 @@ PALETTE.putpalette([*RED, *GREEN, *BLUE])
         pytest.param(encode(plain("CMYK", (0, 255, 255, 0)), "TIFF"), RED, id="CMYK"),
         pytest.param(encode(plain("CMYK", (0, 0, 0, 0)), "JPEG", quality=95), WHITE, id="CMYK JPEG"),
         pytest.param(encode(plain("YCbCr", (100, 128, 128)), "TIFF"), (100, 100, 100), id="YCbCr"),
-        pytest.param(encode(plain("LAB", (136, 208, 195)), "TIFF"), (250, 3, 11), id="LAB"),  # 53, 80, 67: red
+        pytest.param(encode(plain("LAB", (136, 208, 195)), "TIFF"), (250, 3, 11), id="LAB"),  # L* 53, a* 80, b* 67: red
         pytest.param(gray_tiff(bytes([0, 51] * 4), bits=(8, 8), alpha=2), (204, 204, 204), id="LA TIFF"),
         pytest.param(gray_tiff(bytes([51, 51] * 4), bits=(8, 8), alpha=1), WHITE, id="LA TIFF, premultiplied"),
         pytest.param(gray_tiff(b"\x40\0" * 4, bits=(16,), big_endian=True), (64, 64, 64), id="16-bit TIFF, big-endian"),
@@ -151,7 +151,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
 
 
 def test_a_jpeg_of_two_pictures_is_read() -> None:
-    first = plain("RGB", (80, 80, 80), (900, 600))  # large enough for draft
+    first = plain("RGB", (80, 80, 80), (900, 600))  # large enough for Pillow's draft mode
     content = encode(first, "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
     assert decode_image(content, size=1).tolist() == [[[80, 80, 80]]]
     assert inspect_image(content)[:2] == (900, 600)
@@ -162,7 +162,7 @@ def test_the_resize_is_bilinear_and_keeps_no_aspect() -> None:
     assert decode_image(encode(row, "PNG"), size=2).tolist() == [[[219, 0, 36], [36, 0, 219]]] * 2
 
 
-# Where a picture whose quarters are red, green / blue, white goes when a viewer obeys the orientation.
+# By orientation: how the stored quarters red, green / blue, white must appear once the picture is upright.
 QUARTERS = Image.fromarray(np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)).resize((64, 32), Image.Resampling.NEAREST)
 UPRIGHT = {
     1: [[RED, GREEN], [BLUE, WHITE]],
@@ -194,7 +194,7 @@ def test_photos_are_turned_upright(orientation: int, image_format: str) -> None:
         b"Exif\0\0garbage",
         b"Exif\0\0II*\0\xff\xff\xff\x7f",
         b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
-        # Orientation 0, 9 and 65535, and one that is a text
+        # Orientations 0, 9 and 65535, and one that is text
         *(
             b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + struct.pack("<I", n) + bytes(4)
             for n in (0, 9, 65535)
@@ -252,7 +252,7 @@ def test_what_cannot_be_used_has_a_code(read: Callable[..., Any], options: Any, 
     ],
 )
 def test_a_truncated_file_is_found_wherever_it_ends(read: Callable[..., Any], options: Any, content: bytes) -> None:
-    # The closing marks of PNG and GIF hold no pixels: without them the picture is whole.
+    # The end markers of PNG and GIF hold no pixels, so the picture is complete without them.
     for length in (6, 20, 200, len(content) // 2, len(content) * 9 // 10, len(content) - 40):
         assert code_of(read, content[:length], **options) in ("truncated", "not-an-image")
     assert code_of(read, content[: len(content) // 2], **options) == "truncated"
@@ -309,7 +309,7 @@ def test_no_bytes_whatever_raise_anything_else(image_format: str) -> None:
 
 
 def striped(width: int, height: int) -> Image.Image:
-    """Red in the middle, blue in the outer quarters of the longer side."""
+    """Return a picture that is red in the middle and blue in the outer quarters of its longer side."""
     levels = np.zeros((height, width, 3), np.uint8)
     levels[:] = RED
     along = levels if height >= width else levels.transpose(1, 0, 2)

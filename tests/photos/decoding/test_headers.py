@@ -1,4 +1,4 @@
-"""Metadata, padding and structure that cost more than the pixels: the pixels count, and the work is bounded."""
+"""Metadata and padding that cost more than the pixels are dropped; a structure that costs too much is refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_png_of_too_many_chunks_is_refused() -> None:
 
 
 def jpeg_with_scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan stands `count` times."""
+    """Return a progressive JPEG in which the last scan occurs `count` times."""
     content = encode("JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:last] + content[last:-2] * count + content[-2:]
@@ -92,7 +92,7 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded() -> None:
 
 
 def test_marks_of_scans_behind_the_picture_do_not_count() -> None:
-    content = JPEG + b"\xff\xda" * 5000  # a film, as phones append it
+    content = JPEG + b"\xff\xda" * 5000  # such as a video that a phone appended
     assert inspect_image(content)[:2] == (64, 48)
 
 

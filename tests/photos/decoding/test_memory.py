@@ -1,4 +1,4 @@
-"""The memory that decoding takes: by mode, format and depth, and refused before a pixel is decoded."""
+"""The memory that decoding takes, by mode, format and depth; too much is refused before a pixel is decoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDES = (30, 20)
 
 
 def tiff(channels: int, bits: int, *, sides: tuple[int, int] = SIDES, rows_per_strip: int | None = None) -> bytes:
-    """A compressed TIFF of black, which Pillow does not write with 16-bit colours; one strip is there."""
+    """Return a compressed black TIFF, with only its first strip; Pillow cannot write 16-bit colours to TIFF."""
     width, height = sides
     rows = rows_per_strip or height
     packed = zlib.compress(bytes(min(sides[0] * rows, 100_000) * channels * bits // 8))

@@ -1,4 +1,4 @@
-"""Gray of any depth, 16-bit colours and transparency, beside the 8-bit photo that they were made from."""
+"""Gray of any depth, 16-bit colours and transparency, compared with the 8-bit photo they were made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(values: np.ndarray, *, significant_bits: int | None = None) -> bytes:
-    """A PNG of 16 bits: gray (H, W), colours (H, W, 3), or either with alpha (H, W, 2 or 4)."""
+    """Return a 16-bit PNG: gray (H, W), colours (H, W, 3), or either with alpha (H, W, 2 or 4)."""
     height, width = values.shape[:2]
     kind = 0 if values.ndim == 2 else {2: 4, 3: 2, 4: 6}[values.shape[-1]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -43,7 +43,7 @@ def pnm(values: np.ndarray) -> bytes:
 
 
 def tiff_colours(values: np.ndarray) -> bytes:
-    """A TIFF of 16-bit colours, which Pillow reads and does not write."""
+    """Return a TIFF with 16-bit colours, which Pillow reads but cannot write."""
     height, width, _ = values.shape
     bits_at = 8 + 2 + 12 * 10 + 4
     data_at = bits_at + 6
@@ -81,8 +81,8 @@ def test_what_a_file_says_of_its_depth_goes_before_its_greatest_value() -> None:
     dark = np.full((16, 16), 1000, np.uint16)
     assert levels(png(dark, significant_bits=12)).max() == 62
     assert levels(tiff(dark, max_sample=4095)).max() == 62
-    assert levels(tiff(dark)).max() == 249  # of 10 bits
-    # sBIT's values may fill 16 bits all the same.
+    assert levels(tiff(dark)).max() == 249  # as 10 bits are used
+    # Values may fill 16 bits even if sBIT declares fewer.
     assert levels(png(np.full((16, 16), 40_000, np.uint16), significant_bits=12)).max() == 156
 
 
@@ -102,14 +102,14 @@ def test_16_bits_with_alpha_of_8_bits_are_opaque(pixels: np.ndarray) -> None:
 
 
 def test_alpha_of_0_throughout_is_no_alpha() -> None:
-    # 32-bit BMP with an alpha mask, as screenshots are written.
+    # A 32-bit BMP with an alpha mask, a format of screenshots.
     masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     header = struct.pack("<IiiHHIIiiII", 108, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0) + masks + b"BGRs" + bytes(48)
     bmp = b"BM" + struct.pack("<IHHI", 14 + 108 + 16, 0, 0, 14 + 108) + header + bytes([30, 20, 10, 0]) * 4
     assert decode_image(bmp, size=1).tolist() == [[[10, 20, 30]]]
     pixels = np.full((4, 4, 4), (10, 20, 30, 0), np.uint8)
     for pixel, expected in ((0, [10, 20, 30]), (255, [255, 255, 255])):
-        pixels[0, 0, 3] = pixel  # one opaque pixel, and the rest is transparent on purpose
+        pixels[0, 0, 3] = pixel  # with one opaque pixel, the rest is transparent on purpose
         sink = io.BytesIO()
         Image.fromarray(pixels).save(sink, "PNG")
         assert decode_image(sink.getvalue(), size=4)[3, 3].tolist() == expected
@@ -142,4 +142,4 @@ print(found[100, 100, 0], round(peak() - before))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     level, more_mib = done.stdout.split()
     assert int(level) == expected
-    assert int(more_mib) < 32  # of the 41 that a second picture would take
+    assert int(more_mib) < 32  # a second picture would take 41

@@ -1,4 +1,4 @@
-"""A manifest in shards is the one that a single process makes."""
+"""A manifest in shards has the same content as one that a single process makes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def jpeg(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos in folders of splits: some are copies, some of another class too, some broken, some outside of classes."""
+    """Photos in split folders: some are copies, also across classes, some are broken, some are in no class folder."""
     root = tmp_path_factory.mktemp("pets")
     random = np.random.default_rng(0)
     for number in range(150):

@@ -22,7 +22,7 @@ def photos(count: int) -> pa.Table:
 
 
 def in_files(table: pa.Table, folder: Path, *sizes: int) -> PhotoRows:
-    """The rows in files of so many, each between rows of another split."""
+    """Write the rows to files of `sizes` rows, each followed by a row of another split; return them as PhotoRows."""
     shards, start = [], 0
     for number, size in enumerate(sizes):
         split = pa.array(["train"] * size + ["test"])

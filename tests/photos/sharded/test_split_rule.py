@@ -1,4 +1,4 @@
-"""The rule gives what splits.split_photos gives, which sees all photos at once."""
+"""The rule gives the same splits as splits.split_photos, which sees all photos at the same time."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ HINTS = ["train", "validation", "test"]
 
 
 def drawn(random: np.random.Generator, *, photos: int, classes: int, hinted: float) -> pa.Table:
-    """Photos of classes of all sizes, some with hints to some splits, by path."""
+    """Return photos of classes of all sizes, sorted by path; the fraction `hinted` of them has hints to some splits."""
     folders = HINTS[: int(random.integers(1, 4))] if random.random() < 0.5 else HINTS[int(random.integers(0, 3)) :]
     labels = np.concatenate([np.arange(classes), (random.random(photos) ** 3 * classes).astype(int)])
     hints = [str(random.choice(folders)) if random.random() < hinted else None for _ in labels]
@@ -24,7 +24,7 @@ def drawn(random: np.random.Generator, *, photos: int, classes: int, hinted: flo
 
 
 def split_in_ranges(rows: pa.Table, per_class: dict[str, int], *, classes: list[str], seed: int) -> list[str]:
-    """The split of each photo, by the rule that is made of what four ranges tell."""
+    """Return the split of each photo, by a rule that is made from what four digest ranges report."""
     starts = np.array([int(digest[0], 16) // 4 for digest in rows["digest"].to_pylist()])
     ranges = [rows.filter(pa.array(starts == number)) for number in range(4)]
     pools, labels = pools_of(rows).tolist(), rows["label"].to_pylist()

@@ -25,7 +25,7 @@ ODD_NAMES = [
 
 
 def write(folder: Path, names: list[str]) -> None:
-    """Files that hold their own name."""
+    """Write files whose contents are their own names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -116,7 +116,7 @@ def test_names_that_are_not_utf8_are_read_by_keys_of_their_own(tmp_path: Path) -
     }
     by_uri = list_photos(f"file://{tmp_path}")
     assert {photo.relative: read_photo(photo.path) for photo in by_uri} == found
-    below = list_photos(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9\xff"))  # given as an argument
+    below = list_photos(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9\xff"))  # as given on the command line
     assert [read_photo(photo.path) for photo in below] == [names[4]]
     assert code_of(f"{tmp_path}/caf\\x{{fe}}.jpg") == "missing"
 
@@ -138,7 +138,7 @@ def test_odd_names_survive_in_folders_and_archives(tmp_path: Path, prefix: str) 
     ("source", "message"),
     [
         ("{}/nowhere", "expected photos at {}/nowhere, found nothing there: check the path"),
-        ("{}/empty", "expected photos in {}/empty, found no files (hidden ones do not count): check the path"),
+        ("{}/empty", "expected photos in {}/empty, found no files (hidden files are ignored): check the path"),
         ("file://{}/nowhere", "expected photos at file://{}/nowhere, found nothing there: check the path"),
     ],
 )
@@ -195,7 +195,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 class Broken:
-    """What opens a file: the next calls raise `errors`, and then it opens."""
+    """An `open_file` whose first calls raise `errors`, one each."""
 
     def __init__(self, *errors: OSError) -> None:
         self.errors = list(errors)

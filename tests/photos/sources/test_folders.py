@@ -1,4 +1,4 @@
-"""Folders as people have them: unreadable ones, those of systems, results of ours, pipes and empty ones."""
+"""Folders found in practice: unreadable ones, system folders, results of catdog, pipes and empty folders."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_read_is_said_and_the_rest_goes_on(
     write(tmp_path, ["cat/1.jpg", "cat/locked/2.jpg", "dog/3.jpg"])
     scan = os.scandir
 
-    def refuse(path: Path) -> object:  # permissions do not hold for root
+    def refuse(path: Path) -> object:  # permissions do not apply to root
         if Path(path).name == "locked":
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)

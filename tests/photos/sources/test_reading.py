@@ -21,7 +21,7 @@ def test_photos_of_a_slow_store_are_on_their_way_at_the_same_time_and_come_in_or
     finally:
         object_store.answer_after_seconds = 0.0
     assert [photo.content for photo in found] == [f"photo {index}".encode() for index in range(40)]
-    assert object_store.most_at_once > 16  # one after the other it would be 1
+    assert object_store.most_at_once > 16  # sequential reads would give 1
 
 
 def test_a_photo_that_is_gone_stands_in_its_place(object_store: ObjectStore) -> None:
@@ -39,7 +39,7 @@ def test_a_photo_that_is_gone_stands_in_its_place(object_store: ObjectStore) -> 
 
 def test_a_store_that_is_gone_ends_the_listing_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(key: str) -> None:
-        raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation:\ncurlCode: 7")  # after 6 s of its own
+        raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation:\ncurlCode: 7")  # after 6 s of retries
 
     monkeypatch.setattr(outages, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(opening, "look_at", refuse)

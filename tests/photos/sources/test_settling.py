@@ -1,4 +1,4 @@
-"""Photos that were written just before they were listed, by clocks of any step."""
+"""Photos that were written just before they were listed, with clocks of any resolution."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NOON = 1_700_000_000 * 10**9
     ("versions", "fresh"),
     [
         (["10-1700000000000000000"], True),  # now
-        (["10-1699999999123000000"], True),  # milliseconds, as Google's store has
-        (["10-1699999101000000000"], True),  # 14:59 ago
-        (["10-1699999099000000000"], False),  # 15:01 ago
-        (["10-1700000100000000000"], True),  # by a clock that is ahead
-        (["10-1699999999123456789"], False),  # by a local disk
+        (["10-1699999999123000000"], True),  # milliseconds, as Google's store reports
+        (["10-1699999101000000000"], True),  # 14:59 minutes ago
+        (["10-1699999099000000000"], False),  # 15:01 minutes ago
+        (["10-1700000100000000000"], True),  # from a clock that is ahead
+        (["10-1699999999123456789"], False),  # from a local disk
         (["10-1699999099000000000", "10-1699999999000000000", None], True),
-        (["10", "10-00c0ffee", "10-5000000", None], False),  # no time; a zip, a tar
+        (["10", "10-00c0ffee", "10-5000000", None], False),  # without times; the second is of a zip, the third of a tar
         ([], False),
     ],
 )

@@ -17,7 +17,7 @@ from catdog.prediction.results.rows import LabelRule, build_rows
 
 
 def tables(count: int, *, size: int, threshold: float = 0.0, models: int = 1) -> Iterator[pa.Table]:
-    """Rows of which every tenth is an error; probabilities from a seed."""
+    """Yield `count` rows in tables of at most `size`: one in ten is an error, the others have seeded probabilities."""
     rule = LabelRule(classes=("cat", "dog"), threshold=threshold, top_k=1, models=models)
     random = np.random.default_rng(7)
     for start in range(0, count, size):

@@ -21,7 +21,7 @@ SUMMARY = {"seconds": 1.0, "photos_per_second": 1.0, "engine": "tensorflow", "ve
 
 
 def commit_random_rows(out: Path, rule: LabelRule, count: int) -> None:
-    """Leave `count` committed rows of random probabilities."""
+    """Commit `count` rows with random probabilities to `out`."""
     dog = np.random.default_rng(0).random(count).astype(np.float32)
     paths = [f"/a/rather/long/folder/of/photos/number-{index:08d}.jpg" for index in range(count)]
     probabilities = [np.stack([1 - dog, dog], axis=1)] * rule.models
@@ -44,7 +44,7 @@ def test_a_page_of_many_photos_stays_small(tmp_path: Path) -> None:
         photos="/a",
         thumbnails=make,
     )
-    assert [len(names) < 400 for names in searched] == [True]  # pictures are what takes time
+    assert [len(names) < 400 for names in searched] == [True]  # pictures take most of the time
     assert len(page) < 4_000_000
     assert "5,000 of 100,000 names are searched" in page
 
@@ -79,7 +79,7 @@ def test_a_job_leaves_its_page_last_and_makes_it_again_only_where_something_came
 
     first = predict()
     assert said[-1] == f"Report: {page}"
-    assert first.count(b"/9j/") == 6  # how every JPEG begins in base64
+    assert first.count(b"/9j/") == 6  # the start of every JPEG in base64
     assert predict() == first
     assert f"Report: {page}" not in said
     evaluated = predict(evaluate=True)

@@ -37,7 +37,7 @@ def paths_of(count: int) -> list[str]:
 
 
 def write_parts(out: Path | str, count: int) -> list[Run]:
-    """Write the rows of so many photos in parts of two."""
+    """Write the rows of `count` photos as parts of two photos each."""
     return write_rows(str(out), rows_of(paths_of(count)), photos_per_part=2, retried=1)
 
 
@@ -54,7 +54,7 @@ def commit_parts(out: Path | str, runs: list[Run], *, format: str = "parquet", r
 
 
 def standing_parts(out: Path | str, runs: list[Run]) -> list[str]:
-    """The numbers of the parts that stand."""
+    """Return the numbers of the parts that exist."""
     found = finished_parts(str(out), runs[0].shard.name)
     return sorted(name.partition("-")[2].partition("-")[0].lstrip("0") or "0" for name in found)
 
@@ -101,7 +101,7 @@ def test_parts_of_other_photos_are_not_committed(tmp_path: Path) -> None:
     runs = write_parts(tmp_path, 2)
     (part,) = finished_parts(str(tmp_path), runs[0].shard.name)
     write_prediction_part(str(tmp_path), part, rows_of(["/q/0.jpg", "/q/1.jpg"]), retried=0)
-    with pytest.raises(FailureError, match="are not those of the photos"):
+    with pytest.raises(FailureError, match="do not match the photos"):
         write_file(str(tmp_path), str(tmp_path / "s"), "00000", runs, format="csv", photos_per_part=2)
 
 
@@ -176,9 +176,9 @@ def test_a_committed_result_outlasts_the_commit_of_another_job(tmp_path: Path) -
     runs = write_parts(tmp_path, 2)
     with hold_lease(str(tmp_path), flag="--out") as lease:
         entry = write_one_file(tmp_path, runs, lease)
-        (tmp_path / "predictions").mkdir()  # as the other job does
+        (tmp_path / "predictions").mkdir()  # as another job would
         (tmp_path / "predictions/_SUCCESS").write_text("")
-        with pytest.raises(FailureError, match="another job has finished"):
+        with pytest.raises(FailureError, match="another job finished"):
             commit.finish_commit(str(tmp_path), {"files": [entry]}, lease=lease, replaces=False)
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["_SUCCESS"]
     assert standing_parts(tmp_path, runs) == ["0"]
@@ -209,7 +209,7 @@ def test_a_result_that_is_replaced_stands_until_the_new_one_does(tmp_path: Path)
 
 
 def listed(versions: dict[str, str | None]) -> pa.Table:
-    """Photos as they are listed, each with its version."""
+    """Return a listing of photos with these `versions`, by path."""
     paths = list(versions)
     return pa.table({**find_inputs(paths).to_pydict(), "version": [*versions.values()]}, schema=INPUTS)
 
@@ -220,12 +220,12 @@ def test_parts_of_photos_that_failed_or_changed_are_not_restored(tmp_path: Path,
     rows = build_rows(paths_of(8), ["io: broken", *[""] * 7], probabilities, TWO)
     versions: dict[str, str | None] = dict.fromkeys(paths_of(8), "1")
     commit_rows(str(tmp_path), rows, inputs=listed(versions), rows_per_file=rows_per_file)
-    versions |= {"/p/5.jpg": "2", "/p/7.jpg": None}  # of what has no version now nobody knows that it changed
+    versions |= {"/p/5.jpg": "2", "/p/7.jpg": None}  # without a version, a change cannot be noticed
     inputs = listed(versions)
     shards = [*cut_into_shards(inputs.slice(0, 6)), *cut_into_shards(inputs.slice(6))]
     assert find_changes(str(tmp_path), shards, itertools.starmap) == Changes(count=1, first="/p/5.jpg")
     assert find_changes(str(tmp_path), shards[::-1], itertools.starmap) == Changes(count=1, first="/p/5.jpg")
-    assert restore(tmp_path, shards) == ["0", "1"]  # the second of the first shard, the first of the second
+    assert restore(tmp_path, shards) == ["0", "1"]  # part 1 of the first shard, part 0 of the second
 
 
 def test_rows_of_other_photos_are_not_restored(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_result_knows_the_photos_that_it_was_made_of(tmp_path: Path) -> None:
     (inputs,) = commit.read_inputs(str(tmp_path))
     assert inputs.to_pydict() == {"path": paths_of(2), "version": [None, None]}
     assert commit.committed_digest(str(tmp_path)) == SetDigest.of(inputs)
-    # Readers of a folder leave out names with an underscore.
+    # Readers of a folder skip files whose names start with an underscore.
     assert pq.read_table(tmp_path / "predictions").num_rows == 2
 
 

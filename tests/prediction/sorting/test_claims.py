@@ -1,4 +1,4 @@
-"""Names that several photos want: as one pass over all photos would give them, whatever the files and partitions."""
+"""Names that several photos claim: the result is that of one pass over all photos, for any files and partitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def settled(out: Path, paths: list[str], folders: list[str], *, rows_per_file: int = 2) -> list[str]:
-    """The places of `paths`, settled over files of so many rows; the folder "unreadable" is that of errors."""
+    """Return the places of `paths`, settled over files of `rows_per_file` rows; photos in "unreadable" are errors."""
     good = [folder for folder in folders if folder != "unreadable"]
     probabilities = np.eye(2, dtype=np.float32)[[RULE.classes.index(folder) for folder in good]]
     errors = ["empty: x" if folder == "unreadable" else "" for folder in folders]
@@ -37,7 +37,7 @@ def settled(out: Path, paths: list[str], folders: list[str], *, rows_per_file: i
 
 
 def in_one_pass(paths: list[str], folders: list[str]) -> list[str]:
-    """What the places are by definition: each photo in order takes the first of its names that is free."""
+    """Return the places by definition: each photo in order takes the first of its names that is free."""
     taken: set[tuple[str, str]] = set()
     places = []
     for path, folder in zip(paths, folders, strict=True):
@@ -83,7 +83,7 @@ def test_files_and_partitions_change_nothing(
 ) -> None:
     chance = random.Random(0)
     paths = [f"/p/{folder}/{chance.choice('aAbBc')}.jpg" for folder in range(60)]
-    # Names that others want once theirs are taken, before and after these in the order.
+    # Add photos whose own name is the second or third choice of others, before or after them in the order.
     for level in (1, 1, 2):
         paths += [f"/{chance.random()}/{name_of(chance.choice(paths), level)}" for _ in range(20)]
     chance.shuffle(paths)

@@ -18,7 +18,7 @@ from catdog.prediction.sorting.placement import Placed, clean_copies, place_phot
 
 
 def write(folder: Path, names: list[str]) -> list[str]:
-    """Files that hold their own name; their paths."""
+    """Write files that contain their own names, and return their paths."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -26,7 +26,7 @@ def write(folder: Path, names: list[str]) -> list[str]:
 
 
 def sorted_into(out: Path, paths: list[str], labels: list[str], *, rows_per_file: int) -> list[ResultFile]:
-    """A result whose rows have these paths and labels, cat or dog."""
+    """Commit rows with these paths and labels, cat or dog, and return the result files."""
     probabilities = np.eye(2, dtype=np.float32)[[("cat", "dog").index(label) for label in labels]]
     rule = LabelRule(classes=("cat", "dog"), threshold=0.0, top_k=1, models=1)
     commit_rows(str(out), build_rows(paths, [""] * len(paths), [probabilities], rule), rows_per_file=rows_per_file)
@@ -34,7 +34,7 @@ def sorted_into(out: Path, paths: list[str], labels: list[str], *, rows_per_file
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """The files below `folder`, links followed, and their content."""
+    """Return the content of each file below `folder`, by relative path; links are followed."""
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if not path.is_dir()}
 
 
@@ -106,7 +106,9 @@ def test_a_move_that_was_killed_before_the_source_went_is_finished(tmp_path: Pat
 def test_a_move_never_takes_the_file_away_from_under_a_link_to_it(tmp_path: Path) -> None:
     (path,) = write(tmp_path / "p", ["1.jpg"])
     place_some([path], ["cat/1.jpg"], str(tmp_path / "d"), "link")
-    assert place_some([path], ["cat/1.jpg"], str(tmp_path / "d"), "move")[1] == [f"{path}: another file has its place"]
+    assert place_some([path], ["cat/1.jpg"], str(tmp_path / "d"), "move")[1] == [
+        f"{path}: another file is already there"
+    ]
     assert Path(path).read_text() == "1.jpg"
 
 
@@ -141,7 +143,7 @@ def test_somebody_else_s_file_is_never_overwritten(tmp_path: Path, mode: str) ->
     write(tmp_path / "d", ["cat/1.jpg"])
     (tmp_path / "d/cat/1.jpg").write_text("precious")
     states, failed = place_some(paths, ["cat/1.jpg", "cat/2.jpg"], str(tmp_path / "d"), mode)
-    assert (states, failed) == ({"placed": 1}, [f"{paths[0]}: another file has its place"])
+    assert (states, failed) == ({"placed": 1}, [f"{paths[0]}: another file is already there"])
     assert tree(tmp_path / "d") == {"cat/1.jpg": "precious", "cat/2.jpg": "2.jpg"}
     assert Path(paths[0]).read_text() == "1.jpg"
 
@@ -168,7 +170,7 @@ def test_a_full_disk_ends_the_job_with_one_line(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(placement.shutil, "copy2", fill)
-    with pytest.raises(FailureError, match=r"no space left in .*/d: make room and run the command again"):
+    with pytest.raises(FailureError, match=r"no space left in .*/d: free some space and run the command again"):
         place_some(write(tmp_path, ["1.jpg"]), ["cat/1.jpg"], str(tmp_path / "d"), "copy")
     assert tree(tmp_path / "d") == {}
 

@@ -1,4 +1,4 @@
-"""The runner of stages on one worker, on features in a cache, without Ray."""
+"""The stage runner on one worker, with cached features and without Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ WIDTH = 24
 
 
 def make_cache(root: Path, *, photos: int, seed: int) -> FeatureCache:
-    """Features of two classes that differ in every direction, with much noise."""
+    """Write and return a cache of very noisy features of two classes, whose means differ in every dimension."""
     random = np.random.default_rng(seed)
     labels = (np.arange(photos) % 2).astype(np.int32)
     table = pa.table(
@@ -60,7 +60,7 @@ def networks() -> Networks:
 
 @pytest.fixture
 def job(tmp_path: Path) -> TrainJob:
-    """A solved head, and a second stage that spoils it with a learning rate far too large."""
+    """Return a job that solves the head, and then spoils it in a second stage with a far too large learning rate."""
     caches = {
         "train": make_cache(tmp_path, photos=100, seed=0),
         "validation": make_cache(tmp_path, photos=60, seed=1),

@@ -16,7 +16,7 @@ from catdog.training.fit.train_step import Tail
 
 
 class ArrayRows:
-    """Rows in memory, every epoch in the same order, in chunks that do not fit the batch."""
+    """Rows in memory, in the same order in every epoch, in chunks whose size does not divide the batch size."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, *, chunk: int = 7) -> None:
         self.rows, self._features, self._labels, self._chunk = len(labels), features, labels, chunk
@@ -43,7 +43,7 @@ def classifier():  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def fresh(classifier):  # type: ignore[no-untyped-def]
-    """The classifier with its first weights; building one takes seconds."""
+    """Return the shared classifier, reset to its first weights, because building a new one takes seconds."""
     if not hasattr(classifier, "first_weights"):
         classifier.first_weights = classifier.get_weights()
     classifier.set_weights(classifier.first_weights)
@@ -151,7 +151,7 @@ def test_batch_norm_of_the_tail_is_trained_on_request(fresh) -> None:  # type: i
 
 
 def test_early_stopping_keeps_the_best_epoch(fresh) -> None:  # type: ignore[no-untyped-def]
-    # A step so large that the validation loss soon rises.
+    # The learning rate is so large that the validation loss soon rises.
     settings = StageConfig(epochs=50, learning_rate=0.3, patience=2, global_batch_size=16)
     state = fit(fresh, settings)
     losses = [row["val_loss"] for row in state.history]
@@ -178,7 +178,7 @@ def test_a_stage_that_was_stopped_ends_like_one_that_was_not(fresh, tmp_path: Pa
 def test_a_loss_that_is_not_a_number_ends_the_stage_with_advice(fresh) -> None:  # type: ignore[no-untyped-def]
     broken = rows(48)
     broken._features[5] = np.nan
-    with pytest.raises(DivergedError, match=r"not a number after epoch 1 .* try a smaller learning rate"):
+    with pytest.raises(DivergedError, match=r"NaN or infinite after epoch 1 .* try a smaller learning rate"):
         fit(fresh, StageConfig(epochs=2), train=broken)
 
 
@@ -188,7 +188,7 @@ def test_a_batch_larger_than_the_photos_takes_them_all(fresh) -> None:  # type: 
 
 
 class ShareOfRows(ArrayRows):
-    """All rows, as the one worker of a run has them."""
+    """All rows, as the share of a single worker."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         super().__init__(features, labels)
@@ -224,7 +224,7 @@ def test_the_weight_of_a_class_multiplies_its_part_of_the_loss(fresh) -> None:  
         return np.asarray(fit(fresh, settings, class_weights=class_weights, train=train).weights[0])
 
     np.testing.assert_allclose(kernel(0.01, (2.0, 2.0)), kernel(0.02, ()), atol=1e-6)
-    # Of a class that weighs nothing it does not matter what the photos look like.
+    # The photos of a class with weight 0 have no influence.
     other = rows(48)
     other._features[other._labels == 0] *= -3.0
     np.testing.assert_allclose(kernel(0.01, (0.0, 1.0)), kernel(0.01, (0.0, 1.0), other), atol=1e-6)

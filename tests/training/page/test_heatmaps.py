@@ -11,7 +11,7 @@ from catdog.training.page.heatmaps import make_seen_thumbnail
 
 def test_the_heat_lies_over_what_the_network_saw() -> None:
     levels = np.zeros((100, 300, 3), np.uint8)
-    levels[:, 100:200] = (255, 0, 0)  # what a crop of the centre leaves
+    levels[:, 100:200] = (255, 0, 0)  # what remains after a crop of the centre
     sink = io.BytesIO()
     Image.fromarray(levels).save(sink, "PNG")
     content = sink.getvalue()

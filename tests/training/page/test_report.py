@@ -16,6 +16,6 @@ def test_uneven_classes_are_said_and_how_the_training_weighted_them() -> None:
 
 
 def test_a_model_of_the_drawn_sample_says_so() -> None:
-    assert "trained on drawn pictures" in str(_drawn_warning({"photos": ""}))
+    assert "trained on the sample of drawn pictures" in str(_drawn_warning({"photos": ""}))
     assert _drawn_warning({"photos": "PetImages"}) is None
     assert _drawn_warning({}) is None  # a run of an earlier version recorded no settings

@@ -7,7 +7,7 @@ from catdog.training.page.scores import confusion_section, overview, stages_tabl
 
 
 def made_run(cats: int, dogs: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What report.json and diagnosis.json hold of a model that takes the first cat for a dog."""
+    """Return the contents of report.json and diagnosis.json for a model that takes the first cat for a dog."""
     true = np.repeat([0, 1], [cats, dogs])
     dog = np.where(np.arange(len(true)) == 0, 0.9, 0.9 * true + 0.05)
     found = evaluate(true, np.stack([1 - dog, dog], axis=1), classes=("<cat>", "dog")).to_json()

@@ -1,4 +1,4 @@
-"""Which settings mattered, on objectives whose answer is known."""
+"""How much each setting mattered, on objectives with a known answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a sweep: who can win, and what is said."""
+"""The end of a sweep: which trials can win, and what the console reports."""
 
 from __future__ import annotations
 
@@ -35,4 +35,7 @@ def test_the_winner_is_named_by_what_it_was_chosen_by() -> None:
         "Best: trial 3, its frozen stage, chosen by val_accuracy on validation: loss 0.2500, accuracy 0.9000."
     )
     tested = {"test": {"accuracy": 0.75}, "default": {"test": {"accuracy": 0.5}}}
-    assert held_out_text(tested) == "On the test photos, which chose nothing: accuracy 0.7500, trial 0 0.5000."
+    assert (
+        held_out_text(tested)
+        == "On the test photos, which were not used for selection: accuracy 0.7500, trial 0 0.5000."
+    )

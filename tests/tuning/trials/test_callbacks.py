@@ -1,4 +1,4 @@
-"""What is recorded of a trial that ended: every checkpoint counts."""
+"""The record of a trial that ended, for which every checkpoint counts."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_logistic_head_is_that_of_scikit_learn() -> None:
     head = fitter().fit([whole(rows.plain, rows.train_labels)], [])
     features = rows.plain.astype(np.float64)
     oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.02, tol=1e-9)).fit(features, rows.train_labels)
-    # Two classes by softmax have half of the penalty on each kernel: C of 0.01 is scikit-learn's 0.02.
+    # For two classes, our penalty is half of scikit-learn's, so our C of 0.01 is its 0.02.
     held = rows.validation.astype(np.float64)
     expected = oracle.decision_function(held)
     logits = held @ head.weights[0] + head.weights[1]
@@ -85,7 +85,7 @@ def test_cross_validation_rates_photos_that_were_left_out_in_their_plain_view() 
     assert summary["accuracy"] == correct.mean()
     means = [one["loss"] for one in summary["scores"]]
     assert summary["loss_error"] == pytest.approx(np.std(means, ddof=1) / np.sqrt(5))
-    # A head that has seen the photos is better on them: left-out photos are rated honestly.
+    # A head that was trained on the photos has a lower loss on them, so the held-out photos were really unseen.
     seen = fitter(c=100.0).fit([whole(rows.plain, rows.train_labels)], [])
     assert scores_of(*rate_head(seen.weights, [whole(rows.plain, rows.train_labels)]))["loss"] < summary["loss"]
 

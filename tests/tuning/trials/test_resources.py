@@ -1,4 +1,4 @@
-"""What a trial books: numbers in, numbers out."""
+"""The CPUs and GPUs that a trial books, computed without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of Ray Tune's schedulers a sweep has."""
+"""Which of Ray Tune's schedulers a sweep uses."""
 
 from __future__ import annotations
 

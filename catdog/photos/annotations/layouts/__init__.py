@@ -1,4 +1,4 @@
-"""How folders and file names tell classes and splits.
+"""How folder and file names determine classes and splits.
 
 Text in, text out: nothing here reads a file.
 """

@@ -1,4 +1,4 @@
-"""What class each file of a listing is of: class folders, split folders around them, or names that carry the class."""
+"""The class of each file of a listing: from class folders, split folders around them, or names with the class."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from catdog.photos.annotations.layouts.layout import Layout, folded
 from catdog.photos.annotations.layouts.layout_detection import detect_layout
 
 LAYOUTS = (
-    "CLASS/photo.jpg, or train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
-    "folders around these and a zip of them will do; or say what they show by --labels FILE"
+    "CLASS/photo.jpg, or train/CLASS/photo.jpg (next to it validation/, val/ or test/), or CLASS.1.jpg; "
+    "folders around these and a zip of them are accepted; or give the labels by --labels FILE"
 )
 
 
 def assign_classes(
     relatives: Sequence[str], *, source: str, splits: str = "", known: Sequence[str] = (), photos: int = 0
 ) -> tuple[Layout, list[tuple[str | None, str] | None]]:
-    """Decide the layout of a whole listing and return it with `class_of` each file.
+    """Detect the layout of a whole listing and return it with `class_of` each file.
 
-    Only files named like pictures decide, so a readme beside the class folders changes nothing:
-    1. While all pictures in folders are in one folder with folders of its own, it is wrapping, and is entered.
-    2. If a folder there has a split's name and class folders or CLASS.1.jpg names in it, all so named are splits.
+    Only files named like pictures decide, so a readme next to the class folders changes nothing:
+    1. While all pictures in folders are in one folder that has sub-folders, that folder is a wrapper and is entered.
+    2. If a folder there has the name of a split and contains class folders or CLASS.1.jpg names, all folders with
+       split names are splits.
     3. The classes are the folders there, or those in the split folders. Deeper folders belong to their class.
-    4. If that gives fewer than two classes, names decide: cat.0.jpg is of class cat.
-    When all files hint the same split (somebody gave `data/train`), the hint says nothing and is dropped.
-    `splits` such as `train=a,test=b` names the split folders, `none` says that there are none. Where `known` classes
-    are given, one of them is enough, and a folder of such a name anywhere around a file is its class.
-    Of `photos` files `relatives` may be one of each kind.
-    Raises UsageError, naming `source`, for fewer than two classes, and where folders may be splits or classes.
+    4. If that gives fewer than two classes, file names decide: cat.0.jpg is of class cat.
+    If all files have the same split hint (the user gave `data/train`), the hint is dropped.
+    `splits` such as `train=a,test=b` names the split folders; `none` says that there are none. With `known` classes,
+    one of them is enough. If the layout finds none of them, the nearest folder around a file with such a name is its
+    class.
+    `relatives` may be only one file of each kind, out of `photos` files.
+    Raises UsageError, naming `source`, for fewer than two classes, and if folders may be either splits or classes.
     """
     layout = detect_layout(relatives, splits=splits)
     if known and not {*layout.classes} & {*known}:
@@ -51,7 +53,7 @@ def _assign_known(
     relatives: Sequence[str], *, source: str, known: Sequence[str], photos: int
 ) -> tuple[Layout, list[tuple[str | None, str] | None]]:
     names = frozenset(known)
-    around = folded(source.split("!")[-1].rstrip("/"))[-1:]  # somebody gave PetImages/Cat
+    around = folded(source.split("!")[-1].rstrip("/"))[-1:]  # the user gave PetImages/Cat
     assigned: list[tuple[str | None, str] | None] = []
     for relative in relatives:
         folders = around + folded(relative.rpartition("/")[0])

@@ -1,4 +1,4 @@
-"""A photo of each kind, from which layouts are told: so few stand for millions."""
+"""One example photo of each kind: a few of them are enough to detect the layout of millions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable
 from catdog.photos.annotations.layouts.layout import carried_class
 from catdog.photos.decoding.formats import is_photo_name
 
-MOST_NAMES = 1000  # of classes that are not known: more of them tell no more
+MAX_NAMES = 1000  # kinds with an unknown class name; more of them add no information
 
 
 class Examples:
-    """The first photo of each kind that layouts tell apart; there is one of each folder at least.
+    """The first photo of each kind that layout detection distinguishes, at least one for each folder.
 
-    Where the classes are `known`, so many others count that names of photos carry, and no more.
+    If the classes are `known`, other classes in file names distinguish at most MAX_NAMES kinds. Beyond that they are
+    ignored.
     """
 
     def __init__(self, known: Collection[str] | None = None) -> None:
@@ -23,18 +24,18 @@ class Examples:
         self._found: dict[tuple[str, str, bool], str] = {}
 
     def add(self, relatives: Iterable[str]) -> None:
-        """Look at more photos, by their places below the source."""
+        """Add photos, given as paths relative to the source."""
         for relative in relatives:
             folder, _, name = relative.rpartition("/")
             kind = (folder, carried_class(name) or "", is_photo_name(relative))
             if self._known is not None and kind[1] not in self._known and kind not in self._found:
                 self._unknown += 1
-                if self._unknown > MOST_NAMES:
+                if self._unknown > MAX_NAMES:
                     kind = (folder, "", kind[2])
             if relative < self._found.get(kind, f"{relative}\0"):
                 self._found[kind] = relative
 
     @property
     def relatives(self) -> list[str]:
-        """Their places below the source, sorted."""
+        """The paths of the examples relative to the source, sorted."""
         return sorted(self._found.values())

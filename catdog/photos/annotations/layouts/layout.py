@@ -1,4 +1,4 @@
-"""A layout: how the class and the split of a photo follow from the names around it."""
+"""A layout: how the class and the split of a photo follow from its folder and file names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from functools import cached_property, lru_cache
 
 from catdog.photos.annotations.layouts.split_names import split_of_name
 
-Folder = tuple[str, ...]  # names from the source down, as they are compared
+Folder = tuple[str, ...]  # names from the source down, as `folded` returns them
 _CARRIES_CLASS = re.compile(r"([^.]+)\.\d+\.[^.]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a listing tells classes; folder and class names are compared in lower case.
+    """How a listing determines classes; folder and class names are compared in lower case.
 
-    With `from_names`, a file is CLASS.NUMBER.ext and the nearest split folder around it is its hint. Otherwise its
-    class is the first folder below one of `roots`, whose value is the split hint, and with `split_in_class` the folder
-    below that is a split.
+    With `from_names`, a file is named CLASS.NUMBER.ext, and the nearest split folder around it is its split hint.
+    Otherwise its class is the first folder below one of `roots`, whose value is the split hint. With
+    `split_in_class`, the folder below the class folder is the split.
     """
 
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class Layout:
         )
 
     def class_of(self, relative: str) -> tuple[str | None, str] | None:
-        """Return (split hint or None, class name) of the file at `relative`, or None where it has no class."""
+        """Return (split hint or None, class name) of the file at `relative`, or None if it has no class."""
         folder, _, name = relative.rpartition("/")
         folders = folded(folder)
         if self.from_names:
@@ -61,9 +61,9 @@ class Layout:
 
 @lru_cache(maxsize=1 << 16)
 def folded(folder: str) -> tuple[str, ...]:
-    """Return the parts of `folder` as they are compared: lower case, without spaces around, accents composed.
+    """Return the parts of `folder` in the form used for comparison: lower case, stripped, composed accents.
 
-    macOS stores accents apart.
+    macOS stores accents decomposed.
     """
     return tuple(unicodedata.normalize("NFC", part).lower().strip() or part for part in folder.split("/") if part)
 

@@ -1,4 +1,4 @@
-"""Which layout a listing has: where its class folders are, and whether splits are around or inside them."""
+"""Layout detection: where a listing has its class folders, and whether split folders are around or inside them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from catdog.photos.decoding.formats import is_photo_name
 from catdog.storage.schemas import SPLITS
 
 NO_SPLITS = "none"
-# Folders beside the photos that hold no photos of a class, and folders that hold the class folders.
+# Folders next to the photos that contain no photos of a class, and folders that contain the class folders.
 _BESIDE = re.compile(r"annotations?|labels?|masks?|trimaps?|segmentations?|bbox(es)?|xmls?|json|meta(data)?|docs?|doc")
 _AROUND = re.compile(r"\w*(images?|imgs?|photos?|pictures?|pics?)|data(set)?s?")
-_BEGINS_AS_SPLIT = re.compile(r"(train|test|val(id)?)[a-z]$")  # trainA beside trainB
-_MOST_SPLITS = 50  # more folders than that are classes
+_BEGINS_AS_SPLIT = re.compile(r"(train|test|val(id)?)[a-z]$")  # trainA next to trainB
+_MAX_SPLITS = 50  # more folders than this are classes
 
 
 def detect_layout(relatives: Sequence[str], *, splits: str) -> Layout:
     """Return the layout of a listing; `splits` is the text of --splits.
 
-    Raises UsageError where folders may be splits or classes, and where `splits` names no folder.
+    Raises UsageError if folders may be either splits or classes, or if `splits` names no folder.
     """
     pictures = [relative for relative in relatives if is_photo_name(relative)] or relatives
     folders: set[Folder] = set()
@@ -53,7 +53,7 @@ def detect_layout(relatives: Sequence[str], *, splits: str) -> Layout:
 
 
 def _read_splits(text: str, folders: set[Folder]) -> dict[Folder, str | None]:
-    """Return the split of each folder that `text`, as --splits has it, names."""
+    """Return the split of each folder that `text`, the value of --splits, names."""
     if not text or text == NO_SPLITS:
         return {}
     given: dict[Folder, str | None] = {}
@@ -78,7 +78,7 @@ def _below(folder: Folder, root: Folder) -> Folder | None:
 
 
 def _wrapper(folders: Iterable[Folder], start: Folder = ()) -> Folder:
-    """Return the deepest folder, from `start` down, around all class folders of `folders`."""
+    """Return the deepest folder, at or below `start`, that contains all class folders of `folders`."""
     base = start
     while True:
         below = {folder[len(base) :] for folder in folders if folder[: len(base)] == base} - {()}
@@ -89,14 +89,14 @@ def _wrapper(folders: Iterable[Folder], start: Folder = ()) -> Folder:
 
 
 def _split_layout(splits: Mapping[Folder, str | None], folders: set[Folder]) -> Layout:
-    """Return the layout whose classes are the folders in the split folders, each of which may wrap them once more."""
+    """Return the layout whose classes are the folders in the split folders, which may contain wrapper folders."""
     roots = dict(splits)
     classes = _children(roots, folders)
     wrapped = all(len(_wrapper(folders, root)) > len(root) for root in splits)  # train/images/cat, or train/train
     if len(classes) < 2 or _all_splits(classes) or wrapped:
         roots = {_wrapper(folders, root): split for root, split in splits.items()}
         classes = _children(roots, folders)
-    # train/train/ with the photos in it is Kaggle's, and no class.
+    # train/train/ with the photos in it is a Kaggle layout, not a class.
     return Layout(classes=() if _all_splits(classes) else tuple(sorted(classes)), roots=roots)
 
 
@@ -116,7 +116,7 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
         if below:
             inside[below[0]].update(below[1:2])
     again = sorted(name for name, below in inside.items() if len(below & (inside.keys() - {name})) > 1)
-    for name in again:  # cell_images/cell_images/, as some archives are made
+    for name in again:  # cell_images/cell_images/, as in some archives
         del inside[name]
     base, inside, notes = _leave_out_beside(base, inside, folders)
     if again:
@@ -128,7 +128,7 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
     if any(inside[root[-1]] or root in carriers for root in named):
         others = sorted(set(inside) - {root[-1] for root in named})
         if others:
-            notes += (f"Skipped, because the split folders are beside it: {', '.join(others[:5])}.",)
+            notes += (f"Skipped, because they are next to the split folders: {', '.join(others[:5])}.",)
         return dataclasses.replace(_split_layout(named, folders), notes=notes)
     if len(inside) > 1 and all(names and _all_splits(names) for names in inside.values()):
         return Layout(classes=classes, roots={base: None}, split_in_class=True, notes=notes)
@@ -138,14 +138,14 @@ def _detect_folders(folders: set[Folder], *, carriers: set[Folder], may_split: b
     _refuse_two_readings(base, inside, folders)
     alike = sorted(name for name in inside if (*base, name) not in named and _BEGINS_AS_SPLIT.match(name))
     if alike:
-        notes += (f"Used as a class, though its name begins as that of a split: {', '.join(alike[:5])}.",)
+        notes += (f"Used as a class, although its name begins like that of a split: {', '.join(alike[:5])}.",)
     return Layout(classes=classes, roots={base: None}, notes=notes)
 
 
 def _leave_out_beside(
     base: Folder, inside: dict[str, set[str]], folders: set[Folder]
 ) -> tuple[Folder, dict[str, set[str]], tuple[str, ...]]:
-    """Leave out annotations/ beside images/, and what is beside the one folder that holds the class folders."""
+    """Leave out annotations/ next to images/, and all folders next to the only one that contains class folders."""
     beside = {name for name in inside if _BESIDE.fullmatch(name)}
     around = [name for name in inside if _AROUND.fullmatch(name) and len(inside[name]) > 1]
     if len(around) == 1 and not any(len(inside[name]) > 1 for name in inside if name not in around):
@@ -172,8 +172,8 @@ def _leave_out_beside(
 
 
 def _refuse_two_readings(base: Folder, inside: Mapping[str, set[str]], folders: set[Folder]) -> None:
-    """Raise UsageError where all folders contain the same folders: they may be splits of unknown names."""
-    if not 2 <= len(inside) <= _MOST_SPLITS or not all(inside.values()):
+    """Raise UsageError if all folders share two sub-folders or more: they may be splits with unknown names."""
+    if not 2 <= len(inside) <= _MAX_SPLITS or not all(inside.values()):
         return
     held = []
     for name in inside:

@@ -12,7 +12,7 @@ _WORDS = {
     "test": ("test", "testing", "tst", "holdout", "heldout"),
 }
 _MEANT = {word: split for split, words in _WORDS.items() for word in words}
-# What stands before or after such a word and changes nothing: training_set, my-val-data, test1, imgs_train_2019.
+# Words before or after such a word that change nothing: training_set, my-val-data, test1, imgs_train_2019.
 _FILLER = re.compile(
     r"(data|image|img|photo|pic|picture|sub|sample)?sets?|data|splits?|images?|imgs?|photos?|pics?|pictures?|samples?"
     r"|folder|dir|part|small|tiny|mini|full|all|new|final|my|the|in|out|cats?|dogs?|and|vs|pets?|v?\d+"
@@ -22,7 +22,7 @@ _JOINED = re.compile(rf"(?:set|data|images?|imgs?|photos?)?({_ANY})(?:set|data|i
 
 
 def split_of_name(name: str) -> str | None:
-    """Return the split that a folder of this name is, or None: `training_set`, `Val`, `test1`, `cats-train-2019`."""
+    """Return the split that a folder name means, such as `training_set`, `Val`, `test1`, `cats-train-2019`, or None."""
     words = _words_of(name)
     if words in (["hold", "out"], ["held", "out"]):
         return "test"
@@ -33,9 +33,9 @@ def split_of_name(name: str) -> str | None:
 
 
 def splits_of_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each of `names`, folders side by side, that is one.
+    """Return the split of each of `names`, sibling folders, that means a split.
 
-    `seg_train` beside `seg_test` are splits too: but for the word that tells them they are the same.
+    `seg_train` next to `seg_test` are splits too: the names differ only in the word that means the split.
     """
     found = {name: split for name in names if (split := split_of_name(name))}
     alike: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)

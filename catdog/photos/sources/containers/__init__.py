@@ -1,4 +1,4 @@
-"""Files that hold photos: archives and Parquet files, read in place, and several of them at once.
+"""Files that hold photos, one or several: archives and Parquet files, read in place.
 
 `sources` imports it.
 """

@@ -1,7 +1,7 @@
 """Archives that are read without being unpacked: zip, and tar with any of its compressions.
 
-Members are read in memory and written nowhere, so an archive cannot place a file, whatever names it carries. A
-compressed tar cannot be read from the middle: it is decompressed once, into the cache of this machine.
+Members are read into memory and never extracted, so an archive cannot place a file, whatever its member names. A
+compressed tar cannot be read from the middle, so it is decompressed once into the cache of this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
-from catdog.console import say
+from catdog.console import counted, say
 from catdog.errors import ImageError, UsageError, one_line
 from catdog.photos.sources.folders import is_hidden
 from catdog.photos.sources.opening import describe_stranger, look_at, open_file
@@ -35,17 +35,17 @@ SUFFIXES = ZIP_SUFFIXES + TAR_SUFFIXES
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, tarfile.TarError)
 _COMPRESSIONS = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "tbz2": "bz2", "zst": "zstd", "tzst": "zstd"}
 _UTF_8 = 0x800  # APPNOTE 4.4.4, bit 11: the name is UTF-8
-_MOST_TIMES, _MOST_BESIDE = 50, 2**30  # photos hardly shrink: beyond so many times its size and so many bytes is a bomb
+_MAX_RATIO, _MAX_EXTRA_BYTES = 50, 2**30  # photos hardly compress: more than 50 times the size plus 1 GiB is a bomb
 _SIDECARS = (".cls", ".json", ".txt", ".txt2", ".id", ".index")  # of a photo in a WebDataset shard
 
 
-# Of a file of a set; the last of them as Hugging Face wrote it.
+# The number of a file in a set, and the hash that Hugging Face appended to it.
 _NUMBER = re.compile(r"([-_]?\d+)?([-_]of[-_]\d+)?(-[0-9a-f]{16})?$")
 _SEEKING = threading.Lock()
 
 
 class Member(NamedTuple):
-    """A file in an archive: `name` finds it, `relative` is its place, `version` changes with its content."""
+    """A file in an archive: `name` finds it, `relative` is its path, `version` changes with its content."""
 
     name: str
     relative: str
@@ -53,7 +53,7 @@ class Member(NamedTuple):
 
 
 def archive_kind(path: str) -> str | None:
-    """Return `zip` or `tar` for a path or URI of such a name, else None."""
+    """Return `zip` or `tar` for a path or URI with such a suffix, else None."""
     folded = split_query(path)[0].lower()
     return "zip" if folded.endswith(ZIP_SUFFIXES) else "tar" if folded.endswith(TAR_SUFFIXES) else None
 
@@ -61,7 +61,7 @@ def archive_kind(path: str) -> str | None:
 def list_members(path: str) -> list[Member]:
     """Return the visible files of the archive at `path`, each once.
 
-    Raises UsageError for a file that is no archive, and for one that is encrypted or holds archives only.
+    Raises UsageError for a file that is not an archive, is encrypted, or holds only archives.
     """
     try:
         members = (_list_zip if archive_kind(path) == "zip" else _list_tar)(path)
@@ -78,7 +78,7 @@ def list_members(path: str) -> list[Member]:
 def read_member(path: str, name: str, *, max_bytes: int) -> bytes:
     """Return the bytes of one member, bounded by `max_bytes` and, for a zip, checked by its CRC.
 
-    Raises ImageError: missing, encrypted, too-large, truncated, io. OSError as the file system raises it.
+    Raises ImageError of code missing, encrypted, too-large, truncated or io, and OSError as the file system does.
     """
     read = _read_zip if archive_kind(path) == "zip" else _read_tar
     try:
@@ -94,14 +94,14 @@ def read_member(path: str, name: str, *, max_bytes: int) -> bytes:
 
 
 def check_size(size: int, max_bytes: int) -> int:
-    """Return `size`; raises ImageError of code too-large where it is more than `max_bytes`."""
+    """Return `size`; raises ImageError of code too-large if it exceeds `max_bytes`."""
     if size > max_bytes:
         raise ImageError("too-large", f"{size:,} bytes, the limit is {max_bytes:,}")
     return size
 
 
 def _relative(name: str) -> str | None:
-    """Return the place of a member, or None for one that is hidden or would leave the archive's root."""
+    """Return the path of a member, or None if it is hidden or would leave the archive's root."""
     parts: list[str] = []
     for part in name.replace("\\", "/").split("/"):
         if part == "..":
@@ -127,8 +127,7 @@ def _list_zip(path: str) -> list[Member]:
     if unmarked:
         guessed = any(name == entry.filename for name, entry in files.items() if not name.isascii())
         encoding = "UTF-8 or CP437" if guessed else "UTF-8"
-        names = "1 name in {} does" if unmarked == 1 else f"{unmarked} names in {{}} do"
-        say(f"{names.format(path)} not say how it is encoded: read as {encoding}.")
+        say(f"{counted(unmarked, 'name')} in {path} without a declared encoding: read as {encoding}.")
     return [
         Member(name, relative, f"{entry.file_size}-{entry.CRC:08x}")
         for name, entry in files.items()
@@ -148,13 +147,16 @@ def _read_zip(path: str, name: str, max_bytes: int) -> bytes:
 
 @lru_cache(maxsize=4)
 def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
-    """Open an archive once a process: its directory of members takes a second for each hundred thousand."""
+    """Open a zip, cached per process: reading its directory takes a second for each hundred thousand members."""
     archive = zipfile.ZipFile(open_file(path))
     return archive, {_zip_name(entry): entry for entry in archive.infolist()}
 
 
 def _zip_name(entry: zipfile.ZipInfo) -> str:
-    """Return the name of a member: zipfile takes one that does not say UTF-8 for CP437, where UTF-8 is more likely."""
+    """Return the name of a member.
+
+    zipfile decodes a name without the UTF-8 flag as CP437, but UTF-8 is more likely.
+    """
     if entry.flag_bits & _UTF_8 or entry.filename.isascii():
         return entry.filename
     try:
@@ -167,7 +169,7 @@ def _zip_name(entry: zipfile.ZipInfo) -> str:
 
 
 def _list_tar(path: str) -> list[Member]:
-    # A tar has no checksums of its members, so all of them change with it: with what stood there before it was opened.
+    # A tar has no checksums of its members, so each gets the version of the tar, taken before the tar is opened.
     _, version = look_at(path)
     _, places = _open_tar(path)
     found = [
@@ -184,12 +186,12 @@ def _list_tar(path: str) -> list[Member]:
 
 
 def shard_set(name: str) -> str:
-    """Return what the numbered files of one set share: `pets-train` of pets-train-00000-of-00002.tar."""
+    """Return the name that the numbered files of a set share: `pets-train` for pets-train-00000-of-00002.tar."""
     return _NUMBER.sub("", name.rpartition("/")[2].partition(".")[0])
 
 
 def sample_key(name: str) -> str:
-    """Return what a photo and its sidecars share in a WebDataset shard: the name up to its first dot."""
+    """Return the key that a photo and its sidecars share in a WebDataset shard: the name up to its first dot."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
@@ -198,7 +200,7 @@ def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
     stream, places = _open_tar(path)
     at, size = places[name]
     check_size(size, max_bytes)
-    with _SEEKING:  # zipfile has such a lock of its own
+    with _SEEKING:  # zipfile has such a lock itself
         stream.seek(at)
         content = stream.read(size)
     if len(content) < size:
@@ -208,7 +210,7 @@ def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
 
 @lru_cache(maxsize=4)
 def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
-    """Open a tar once a process; return its bytes and the place and size of each file in it."""
+    """Open a tar, cached per process; return its stream and the offset and size of each file in it."""
     suffix = split_query(path)[0].lower().rpartition(".")[2]
     stream = open_file(path) if suffix == "tar" else _decompressed(path, suffix)
     places = {}
@@ -217,7 +219,7 @@ def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
             name, link = _tar_name(member.name), _tar_name(member.linkname)
             if member.isreg():
                 places[name] = (member.offset_data, member.size)
-            elif member.islnk() and link in places:  # the same file under a second name
+            elif member.islnk() and link in places:  # a hard link: the same file under a second name
                 places[name] = places[link]
     return stream, places
 
@@ -227,7 +229,7 @@ def _tar_name(name: str) -> str:
 
 
 def _decompressed(path: str, suffix: str) -> IO[bytes]:
-    """Return the bytes of a compressed tar from the cache of this machine, where they are put first."""
+    """Return a compressed tar, decompressed, as a stream from the cache of this machine; fill the cache first."""
     with open_file(path) as packed:
         size = packed.seek(0, io.SEEK_END)
         packed.seek(max(0, size - 2**16))
@@ -240,7 +242,7 @@ def _decompressed(path: str, suffix: str) -> IO[bytes]:
                 unpacked = lzma.LZMAFile(packed)  # noqa: SIM115 - `packed` is closed
             else:
                 unpacked = pa.CompressedInputStream(packed, _COMPRESSIONS[suffix])
-            _write_bounded(unpacked, cached, most=_MOST_TIMES * size + _MOST_BESIDE)
+            _write_bounded(unpacked, cached, most=_MAX_RATIO * size + _MAX_EXTRA_BYTES)
     return open_file(str(cached))
 
 
@@ -261,11 +263,11 @@ def _write_bounded(source: Any, target: Path, *, most: int) -> None:
 def _read_block(source: Any) -> bytes:
     try:
         return bytes(source.read(2**20))
-    except OSError as error:  # pyarrow's and bz2's word for damage
+    except OSError as error:  # pyarrow and bz2 raise it for damaged data
         raise ValueError(one_line(error)) from error
 
 
 def forget_archives() -> None:
-    """Close what is kept open: a connection may be broken."""
+    """Drop the archives that are kept open, because a connection may be broken."""
     _open_zip.cache_clear()
     _open_tar.cache_clear()

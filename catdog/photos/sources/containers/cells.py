@@ -1,8 +1,8 @@
-"""The bytes in single rows of Parquet files, of which no less than a row group can be read.
+"""The bytes in single rows of Parquet files, of which the smallest readable unit is a row group.
 
-Who reads rows one after the other has the last few row groups in memory. Training takes photos in a random order, by
-their keys: a row group that is large, or that a process comes back to, is kept as an Arrow file in the cache of this
-machine, which all its processes map into memory.
+For sequential reads, the last few row groups stay in memory. Training reads photos in random order, by their keys.
+Then a row group that is large, or that a process returns to, is kept as an Arrow file in the cache of this machine,
+which all its processes memory-map.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from catdog.photos.sources.opening import look_at
 from catdog.storage.files import cache_directory, is_uri, split_query
 
 _GIVEN = re.compile(r"(.+?)\[(\d+)\]!.*", re.DOTALL)
-_HELD = 4  # row groups in memory: a process that labels is at three places
-_MAPPED = 64  # row groups that are open as files
-_INDEXED = 256  # tables whose names are in memory, some 30 bytes for each
-_LARGE_BYTES = 2**26  # of a row group: that, for each process, is not to be in memory
+_HELD = 4  # row groups in memory: a process that labels photos reads at three places
+_MAPPED = 64  # memory-mapped row groups
+_INDEXED = 256  # tables whose row names are in memory, some 30 bytes per name
+_LARGE_BYTES = 2**26  # a larger row group should not be in the memory of every process
 
 
 class _Group(NamedTuple):
-    """A row group, and the column of photos in it; "" is the only one of bytes."""
+    """A row group and its column of photos; "" means the only column of bytes."""
 
     path: str
     number: int
@@ -54,7 +54,7 @@ class _Group(NamedTuple):
             return bool(sum(column.total_uncompressed_size for column in columns) > _LARGE_BYTES)
 
     def map(self) -> pa.ChunkedArray:
-        """Return its photos in a file of the cache, which is made where there is none."""
+        """Return its photos, memory-mapped from a file in the cache, which is written if it does not exist."""
         _, version = look_at(self.path)
         name = hashlib.sha256(f"{self.path}\n{version}\n{self.number}\n{self.column}".encode()).hexdigest()[:32]
         cached = cache_directory() / "tables" / f"{name}.arrow"
@@ -76,16 +76,16 @@ def _write_whole(rows: pa.Table, target: Path) -> None:
 
 
 class _Groups:
-    """The row groups that a process has at hand."""
+    """The row groups that a process holds in memory or has memory-mapped."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: OrderedDict[_Group, pa.ChunkedArray] = OrderedDict()
         self._mapped: OrderedDict[_Group, pa.ChunkedArray] = OrderedDict()
-        self._left: set[_Group] = set()  # was held, and is not any more
+        self._left: set[_Group] = set()  # evicted
 
     def read(self, group: _Group, *, in_order: bool) -> pa.ChunkedArray:
-        """Return the photos of `group`, which is read with others `in_order` or at random."""
+        """Return the photos of `group`; `in_order` says whether rows are read sequentially or at random."""
         with self._lock:
             for known in (self._held, self._mapped):
                 if group in known:
@@ -96,7 +96,7 @@ class _Groups:
             try:
                 return self._keep(group, group.map(), self._mapped, _MAPPED)
             except OSError:
-                pass  # no cache can be written here: it takes longer
+                pass  # the cache cannot be written here, so reading takes longer
         return self._keep(group, group.load(), self._held, _HELD)
 
     def _keep(
@@ -109,7 +109,7 @@ class _Groups:
         return photos
 
     def forget(self) -> None:
-        """Read all anew from now on."""
+        """Drop all row groups, so that they are read again."""
         with self._lock:
             self._held.clear()
             self._mapped.clear()
@@ -120,7 +120,7 @@ _groups = _Groups()
 
 
 def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> bytes:
-    """Return the bytes of the photo whose key ends with `name`; errors are those of `read_cell`."""
+    """Return the bytes of the photo whose key ends with `name`; raises what `read_cell` raises."""
     given = _GIVEN.fullmatch(name)
     if given:
         return _read(path, *_place_of_row(path, int(given[2])), given[1], in_order=False, read_other=read_other)
@@ -134,10 +134,10 @@ def read_row(path: str, name: str, *, read_other: Callable[[str], bytes]) -> byt
 
 
 def read_cell(path: str, group: int, row: int, *, column: str, read_other: Callable[[str], bytes]) -> bytes:
-    """Return the bytes in one row; the rows are asked for one after the other.
+    """Return the bytes in one row, for sequential reads.
 
-    `read_other` reads the file that a struct names instead of holding its bytes. An empty `column` is found by its
-    type. Raises ImageError of code missing or io, OSError as the file system does.
+    `read_other` reads the file that a struct names instead of holding its bytes. If `column` is empty, it is found by
+    its type. Raises ImageError of code missing or io, and OSError as the file system does.
     """
     return _read(path, group, row, column, in_order=True, read_other=read_other)
 
@@ -145,7 +145,7 @@ def read_cell(path: str, group: int, row: int, *, column: str, read_other: Calla
 def _read(path: str, group: int, row: int, column: str, *, in_order: bool, read_other: Callable[[str], bytes]) -> bytes:
     try:
         value = _groups.read(_Group(path, group, column), in_order=in_order)[row].as_py()
-    except (pa.ArrowException, IndexError) as error:  # no such Parquet any more
+    except (pa.ArrowException, IndexError) as error:  # the file has changed
         if isinstance(error, OSError):
             raise
         raise ImageError("io", one_line(error)) from error
@@ -167,7 +167,7 @@ def _beside(path: str, other: str) -> str:
 
 
 class _Names:
-    """The names of the rows of a table, all different, so that each is found; as small as they can be."""
+    """A compact index from the row names of a table, all different, to row numbers."""
 
     def __init__(self, names: list[str]) -> None:
         unsorted = pa.array(names, pa.large_string())
@@ -175,7 +175,7 @@ class _Names:
         self._names, self._rows = unsorted.take(order), order.to_numpy().astype(np.int32)
 
     def find(self, name: str) -> int | None:
-        """Return the row of `name`."""
+        """Return the row of `name`, or None if there is none."""
         place = bisect.bisect_left(self._names, name, key=lambda value: value.as_py())
         found = place < len(self._names) and self._names[place].as_py() == name
         return int(self._rows[place]) if found else None
@@ -188,7 +188,7 @@ def _names_of(path: str) -> _Names:
 
 @lru_cache(maxsize=_INDEXED)
 def row_ends(path: str) -> np.ndarray:
-    """Return where each row group of the Parquet file at `path` ends, in rows of the whole table."""
+    """Return where each row group of the Parquet file at `path` ends, as row numbers of the whole table."""
     with open_table(path) as file:
         counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     return np.cumsum(counts)
@@ -201,7 +201,7 @@ def _place_of_row(path: str, row: int) -> tuple[int, int]:
 
 
 def forget_tables() -> None:
-    """Read tables anew from now on: a file may have changed."""
+    """Drop everything cached from tables, because a file may have changed."""
     _groups.forget()
     _names_of.cache_clear()
     row_ends.cache_clear()

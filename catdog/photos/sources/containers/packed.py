@@ -1,6 +1,7 @@
-"""Several Parquet files or tars, as datasets are published, and what is in the tars.
+"""Several Parquet files or tars, as datasets are published, and the photos in the tars.
 
-Of more photos than one process is to list, nothing more is read here: packed_tasks.py lists them.
+When there are more photos than one process should list, this module stops reading and raises MorePackedError.
+packed_tasks.py lists them then.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ from catdog.photos.sources.opening import size_of
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
 
-_MOST_BYTES_PER_PHOTO = 2**18  # tars of more for each are not even opened: 25 GB of them for 100,000 photos
+_MAX_BYTES_PER_PHOTO = 2**18  # if tars exceed this for each of `at_most` photos, none is opened: 25 GB for 100,000
 
-_FOOTERS_AT_ONCE = 16  # an object store takes its time for each
+_FOOTERS_AT_ONCE = 16  # read at the same time, because an object store is slow for each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packed:
     """Parquet files or tars, in the order in which their photos are labelled.
 
-    The `relative` of a tar is the name of the folder that its photos lie in, where `around`: it is None where they do
-    as long as there is no other folder in any of the tars.
+    With `around`, the `relative` of a tar is the name of a folder around its photos. If it is None, this holds only
+    when there are no folders in any of the tars.
     """
 
-    source: str  # as a person named it
+    source: str  # as the user named it
     files: tuple[Photo, ...]
     columns: TableColumns | None = None  # of Parquet files; None for tars
     around: bool | None = False
-    globbed: bool = False  # each tar was meant, so none may be empty
+    globbed: bool = False  # a glob matched each tar, so none may be empty
 
     def place(self, photo: Photo, tar: Photo, *, around: bool) -> Photo:
-        """Return a photo of `tar` as it lies in the source."""
+        """Return a photo of `tar` with its path in the source."""
         return photo._replace(relative=f"{tar.relative}/{photo.relative}") if around else photo
 
     def say_found(self, photos: int) -> None:
-        """Say how many photos are in the tars of a folder."""
+        """Report how many photos are in the tars of a folder."""
         if self.columns is None and not self.globbed:
             say(f"{counted(len(self.files), 'archive')}, {counted(photos, 'photo')} in them.")
 
 
 class MorePhotosError(Exception):
-    """A source has more photos than one process is to list: packed_tasks.list_many does."""
+    """A source has more photos than one process should list; packed_tasks.list_many lists them."""
 
 
 class MorePackedError(MorePhotosError):
-    """Parquet files or tars, `packed`, have more photos than one process is to list."""
+    """Parquet files or tars, `packed`, have more photos than one process should list."""
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed.source)
@@ -62,9 +63,9 @@ class MorePackedError(MorePhotosError):
 
 
 def are_more_rows(paths: Sequence[str], *, at_most: int) -> bool:
-    """Tell whether the Parquet files at `paths` have more than `at_most` rows in all; footers alone are read.
+    """Return whether the Parquet files at `paths` have more than `at_most` rows in total; only footers are read.
 
-    A file that cannot be read counts as none: whoever lists it says so.
+    A file that cannot be read counts as empty. Listing it reports the error.
     """
     total = 0
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
@@ -77,10 +78,10 @@ def are_more_rows(paths: Sequence[str], *, at_most: int) -> bool:
 
 
 def tars_of_folder(source: str, tars: Sequence[Photo]) -> Packed:
-    """Return the tars of a folder, such as WebDataset's shards, by path.
+    """Return the tars of a folder, such as WebDataset's shards, sorted by path.
 
-    The name of an archive is a folder around its photos where it is that of a split, or where there is no other folder:
-    train.tar beside test.tar, cat.tar beside dog.tar.
+    If there are several names, that of a tar counts as a folder around its photos in two cases: all names are those of
+    splits (train.tar next to test.tar), or there are no folders in the tars (cat.tar next to dog.tar).
     """
     names = {shard_set(tar.relative) for tar in tars}
     are_splits = splits_of_names(names).keys() == names
@@ -90,21 +91,21 @@ def tars_of_folder(source: str, tars: Sequence[Photo]) -> Packed:
 
 
 def _begin(tar: str) -> str:
-    """Return what the keys of all photos in a tar begin with."""
+    """Return the prefix of the keys of all photos in a tar."""
     return f"{split_query(tar)[0]}!"
 
 
 def list_tars(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
-    """Return the photos in tars, by path.
+    """Return the photos in tars, sorted by path.
 
-    Raises MorePackedError for several of them that have, or by what the first ones hold seem to have, more than
-    `at_most`; and what `photos_in` raises.
+    Raises MorePackedError if several tars have more photos than `at_most`, or seem to, judged by their size or by the
+    first tars. Raises what `photos_in` raises.
     """
     sizes = [max(1, size_of(tar.version)) for tar in packed.files]
     total = sum(sizes)
     if len(sizes) == 1 or _are_mixed(packed):
         at_most = None
-    if at_most is not None and total > at_most * _MOST_BYTES_PER_PHOTO:
+    if at_most is not None and total > at_most * _MAX_BYTES_PER_PHOTO:
         raise MorePackedError(packed)
     found, tars, read, in_folders = list[Photo](), list[Photo](), 0, False
     for tar, size in zip(packed.files, sizes, strict=True):
@@ -123,16 +124,16 @@ def list_tars(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
 
 
 def _are_mixed(packed: Packed) -> bool:
-    """Tell whether keys of one tar of a folder stand between those of another: `x.tar` beside `x.tar!y.tar`."""
+    """Return whether keys of one tar of a folder sort between those of another: `x.tar` next to `x.tar!y.tar`."""
     begins = [_begin(tar.path) for tar in packed.files]
     return not packed.globbed and any(after.startswith(before) for before, after in itertools.pairwise(begins))
 
 
 def photos_in(tar: str, *, globbed: bool = False) -> list[Photo]:
-    """Return the photos in an archive, by path; `relative` is their place in it.
+    """Return the photos in an archive, sorted by path; `relative` is their path in it.
 
-    Raises UsageError as `list_members` does, for one that may not be read and where it is `globbed` for an empty one,
-    FailureError for one that cannot be read.
+    Raises UsageError as `list_members` does, for an archive that may not be read, and for an empty one that was
+    `globbed`. Raises FailureError for an archive that cannot be read.
     """
     base, query = split_query(tar)
     escape = escape_uri if is_uri(base) else str
@@ -143,5 +144,5 @@ def photos_in(tar: str, *, globbed: bool = False) -> list[Photo]:
     except OSError as error:
         raise FailureError(f"cannot list the photos in {tar}: {one_line(error)}") from error
     if globbed and not members:
-        raise UsageError(f"expected photos in {tar}, found no files (hidden ones do not count): check the path")
+        raise UsageError(f"expected photos in {tar}, found no files (hidden files are ignored): check the path")
     return sorted(Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members)

@@ -1,7 +1,7 @@
-"""Photos in Parquet files: a column of bytes, or Hugging Face's struct of bytes and path; and their labels.
+"""Photos in Parquet files and their labels: a column of bytes, or Hugging Face's struct of bytes and path.
 
-A photo's key is `FILE.parquet!NAME`, or `FILE.parquet!ROW` where no column names it. Where a person says which columns
-hold bytes and names, it is `FILE.parquet!COLUMN[ROW]!NAME`, so that a key is all that is needed to read it.
+A photo's key is `FILE.parquet!NAME`, or `FILE.parquet!ROW` if no column has names. If the user says which columns hold
+bytes or names, it is `FILE.parquet!COLUMN[ROW]!NAME`, so that the key alone is enough to read the photo.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from catdog.photos.sources.opening import describe_stranger, open_file
 from catdog.storage.files import is_uri, split_query
 
 SUFFIX = ".parquet"
-# Columns that name a photo, in the order of preference.
+# Columns that name a photo, in order of preference.
 _NAME_COLUMNS = ("path", "file_name", "filename", "file", "image_path", "name", "id", "__key__")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableColumns:
-    """Which columns hold the bytes and the names; empty: found by type and name."""
+    """Which columns hold the bytes and the names; empty ones are found by type and name."""
 
     content: str = ""
     name: str = ""
@@ -36,16 +36,16 @@ class TableColumns:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableRows:
-    """Photos of a Parquet file, one row after the other: for each its name, its row group and its row in that."""
+    """Photos of a Parquet file in row order: the name, the row group and the row within the group of each."""
 
     names: list[str]
-    column: str  # of bytes
+    column: str  # the column of bytes
     groups: np.ndarray
     rows: np.ndarray
-    first: int = 0  # its number among all rows of the file
+    first: int = 0  # row number, in the whole file, of the first photo
 
     def pieces(self, most: int) -> Iterator[TableRows]:
-        """Yield the photos, in pieces of at most so many."""
+        """Yield the photos in pieces of at most `most`."""
         for start in range(0, len(self.names), most):
             place = slice(start, start + most)
             names, groups, rows = self.names[place], self.groups[place], self.rows[place]
@@ -53,12 +53,12 @@ class TableRows:
 
 
 def is_table(path: str) -> bool:
-    """Tell a path or URI of a Parquet file by its name."""
+    """Return whether `path` is the path or URI of a Parquet file, judged by its name."""
     return split_query(path)[0].lower().endswith(SUFFIX)
 
 
 def count_rows(path: str) -> int:
-    """Return the rows of the Parquet file at `path`, by its footer; 0 for one that cannot be read."""
+    """Return the number of rows of the Parquet file at `path`, from its footer; 0 if it cannot be read."""
     try:
         with open_table(path) as file:
             return int(file.metadata.num_rows)
@@ -69,7 +69,7 @@ def count_rows(path: str) -> int:
 def list_rows(path: str, columns: TableColumns) -> TableRows:
     """Return the rows of the Parquet file at `path`, in their order.
 
-    Raises UsageError for a file that cannot be read, has no rows, or no column, or several, of bytes.
+    Raises UsageError for a file that cannot be read, has no rows, or has no column of bytes or several to choose from.
     """
     try:
         with open_table(path) as file:
@@ -80,7 +80,7 @@ def list_rows(path: str, columns: TableColumns) -> TableRows:
         raise UsageError(f"expected a Parquet file at {path}, found {describe_stranger(path, error)}") from error
     total = sum(counts)
     if not total:
-        raise UsageError(f"expected photos in {path}, found a table of no rows")
+        raise UsageError(f"expected photos in {path}, found a table without rows")
     return TableRows(
         names=names or [str(row) for row in range(total)],
         column=column,
@@ -90,7 +90,7 @@ def list_rows(path: str, columns: TableColumns) -> TableRows:
 
 
 def _read_names(file: pq.ParquetFile, path: str, columns: TableColumns) -> list[str] | None:
-    """Return a name for each row, all different; None where no column has names."""
+    """Return a name for each row, all different, or None if no column has names."""
     schema = file.schema_arrow
     if columns.name and columns.name not in schema.names:
         raise UsageError(f"--name-column {columns.name}: found no such column in {path}, but {_shown(schema)}")
@@ -108,7 +108,7 @@ def _read_names(file: pq.ParquetFile, path: str, columns: TableColumns) -> list[
     if not any(value is not None for value in found):
         return None
     counts = Counter(str(value) for value in found)
-    # A name that several rows have, or none, is made the row's own.
+    # A missing or repeated name gets the row number, which makes it unique.
     return [
         f"{'' if value is None else value}#{row}" if value is None or counts[str(value)] > 1 else str(value)
         for row, value in enumerate(found)
@@ -116,7 +116,7 @@ def _read_names(file: pq.ParquetFile, path: str, columns: TableColumns) -> list[
 
 
 def find_content_column(schema: pa.Schema, path: str, columns: TableColumns) -> str:
-    """Return the name of the column that holds the photos' bytes, a struct with `bytes` in it too."""
+    """Return the name of the column that holds the photos' bytes, either binary or a struct with a field `bytes`."""
     found = [field.name for field in schema if _is_bytes(field.type) or _is_image(field.type)]
     if columns.content:
         if columns.content not in found:
@@ -128,7 +128,7 @@ def find_content_column(schema: pa.Schema, path: str, columns: TableColumns) -> 
         raise UsageError(f"expected a column of bytes in {path}, found {_shown(schema)}")
     if len(found) > 1:
         raise UsageError(
-            f"{path} has several columns of bytes ({', '.join(found)}): say which by --bytes-column {found[0]}"
+            f"{path} has several columns of bytes ({', '.join(found)}): choose one by --bytes-column {found[0]}"
         )
     return str(found[0])
 
@@ -154,12 +154,12 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_image(kind: pa.DataType) -> bool:
-    """Tell Hugging Face's Image feature: a struct of bytes and path."""
+    """Return whether `kind` is Hugging Face's Image feature, a struct of bytes and path."""
     return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 def open_table(path: str) -> pq.ParquetFile:
-    """Open the Parquet file at `path`; its footer is read. Raises what the file system and pyarrow raise."""
+    """Open the Parquet file at `path` and read its footer; raises what the file system and pyarrow raise."""
     return pq.ParquetFile(open_file(path))
 
 
@@ -173,10 +173,10 @@ def keys_of_rows(path: str, listed: TableRows, columns: TableColumns) -> list[st
 
 
 def read_labels(path: str, column: str) -> list[str] | None:
-    """Return the label of each row as text; None without `column` where no column is called label.
+    """Return the label of each row as text, or None if `column` is "" and no column has a common name for labels.
 
-    Numbers of Hugging Face's ClassLabel get their names; -1 and others outside of them mean no label. Raises UsageError
-    for a column that is not there, and for one that holds neither texts nor numbers.
+    Numbers of Hugging Face's ClassLabel are replaced by their names. -1 and other numbers out of range mean no label.
+    Raises UsageError for a column that does not exist, and for one that holds neither text nor numbers.
     """
     with open_table(path) as file:
         schema = file.schema_arrow
@@ -194,7 +194,7 @@ def read_labels(path: str, column: str) -> list[str] | None:
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Return the names that Hugging Face's description of the table gives the numbers in `column`; none without one."""
+    """Return the names of the numbers in `column` from the table's Hugging Face metadata; none without it."""
     try:
         names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
     except (TypeError, KeyError, ValueError, RecursionError):
@@ -203,7 +203,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
 
 
 def _label_text(value: Any, names: Sequence[str]) -> str:
-    if isinstance(value, float) and value.is_integer():  # pandas makes floats of numbers beside a missing one
+    if isinstance(value, float) and value.is_integer():  # pandas turns integers into floats if one is missing
         value = int(value)
     if not names or isinstance(value, str):
         return "" if value is None else str(value)

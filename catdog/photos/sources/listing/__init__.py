@@ -1,4 +1,4 @@
-"""Lists of paths, and listings in shards by Ray tasks: of what is more than one process is to hold.
+"""Lists of paths, and listings by Ray tasks into shards for more photos than one process should hold.
 
-`packed_tasks.list_many` is the way in.
+`packed_tasks.list_many` is the entry point.
 """

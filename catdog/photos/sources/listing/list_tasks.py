@@ -1,10 +1,10 @@
 """A list of many paths, read and sorted by Ray tasks into shards.
 
-    ranges of its bytes --survey--> samples of the keys, the folder that all are in
-                        --cut-----> for each range of keys those that are in it --gather--> shards
+    byte ranges --survey--> samples of the keys, their common folder
+                --cut-----> the keys of each key range --gather--> shards
 
-Equal keys meet in one range of keys, where they become one photo. All ranges depend on the list alone: who lists it
-again finds the same shards.
+Equal keys fall into the same key range, where they become one photo. All ranges depend only on the list, so listing it
+again gives the same shards.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from catdog.photos.sources.listing.lists import (
 from catdog.photos.sources.listing.shards import SHARD_ROWS, Shard, write_shard
 from catdog.photos.sources.opening import open_file
 
-_LEAST_BYTES, _MOST_BYTES = 2**22, 2**26  # of a range: less is not worth a task, of more it would take 1 GB
-_RANGES = 64  # of bytes, while these are not too long
+_MIN_BYTES, _MAX_BYTES = 2**22, 2**26  # of a byte range: less is not worth a task, more would take 1 GB of memory
+_RANGES = 64  # byte ranges, unless that makes them shorter or longer than these bounds
 _KEYS_PER_TASK = 8 * SHARD_ROWS
-_MOST_TASKS = 256  # that gather: Ray keeps what each of them gets from each range with the driver where it is small
+_MAX_TASKS = 256  # gather tasks: for each, Ray keeps the pieces of all byte ranges in the driver if they are small
 _KEYS_PER_SAMPLE = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lines:
-    """Those lines of the list at `path` that begin in [start, stop) of its bytes."""
+    """The lines of the list at `path` that begin in the byte range [start, stop)."""
 
     path: str
     start: int
     stop: int
 
     def names(self) -> list[str]:
-        """Return what they name. Raises UsageError for a list that cannot be read."""
+        """Return the names in the lines; raises UsageError for a list that cannot be read."""
         try:
             with open_file(self.path) as stream:
                 if self.start:
                     stream.seek(self.start - 1)
-                    stream.readline()  # ends here where a line begins at `start`
+                    stream.readline()  # reads only a newline if a line begins at `start`
                 content = stream.read(max(0, self.stop - stream.tell()))
                 if content and not content.endswith(b"\n"):
                     content += stream.readline()
@@ -65,23 +65,23 @@ class Lines:
         return names_of(content if self.start else content.removeprefix(MARK))
 
     def keys(self) -> list[str]:
-        """Return the keys of the photos that they name, each once, sorted."""
+        """Return the keys of the photos in the lines, each once, sorted."""
         return sorted(keys_of(self.names(), self.path))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What of some lines decides how all are listed."""
+    """The survey of some lines; all surveys together decide how the lines are listed."""
 
     count: int  # of keys
-    first: str  # name
-    lowest: list[str]  # keys
-    sample: list[str]  # of keys, evenly
-    ends: list[str]  # the places of two photos that are as different from each other as any
+    first: str  # the first name
+    lowest: list[str]  # the lowest keys
+    sample: list[str]  # evenly spaced keys
+    ends: list[str]  # the lowest and highest place, whose common folder is that of all
 
 
 def survey_lines(lines: Lines, keys_per_sample: int) -> Survey | None:
-    """Look over some lines; None where they name nothing."""
+    """Survey some lines; returns None if they name nothing."""
     names = lines.names()
     keys = sorted(keys_of(names, lines.path))
     if not keys:
@@ -97,9 +97,9 @@ def survey_lines(lines: Lines, keys_per_sample: int) -> Survey | None:
 
 
 def list_lines(path: str, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
-    """List the photos that the list at `path` names by Ray tasks, but for those below one of `exclude`, by path.
+    """List by Ray tasks the photos that the list at `path` names, sorted by path, except those below one of `exclude`.
 
-    As packed_tasks.list_many.
+    The other arguments and the errors are those of packed_tasks.list_many.
     """
     import ray
 
@@ -107,7 +107,7 @@ def list_lines(path: str, *, exclude: Sequence[str] = (), shards: str = "", num_
     calls = ((lines, _KEYS_PER_SAMPLE) for lines in ranges)
     found = [survey for survey in map_in_order(survey_lines, calls, num_cpus=num_cpus) if survey]
     if not found:
-        raise UsageError(f"expected a path a line in {path}, found none")
+        raise UsageError(f"expected one path per line in {path}, found none")
     hint(found[0].first, heapq.nsmallest(LOOKED_AT, {key for survey in found for key in survey.lowest}))
     common = common_folder(place for survey in found for place in survey.ends)
     cuts = _cuts(found)
@@ -127,19 +127,19 @@ def _ranges(path: str) -> list[Lines]:
             size = stream.seek(0, 2)
     except (OSError, CatdogError) as error:
         raise unreadable(path, error) from error
-    step = min(_MOST_BYTES, max(_LEAST_BYTES, -(-size // _RANGES)))
+    step = min(_MAX_BYTES, max(_MIN_BYTES, -(-size // _RANGES)))
     return [Lines(path=path, start=start, stop=min(start + step, size)) for start in range(0, size, step)]
 
 
 def _cuts(found: Sequence[Survey]) -> list[str]:
-    """Return the keys at which ranges of about equally many begin, but for the first."""
+    """Return the keys at which key ranges of about equal size begin, except for the first range."""
     sample = sorted(key for survey in found for key in survey.sample)
-    tasks = min(_MOST_TASKS, -(-sum(survey.count for survey in found) // _KEYS_PER_TASK))
+    tasks = min(_MAX_TASKS, -(-sum(survey.count for survey in found) // _KEYS_PER_TASK))
     return sorted({sample[len(sample) * number // tasks] for number in range(1, tasks)})
 
 
 def cut_lines(lines: Lines, cuts: Sequence[str]) -> list[pa.Array] | pa.Array:
-    """Return the keys of some lines in the ranges that begin at `cuts`; without any, all of them."""
+    """Return the keys of some lines, cut at `cuts` into an array per key range; without cuts, one array of all keys."""
     keys = lines.keys()
     bounds = [0, *(bisect.bisect_left(keys, cut) for cut in cuts), len(keys)]
     pieces = [pa.array(keys[start:stop], pa.string()) for start, stop in itertools.pairwise(bounds)]
@@ -147,7 +147,7 @@ def cut_lines(lines: Lines, cuts: Sequence[str]) -> list[pa.Array] | pa.Array:
 
 
 def gather(common: str, exclude: Sequence[str], shards: str, *pieces: pa.Array) -> list[Shard]:
-    """Write the photos of a range of keys, which are in the folder `common`, into shards."""
+    """Write the photos of a key range, all in the folder `common`, into shards."""
     left_out = below(exclude)
     keys = sorted({key for piece in pieces for key in piece.to_pylist() if not key.startswith(left_out)})
     return [

@@ -1,8 +1,8 @@
 """Parquet files and tars of many photos, listed by Ray tasks into shards.
 
-    files --in groups, one after the other--> a task lists its files --> shards
+    files --groups of consecutive files--> one task lists each group --> shards
 
-The groups, and so the shards, depend on the files alone: who lists them again finds the same.
+The groups, and so the shards, depend only on the files. Listing them again gives the same shards.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from catdog.photos.sources.listing.tree import Tree, list_tree
 from catdog.photos.sources.opening import size_of
 
 _BYTES_PER_TASK = 2**30
-_BYTES_PER_FILE = 2**24  # that it counts for beside its own: opening one takes a while, however small it is
+_BYTES_PER_FILE = 2**24  # added to the size of each: opening even a small one takes a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ListedGroup:
-    """What a task has listed: its shards, in order, how many photos its files hold, and whether one lies in a folder.
+    """What a task has listed: its shards in order, the number of photos in its files, and whether one is in a folder.
 
-    The shards are without what is left out, the photos are not.
+    The number of photos includes those that are left out of the shards.
     """
 
     shards: list[Shard]
@@ -40,10 +40,10 @@ class ListedGroup:
 
 
 def list_many(more: MorePhotosError, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
-    """List by Ray tasks of `num_cpus` what `list_inputs` does not list, as it says by `more`.
+    """List the photos for which `list_inputs` raised `more`, by Ray tasks of `num_cpus` each.
 
-    The shards are written into the folder `shards`, "" for nowhere; they are in the order in which photos are labelled.
-    Raises what `list_inputs` raises.
+    The shards are written into the folder `shards`, or nowhere if it is "". They are in the order in which photos are
+    labelled. Raises what `list_inputs` raises.
     """
     if isinstance(more, MorePackedError):
         return list_packed(more.packed, exclude=exclude, shards=shards, num_cpus=num_cpus)
@@ -53,8 +53,8 @@ def list_many(more: MorePhotosError, *, exclude: Sequence[str] = (), shards: str
 
 
 def list_packed(packed: Packed, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
-    """List the photos in Parquet files or tars by Ray tasks, but for those below one of `exclude`; as `list_many`."""
-    around = packed.around is not False  # None: most tars have no folders in them, and if they do, it is done again
+    """List the photos in Parquet files or tars as `list_many` does, except those below one of `exclude`."""
+    around = packed.around is not False  # None: most tars have no folders in them; if some do, list again
     found = _list(packed, around=around, exclude=exclude, shards=shards, num_cpus=num_cpus)
     if around and packed.around is None and any(group.in_folders for group in found):
         found = _list(packed, around=False, exclude=exclude, shards=shards, num_cpus=num_cpus)
@@ -72,7 +72,7 @@ def _list(packed: Packed, *, around: bool, exclude: Sequence[str], shards: str, 
 
 
 def _groups(files: Sequence[Photo]) -> Iterator[tuple[Photo, ...]]:
-    """Cut `files` into groups that are listed in about the same time."""
+    """Cut `files` into groups that take about the same time to list."""
     group, cost = list[Photo](), 0
     for file in files:
         size = _BYTES_PER_FILE + size_of(file.version)
@@ -85,7 +85,7 @@ def _groups(files: Sequence[Photo]) -> Iterator[tuple[Photo, ...]]:
 
 
 def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str) -> ListedGroup:
-    """List files that are one after the other, their names `around` the photos of tars or not; into `shards`."""
+    """List consecutive files into `shards`; with `around`, the name of a tar is a folder around its photos."""
     writer, photos, in_folders = _ShardWriter(shards), 0, False
     left_out = below(exclude)
     for file in packed.files:
@@ -95,7 +95,7 @@ def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str
                 writer.add(rows)
             continue
         inside = photos_in(file.path, globbed=packed.globbed)
-        forget_archives()  # a process that has listed many would hold the last ones
+        forget_archives()  # otherwise a process would keep the last ones open
         photos += len(inside)
         in_folders = in_folders or any("/" in photo.relative for photo in inside)
         writer.add(
@@ -105,7 +105,7 @@ def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str
 
 
 class _ShardWriter:
-    """Rows as they come to shards, in their order."""
+    """Cuts rows into shards as they arrive, in their order."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -114,14 +114,14 @@ class _ShardWriter:
         self._shards: list[Shard] = []
 
     def add(self, rows: pa.Table) -> None:
-        """Take more rows; those of a whole shard are written."""
+        """Add rows, and write each shard that is full."""
         self._waiting.append(rows)
         self._rows += rows.num_rows
         while self._rows >= SHARD_ROWS:
             self._write(SHARD_ROWS)
 
     def finish(self) -> list[Shard]:
-        """Write what is left, and return all shards."""
+        """Write the remaining rows, and return all shards."""
         if self._rows:
             self._write(self._rows)
         return self._shards

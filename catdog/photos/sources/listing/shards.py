@@ -1,7 +1,7 @@
-"""The photos of a job in shards, and the digest that names a set of photos however it is cut.
+"""The photos of a job in shards, and the digest that identifies a set of photos however it is cut.
 
-A shard is a table of at most SHARD_ROWS inputs, by path: in memory where photos are few, else a Parquet file of which a
-driver holds no more than its name and its counts.
+A shard is a table of at most SHARD_ROWS inputs, in the order in which they are labelled. It is in memory if there are
+few photos. Otherwise it is a Parquet file, of which a driver holds only the name and the counts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from catdog.errors import FailureError, one_line
 from catdog.storage import files
 from catdog.storage.tables import read_parquet, write_parquet
 
-SHARD_ROWS = 195 * 256  # whole parts; a task reads it in 30 ms and holds 10 MB of it
-MOST_IN_ONE_PROCESS = 100_000  # photos that are listed without Ray: half a second, 40 MB
+SHARD_ROWS = 195 * 256  # a whole number of parts; a task reads a shard in 30 ms and holds 10 MB
+MAX_IN_ONE_PROCESS = 100_000  # photos listed without Ray: half a second, 40 MB
 _MODULUS = 1 << 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SetDigest:
-    """How many photos a set has, and two numbers that name it whatever its order: those of disjoint sets add up.
+    """The number of photos in a set, and two hashes that identify the set whatever its order.
 
-    `paths` is the sum of the SHA-256 of each path modulo 2^256, `versions` that of each path with its version (Bellare
-    and Micciancio 1997, a new paradigm for collision-free hashing: AdHash).
+    `paths` is the sum of the SHA-256 of each path modulo 2^256, `versions` that of each path with its version. The sums
+    of disjoint sets add up. This is AdHash (Bellare and Micciancio 1997, "A new paradigm for collision-free hashing").
     """
 
     files: int = 0
@@ -61,11 +61,11 @@ class SetDigest:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> SetDigest:
-        """Return what `to_json` gave."""
+        """Return the digest that `to_json` stored."""
         return cls(files=stored["files"], paths=int(stored["paths"], 16), versions=int(stored["versions"], 16))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the digest as JSON holds it."""
+        """Return the digest as values that JSON can hold."""
         return {"files": self.files, "paths": f"{self.paths:064x}", "versions": f"{self.versions:064x}"}
 
 
@@ -75,21 +75,21 @@ class Shard:
 
     first: str
     digest: SetDigest
-    path: str = ""  # of its file; "" where the rows are in memory
+    path: str = ""  # of its file; "" if the rows are in memory
     table: Any = None  # its rows (inputs.INPUTS) in memory, or actors.Shared of them
 
     @property
     def name(self) -> str:
-        """What its parts' folder is called: the same photos are in a shard of the same name whoever lists them."""
+        """The name of the folder of its parts: a hash of its first path, so that listing again gives the same name."""
         return hashlib.sha256(self.first.encode()).hexdigest()[:12]
 
     @property
     def rows(self) -> int:
-        """How many photos it has."""
+        """The number of its photos."""
         return self.digest.files
 
     def read(self) -> pa.Table:
-        """Return its rows, of the schema inputs.INPUTS. Raises FailureError where its file cannot be read here."""
+        """Return its rows (schema inputs.INPUTS); raises FailureError if its file cannot be read on this machine."""
         if not self.path:
             return self.table.get() if isinstance(self.table, Shared) else self.table
         try:
@@ -101,7 +101,7 @@ class Shard:
             ) from error
 
     def shared(self) -> Shard:
-        """Return the shard as tasks take it: rows in memory go to Ray's store, once."""
+        """Return the shard for use in tasks: rows in memory are put into Ray's object store, once."""
         return dataclasses.replace(self, table=share(self.table)) if isinstance(self.table, pa.Table) else self
 
 
@@ -111,7 +111,7 @@ def cut_into_shards(inputs: pa.Table) -> list[Shard]:
     for start in range(0, inputs.num_rows, SHARD_ROWS):
         rows = inputs.slice(start, SHARD_ROWS)
         if rows.num_rows < inputs.num_rows:
-            rows = _copied(rows)  # a slice travels with all that it is cut from
+            rows = _copied(rows)  # Ray would send a slice with the whole table
         shards.append(Shard(first=rows["path"][0].as_py(), digest=SetDigest.of(rows), table=rows))
     return shards
 
@@ -124,7 +124,7 @@ def _copied(rows: pa.Table) -> pa.Table:
 
 
 def write_shard(rows: pa.Table, folder: str) -> Shard:
-    """Write `rows` into `folder` as the file of a shard; with "" nothing is written and only its digest is known."""
+    """Write `rows` into `folder` as the file of a shard; if `folder` is "", the shard gets a digest but no file."""
     shard = Shard(first=rows["path"][0].as_py(), digest=SetDigest.of(rows))
     if not folder:
         return shard
@@ -134,5 +134,5 @@ def write_shard(rows: pa.Table, folder: str) -> Shard:
 
 
 def read_all(shards: Sequence[Shard]) -> pa.Table:
-    """Return the rows of all `shards` in one table: for steps that need them all in one place."""
+    """Return the rows of all `shards` in one table, for steps that need them in one place."""
     return pa.concat_tables([shard.read() for shard in shards])

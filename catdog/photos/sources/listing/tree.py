@@ -1,8 +1,8 @@
 """A folder of many photos, listed by Ray tasks into shards.
 
-    root --a task lists its folders up to some 100,000 files--> shards, and the folders that are left: further tasks
+    root --a task lists folders, up to some 100,000 files--> shards, and the remaining folders for further tasks
 
-What a task lists, and so what is in a shard, depends on the folders alone: who lists them again finds the same shards.
+What a task lists, and so what is in a shard, depends only on the folders. Listing them again gives the same shards.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
 
 _FILES_PER_TASK = 100_000  # half a second on a local disk
-_TASKS_PER_FOLDER = 64  # into which the folders within one are shared out, of which nothing is known yet
+_TASKS_PER_FOLDER = 64  # that share the sub-folders of one, whose sizes are not known yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tree:
-    """A folder to be listed: its path or URI, which folders are left out, and where shards go; "" for nowhere."""
+    """A folder to list: its path or URI, the folders to leave out, and the folder for shards ("" for nowhere)."""
 
     path: str
     exclude: tuple[str, ...] = ()
     shards: str = ""
 
     def key(self, relative: str) -> str:
-        """Return the key of the file or folder `relative` to the root."""
+        """Return the key of the file or folder at `relative`, a path below the root."""
         base, query = split_query(self.path)
         return f"{base.rstrip('/')}/{escape_uri(relative) if is_uri(base) else relative}{query}"
 
     def is_excluded(self, folder: str) -> bool:
-        """Tell whether a folder, by its place below the root, is left out."""
+        """Return whether `folder`, a path below the root, is left out."""
         return split_query(self.key(key_of_name(folder)))[0] in self._excluded
 
     @functools.cached_property
@@ -66,9 +66,9 @@ class Listed:
 
 
 def list_tree(tree: Tree, *, num_cpus: float) -> Listed:
-    """List all photos of `tree` by Ray tasks of `num_cpus`; the shards are in the order of their first paths.
+    """List all photos of `tree` by Ray tasks of `num_cpus` each; the shards are sorted by their first paths.
 
-    Raises UsageError where there are none, FailureError where the folder cannot be read.
+    Raises UsageError if there are no photos, and FailureError if the folder cannot be read.
     """
     import ray
 
@@ -89,15 +89,16 @@ def list_tree(tree: Tree, *, num_cpus: float) -> Listed:
             running, linked = [links.remote(tree, sorted(linked))], []
     found.left_out.report()
     if not found.shards:
-        raise UsageError(f"expected photos in {tree.path}, found no files (hidden ones do not count): check the path")
+        raise UsageError(f"expected photos in {tree.path}, found no files (hidden files are ignored): check the path")
     found.shards.sort(key=lambda shard: shard.first)
     return found
 
 
 def list_folders(tree: Tree, folders: Sequence[str], *, files: int) -> Listed:
-    """List `folders` of `tree` and those in them, by name, until so many `files` are found.
+    """List `folders` of `tree` and the folders in them, sorted by name, until `files` files are found.
 
-    Raises FailureError where the root cannot be read; another folder that cannot is left out.
+    Raises FailureError if the root, or any folder on an object store, cannot be read. Another local folder that cannot
+    be read is left out.
     """
     system, inside = open_tree(tree.path)
     found, writer = Listed(), _ShardWriter(tree)
@@ -127,14 +128,14 @@ def _scan(system: fs.FileSystem | None, root: str, below: str) -> Scanned:
 
 
 def _batches(folders: Sequence[str], *, files_a_folder: float) -> Iterator[list[str]]:
-    """Share out `folders` into tasks, by how many files others beside them have."""
+    """Divide `folders` into batches, one per task, by `files_a_folder`, the mean of the folders listed so far."""
     most = _FILES_PER_TASK / max(1.0, files_a_folder)
     size = max(1, math.ceil(min(most, len(folders) / _TASKS_PER_FOLDER)))
     return (list(folders[start : start + size]) for start in range(0, len(folders), size))
 
 
 def list_links(tree: Tree, linked: Sequence[str]) -> Listed:
-    """List what the links `linked` to folders lead to, outside of the folders of `tree` itself."""
+    """List the targets of `linked`, links to folders, outside the folders of `tree` itself."""
     _, inside = open_tree(tree.path)
     found, writer = Listed(), _ShardWriter(tree)
     left_out = below(tree.exclude)
@@ -146,7 +147,7 @@ def list_links(tree: Tree, linked: Sequence[str]) -> Listed:
 
 
 class _ShardWriter:
-    """Files as they come to shards, which are sorted by path."""
+    """Cuts files into shards as they arrive; each shard is sorted by path."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -155,7 +156,7 @@ class _ShardWriter:
         self.rows = 0
 
     def add(self, files: Sequence[Found]) -> None:
-        """Take more files; those of a whole shard are written."""
+        """Add files, and write each shard that is full."""
         self._photos += [Photo(self._tree.key(file.relative), file.relative, file.version) for file in files]
         self.rows += len(files)
         if len(self._photos) >= SHARD_ROWS:
@@ -166,7 +167,7 @@ class _ShardWriter:
             del self._photos[:whole]
 
     def finish(self) -> list[Shard]:
-        """Write what is left, and return all shards."""
+        """Write the remaining files, and return all shards."""
         if self._photos:
             self._write(sorted(self._photos))
         return self._shards

@@ -1,3 +1,3 @@
-"""The frozen stage as one convex problem: solved (`logistic_head`), in mini-batches (`head_batches`), as a stage
-(`frozen_head`), in a classifier without TensorFlow (`head_network`). Trials of a sweep import it too.
+"""The frozen stage as one convex problem: `logistic_head` solves it, `head_batches` trains it in mini-batches,
+`frozen_head` is the stage, `head_network` the classifier without TensorFlow. Trials of a sweep import it too.
 """

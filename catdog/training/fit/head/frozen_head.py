@@ -1,7 +1,8 @@
 """The frozen stage without a learning rate: its head is the regularized logistic regression on trunk features.
 
-Where the features of a worker's share fit its memory, the head is solved exactly (`logistic_head`). Beyond that a head
-is solved on as many rows as fit, which also chooses the penalty, and refined in mini-batches towards the same optimum.
+If the features of a worker's share fit in memory, the head is solved exactly (`logistic_head`). Otherwise a head is
+solved on as many rows as fit, which also chooses the penalty. It is then refined in mini-batches (`head_batches`)
+towards the same optimum.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def fit_frozen_head(
 ) -> StageState:
     """Fit `head` to `rows.train`; every worker calls this with its share.
 
-    All views of a photo count as one photo. `class_weights` has the weight of each class; empty: all count the same.
-    Raises DivergedError where the features are not numbers.
+    All views of a photo together count as one photo. `class_weights` has the weight of each class; if it is empty, all
+    count the same. Raises DivergedError if the features are not numbers.
     """
     fit = _HeadFit(head, rows, settings, class_weights)
     state = observer.resume() or StageState()
@@ -66,7 +67,7 @@ class _HeadFit:
         self._class_weights = np.array(class_weights or (1.0,) * head.classes, np.float32)
 
     def solve(self, state: StageState, limit: int) -> None:
-        """Enter the exact head of all rows into `state`, as its only epoch."""
+        """Record the exact head of all rows in `state`, as its only epoch."""
         start = time.monotonic()
         share = self._read(limit)
         head = self._solve(share)
@@ -77,7 +78,7 @@ class _HeadFit:
         state.note = _note(head)
 
     def refine(self, state: StageState, limit: int, observer: Observer) -> None:
-        """Train the head in mini-batches from that of the first rows on; `state` gets every epoch."""
+        """Train the head in mini-batches, from the exact head of the first rows on; record each epoch in `state`."""
         if not state.epoch:
             sample = self._read(limit)
             head = self._solve(sample)
@@ -132,7 +133,7 @@ class _HeadFit:
     ) -> None:
         sums = self._head.total(np.concatenate([trained, self._head.evaluate(self._rows.validation)]))
         if not np.isfinite(sums).all():
-            raise DivergedError("the features of the frozen stage are not numbers: check --weights and --input-scaling")
+            raise DivergedError("the frozen stage has NaN or infinite features: check --weights and --input-scaling")
         state.epoch += 1
         state.history.append(
             {
@@ -144,12 +145,12 @@ class _HeadFit:
                 **mean_scores(sums[3:6], prefix="val_"),
             }
         )
-        # The last one: the problem is convex, and the steps end at nothing.
+        # The last epoch is the best: the problem is convex, and the learning rate ends at zero.
         state.best_epoch, state.best_weights = state.epoch, self._head.get()
 
 
 def _note(head: LogisticHead) -> dict[str, Any]:
-    """Return what the report tells of `head`."""
+    """Return what the report says about `head`."""
     note: dict[str, Any] = {"c": head.c, "losses": {str(c): round(loss, 6) for c, loss in head.losses.items()}}
     if head.shift.any():
         note["shift"] = [round(float(value), 6) for value in head.shift]
@@ -159,8 +160,9 @@ def _note(head: LogisticHead) -> dict[str, Any]:
 def score_rows(
     features: np.ndarray, labels: np.ndarray, *, kernel: np.ndarray, bias: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield what a head makes of some rows at a time: [sum of losses, right answers, rows], and as float32
-    (N, 1 + classes) each label with the probabilities.
+    """Yield the scores and the predictions of a head for a chunk of rows at a time.
+
+    These are [sum of losses, right answers, rows], and float32 (N, 1 + classes) of label and probabilities.
     """
     for start in range(0, len(labels), _ROWS_AT_ONCE):
         truth = labels[start : start + _ROWS_AT_ONCE]
@@ -175,7 +177,7 @@ def score_rows(
 def _batches(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], batch: int, steps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut each chunk into batches of `batch` rows; exactly `steps` of them, the same on every worker."""
+    """Cut each chunk into batches of up to `batch` rows; yield exactly `steps`, the same number on every worker."""
     made = 0
     for features, labels in chunks:
         for start in range(0, len(labels), batch):

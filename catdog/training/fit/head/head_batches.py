@@ -1,7 +1,8 @@
-"""Logistic regression in mini-batches, for features that fit no memory: Adam on standardized features, cosine schedule.
+"""Logistic regression in mini-batches, for features that do not fit in memory.
 
-The objective is that of `logistic_head`: mean loss plus the penalty times half the squared norm of the kernel, so both
-have the same optimum. Source of the steps: D. P. Kingma, J. Ba, "Adam", ICLR 2015.
+Adam with a cosine schedule runs on standardized features. The objective is that of `logistic_head`, so both have the
+same optimum: mean loss plus the penalty times half the squared norm of the kernel.
+Source of the update rule: D. P. Kingma, J. Ba, "Adam", ICLR 2015.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from scipy import special
 
 from catdog.training.fit.head.logistic_head import LogisticHead
 
-_RATE = 3e-3  # at the start, of standardized features
+_RATE = 3e-3  # initial learning rate, for standardized features
 _DECAYS = (0.9, 0.999)
 _EPSILON = 1e-8
 _MIN_DEVIATION = 1e-6
@@ -35,7 +36,7 @@ class HeadState:
 
     @classmethod
     def start(cls, head: LogisticHead, features: np.ndarray, *, total: Total) -> HeadState:
-        """Return the state at `head` without its shift; all workers' `features` (N, D) tell how to standardize."""
+        """Return the state at `head` without its shift; all workers' `features` (N, D) give mean and deviation."""
         squares = np.einsum("nd,nd->d", features, features, dtype=np.float64, casting="same_kind")
         sums = total(np.concatenate([[len(features)], features.sum(axis=0, dtype=np.float64), squares]))
         mean, square = np.split(sums[1:] / sums[0], 2)
@@ -45,7 +46,7 @@ class HeadState:
         return cls(point=point, moments=np.zeros((2, *point.shape)), mean=mean, deviation=deviation)
 
     def unfold(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return float32 kernel (D, K) and bias (K,) for features as they come."""
+        """Return float32 kernel (D, K) and bias (K,) for raw features."""
         kernel = self.point[:-1] / self.deviation[:, np.newaxis]
         return kernel.astype(np.float32), (self.point[-1] - self.mean @ kernel).astype(np.float32)
 
@@ -55,13 +56,13 @@ class HeadState:
 
     @classmethod
     def from_arrays(cls, weights: Sequence[np.ndarray], optimizer: Sequence[np.ndarray]) -> HeadState:
-        """Read what `to_arrays` returned."""
+        """Return the state from the arrays that `to_arrays` returned."""
         point, mean, deviation = weights
         return cls(point=point, mean=mean, deviation=deviation, moments=optimizer[0], step=int(optimizer[1]))
 
 
 class BatchProblem:
-    """Steps on batches; every worker takes the same ones, because `total` sums the gradients over all of them."""
+    """Optimizer steps on batches, the same on every worker, because `total` sums the gradients over all workers."""
 
     def __init__(
         self, state: HeadState, *, penalty: float, class_weights: np.ndarray, steps: int, total: Total
@@ -71,11 +72,11 @@ class BatchProblem:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step: half a cosine, from the first step down to nothing after the last one."""
+        """The learning rate of the next step: half a cosine that falls to zero after the last step."""
         return _RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, self.state.step / self._steps)))
 
     def step(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Step on this worker's part of a batch; return its [sum of losses, right answers, rows]."""
+        """Take one step on this worker's part of a batch; return its [sum of losses, right answers, rows]."""
         state, rate = self.state, self.learning_rate
         inputs = (features.astype(np.float32) - state.mean.astype(np.float32)) / state.deviation.astype(np.float32)
         log_probabilities = special.log_softmax(inputs @ state.point[:-1] + state.point[-1], axis=1)

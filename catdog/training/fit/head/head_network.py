@@ -1,7 +1,7 @@
-"""A classifier of which the head alone is trained: its weights as arrays, so that nothing needs TensorFlow.
+"""A classifier of which only the head is trained, with its weights in arrays, so that nothing needs TensorFlow.
 
-Importing TensorFlow and building the network take a worker five to ten seconds of a core, which it would take from the
-trunk pass. A head that is solved needs neither: its features are cached, and it is one matrix.
+Importing TensorFlow and building the network take five to ten core seconds, which a worker would take from the trunk
+pass. A head that is solved needs neither: its features are cached, and it is one matrix.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from catdog.training.fit.stage_job import TrainJob
 
 
 def needs_tensorflow(job: TrainJob, *, workers: int, pretrained: Pretrained | None) -> bool:
-    """Tell whether `job` is more than a head that one worker solves behind given weights; a GPU would not help it."""
+    """Return whether `job` needs TensorFlow: it does not if one worker only solves a head on given weights.
+
+    A GPU would not help such a job. Precision bfloat16 always needs TensorFlow.
+    """
     solved = all(stage.is_logistic and stage.cut == HEAD_CUT for stage in job.stages)
     return not (solved and job.precision != "bfloat16" and workers == 1 and pretrained is not None)
 
 
 class HeadNetwork:
-    """The classifier of `spec` behind the weights of `pretrained`: a Trained, and the Head and Scorer of it too.
+    """The classifier of `spec` with the backbone weights of `pretrained`: a Trained, and also its own Head and Scorer.
 
-    Raises UsageError where these weights are not those of the backbone.
+    Raises UsageError if these weights are not those of the backbone.
     """
 
     workers = 1
@@ -52,11 +55,11 @@ class HeadNetwork:
         return {**self._backbone, OUTPUT: {"kernel": self._kernel, "bias": self._bias}}
 
     def head(self, cut: str) -> HeadNetwork:
-        """Return itself: `cut` is before the head."""
+        """Return itself, because `cut` is right before the head."""
         return self
 
     def scorer(self, cut: str) -> HeadNetwork:
-        """Return itself: `cut` is before the head."""
+        """Return itself, because `cut` is right before the head."""
         return self
 
     def get(self) -> list[np.ndarray]:
@@ -70,7 +73,7 @@ class HeadNetwork:
     def evaluate(self, rows: RowSource, kept: list[np.ndarray] | None = None) -> np.ndarray:
         """Return [sum of losses, right answers, rows] over one epoch of `rows`.
 
-        What it said is appended to `kept`: arrays (N, 1 + classes) of label and probabilities.
+        If `kept` is given, arrays (N, 1 + classes) of label and probabilities are appended to it.
         """
         sums = np.zeros(3)
         for features, labels in rows.epoch(0):
@@ -81,7 +84,7 @@ class HeadNetwork:
         return sums
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Return `values`: there is one worker."""
+        """Return `values`, because there is only one worker."""
         return values
 
     def gather(self) -> list[np.ndarray]:
@@ -89,7 +92,7 @@ class HeadNetwork:
         return self.get()
 
     def load(self, model_dir: str) -> None:
-        """Take the head from a saved model of the same backbone's weights."""
+        """Load the head from a saved model that has the same backbone weights."""
         content = files.read_bytes(files.join(model_dir, WEIGHTS_FILE))
         found = parse_weights(content, shapes=self._spec.tensor_shapes(), where=WEIGHTS_FILE)[OUTPUT]
         self.set([found["kernel"], found["bias"]])

@@ -1,14 +1,14 @@
 """The head of the frozen stage as a convex problem: regularized multinomial logistic regression on trunk features.
 
-The frozen trunk makes each photo a fixed vector, so the best head of a given penalty is unique, and L-BFGS finds it in
-tens of passes over the features, without a learning rate, epochs or early stopping. The penalty is chosen by
-cross-validation over photos. The standardization is folded into the head: what is saved is one plain dense layer.
+The frozen trunk turns each photo into a fixed vector, so the best head for a given penalty is unique. L-BFGS finds it
+in tens of passes over the features, without a learning rate, epochs or early stopping. The penalty is chosen by
+cross-validation over photos. The standardization is folded into the head, so the saved head is one plain dense layer.
 
-Where classes are uneven, weights alone leave the head leaning to the large ones: it fits the few photos of a small
-class far more closely than it knows others of that class. So the biases are shifted to the least loss on left-out
-photos.
+If classes are uneven, class weights alone leave the head biased towards the large ones. It fits the few photos of a
+small class far more closely than it generalizes to others of that class. So the biases are shifted to minimize the loss
+on held-out photos.
 
-Sources: D. Liu, J. Nocedal, "On the limited memory BFGS method", Mathematical Programming 45 (1989), by SciPy; the
+Sources: D. Liu, J. Nocedal, "On the limited memory BFGS method", Mathematical Programming 45 (1989), as in SciPy. The
 objective is that of scikit-learn's LogisticRegression: C * sum of losses + half the squared norm of the kernel.
 """
 
@@ -20,23 +20,24 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import optimize, special
 
-# Inverse penalties that are tried, for standardized features, from the strongest penalty to the weakest.
+# Inverse penalties to try, for standardized features, from the strongest penalty to the weakest.
 C_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-# Of the gradient of the mean loss. While penalties are compared less will do: their losses differ by far more.
+# Tolerances for the gradient of the mean loss. A larger one is enough to compare penalties, whose losses differ by
+# far more.
 _TOLERANCE, _COMPARING_TOLERANCE = 1e-6, 3e-5
 _MAX_ITERATIONS = 500
 _ROWS_AT_ONCE = 2048
-_MIN_DEVIATION = 1e-6  # a feature that never varies is left as it is
+_MIN_DEVIATION = 1e-6  # a feature that never varies is not scaled
 
 Total = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogisticHead:
-    """A fitted head: float32 `kernel` (D, K) and `bias` (K,) for features as the trunk gives them.
+    """A fitted head: float32 `kernel` (D, K) and `bias` (K,) for the raw features of the trunk.
 
-    `c` is the inverse penalty; `losses` has the cross-validated mean log loss of each one that was tried; `shift` (K,)
-    is what uneven classes added to the bias.
+    `c` is the inverse penalty, and `losses` has the cross-validated mean log loss of each one that was tried.
+    `shift` (K,) is the part of `bias` that corrects for uneven classes.
     """
 
     kernel: np.ndarray
@@ -50,7 +51,7 @@ class LogisticHead:
 class HeadRows:
     """One worker's share of the rows: features (N, D), labels (N,), positive weights (N,), folds (N,) from 0 on.
 
-    All views of a photo have the same fold: the loss on a photo whose other views were trained on would flatter.
+    All views of a photo are in the same fold. The loss on a photo whose other views were trained on would be too low.
     """
 
     features: np.ndarray
@@ -68,11 +69,12 @@ def fit_logistic_head(
     uneven: bool = False,
     total: Total = lambda values: values,
 ) -> LogisticHead:
-    """Fit a head on the rows of all workers; the C of the least cross-validated loss among `candidates` is taken.
+    """Fit a head on the rows of all workers, with the C among `candidates` of the lowest cross-validated loss.
 
-    Each worker calls this with its share. `total` sums a float64 vector over the workers and gives every one the same
-    result, so all take the same steps; a single worker needs none. With `uneven` classes, which the rows' weights make
-    equal, the biases are shifted. With one candidate, and no such classes, nothing is cross-validated.
+    Every worker calls this with its share. `total` sums a float64 vector over the workers and returns the same result
+    on each, so all take the same steps. A single worker does not need it. If classes are `uneven`, the weights of
+    `rows` must balance them, and the biases are shifted. With one candidate and even classes, nothing is
+    cross-validated.
     """
     problem = _Problem(rows, classes=classes, total=total)
     candidates = sorted(candidates)
@@ -91,10 +93,10 @@ def fit_logistic_head(
 def _cross_validate(
     problem: _Problem, candidates: Sequence[float], *, folds: int, uneven: bool
 ) -> tuple[dict[float, float], dict[float, np.ndarray]]:
-    """Return the mean log loss on left-out folds for each candidate, and the shift of the biases that it asks for.
+    """Return the mean log loss on held-out folds for each candidate and, if `uneven`, the shift of its biases.
 
-    Ends where the loss has grown twice in a row. The fits of all folds are one problem: a pass over the features, which
-    is what costs, serves all of them. Each candidate starts from the solution of the last one.
+    Stops once the lowest loss is not among the last two. All folds are fitted as one problem, so that they share each
+    pass over the features, which dominates the cost. Each candidate starts from the solution of the previous one.
     """
     held = problem.fold_masks(folds)
     points = problem.zeros(folds)
@@ -112,9 +114,9 @@ def _cross_validate(
 
 
 class _Problem:
-    """The objective over all workers' rows, for F fits at once that each keep some of the rows.
+    """The objective over all workers' rows, for F fits at the same time that each use some of the rows.
 
-    Points are float64 (F, D + 1, K): for each fit the kernel for standardized features, and the bias below it.
+    Points are float64 (F, D + 1, K): for each fit, the kernel for standardized features with the bias as its last row.
     """
 
     def __init__(self, rows: HeadRows, *, classes: int, total: Total) -> None:
@@ -132,7 +134,7 @@ class _Problem:
         self._truth = np.eye(classes, dtype=np.float32)[rows.labels][:, np.newaxis]
 
     def zeros(self, fits: int) -> np.ndarray:
-        """Return the points where every class is as likely as another."""
+        """Return the points at which all classes are equally likely."""
         return np.zeros((fits, self._features.shape[1] + 1, self._classes))
 
     def fold_masks(self, folds: int) -> np.ndarray:
@@ -141,9 +143,9 @@ class _Problem:
         return masks
 
     def minimize(self, points: np.ndarray, *, c: float, kept: np.ndarray, tolerance: float) -> np.ndarray:
-        """Return the points of the least objectives, from `points` on; `kept` (N, F) is 1 for a fit's own rows."""
+        """Return the points that minimize the objectives, from `points` on; `kept` (N, F) is 1 for a fit's own rows."""
         weights = kept * self._weights
-        # Divided by the weight of the rows, an objective means the same for ten photos and for a million.
+        # Divided by the total weight of the rows, objectives have the same scale for ten photos and for a million.
         scale = 1.0 / (c * self._total(weights.sum(axis=0, dtype=np.float64)))
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -166,17 +168,20 @@ class _Problem:
         return best
 
     def left_out(self, points: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Return float64 (N, K): the log probabilities of each row by the fit that `held` (N, F) it out."""
+        """Return the float64 log probabilities (N, K) of each row by the fit that held it out: `held` (N, F) is 1."""
         found: np.ndarray = np.einsum("nfk,nf->nk", self._log_probabilities(points), held, dtype=np.float64)
         return found
 
     def mean_loss(self, logits: np.ndarray) -> float:
-        """Return the mean log loss of all rows whose `logits` are (N, K)."""
+        """Return the weighted mean log loss over all workers' rows; this worker's have `logits` (N, K)."""
         loss, weight = self._total(np.array([self._loss(logits)[0], self._weights.sum()], np.float64))
         return float(loss / weight)
 
     def fit_shift(self, logits: np.ndarray) -> np.ndarray:
-        """Return (K,) what to add to `logits` (N, K) for the least loss; half its square counts as that of a photo."""
+        """Return the shift (K,) that minimizes the loss when it is added to `logits` (N, K).
+
+        Half its squared norm is added to the sum of losses, so this penalty counts as much as the loss of one photo.
+        """
 
         def objective(shift: np.ndarray) -> tuple[float, np.ndarray]:
             loss, slope = self._loss(logits + shift)
@@ -187,7 +192,7 @@ class _Problem:
         return found
 
     def _loss(self, logits: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the sum of losses of this worker's rows, and its slope along a shift of the biases."""
+        """Return the weighted sum of losses of this worker's rows, and its gradient for a shift of the biases."""
         log_probabilities = special.log_softmax(logits, axis=1)
         truth = self._truth[:, 0]
         loss = -float((log_probabilities * truth * self._weights).sum(dtype=np.float64))
@@ -195,13 +200,13 @@ class _Problem:
         return loss, slope
 
     def unfold(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first fit for features as they come: w'(x - m)/s + b = (w/s)'x + b - (w/s)'m."""
+        """Return kernel and bias of the first fit for raw features: w'(x - m)/s + b = (w/s)'x + b - (w/s)'m."""
         kernel = points[0, :-1] / self._deviation[:, np.newaxis]
         bias = points[0, -1] - self._mean @ kernel
         return kernel.astype(np.float32), bias.astype(np.float32)
 
     def _log_probabilities(self, points: np.ndarray) -> np.ndarray:
-        """Return float32 (N, F, K)."""
+        """Return the log probabilities of this worker's rows, float32 (N, F, K)."""
         flat = points.astype(np.float32).transpose(1, 0, 2).reshape(points.shape[1], -1)
         logits = (self._features @ flat[:-1] + flat[-1]).reshape(-1, len(points), self._classes)
         found: np.ndarray = special.log_softmax(logits, axis=2)
@@ -213,7 +218,7 @@ def _weighted_sum(
 ) -> np.ndarray:
     """Return float64 (D,): the sum of `function` of the rows (N, D) times `weights` (N,).
 
-    A stretch of rows at a time: all of them in float64 would take twice the memory of the features.
+    Rows are processed in chunks, because all of them in float64 would take twice the memory of the features.
     """
     found = np.zeros(features.shape[1])
     for start in range(0, len(features), _ROWS_AT_ONCE):

@@ -74,8 +74,8 @@ def test_fewer_than_two_classes_are_the_users_mistake(relatives: list[str], foun
         assign_classes(relatives, source="photos")
     assert str(raised.value) == (
         f"expected photos of two classes or more in photos, {found}; lay them out as CLASS/photo.jpg, or "
-        "train/CLASS/photo.jpg (beside it validation/, val/ or test/), or CLASS.1.jpg; "
-        "folders around these and a zip of them will do; or say what they show by --labels FILE"
+        "train/CLASS/photo.jpg (next to it validation/, val/ or test/), or CLASS.1.jpg; "
+        "folders around these and a zip of them are accepted; or give the labels by --labels FILE"
     )
 
 
@@ -183,7 +183,7 @@ def test_a_folder_called_as_a_split_without_class_folders_is_a_class_with_a_word
 
 def test_what_stands_beside_the_splits_is_said() -> None:
     layout, _ = assign_classes(pictures("train/cat", "train/dog", "extra/cat"), source="photos")
-    assert layout.notes == ("Skipped, because the split folders are beside it: extra.",)
+    assert layout.notes == ("Skipped, because they are next to the split folders: extra.",)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_folder_that_has_the_class_folders_again_is_no_class() -> None:
 def test_classes_whose_names_begin_as_those_of_splits_get_a_word() -> None:
     layout, _ = assign_classes(pictures("trainA", "trainB", "testA", "testB"), source="photos")
     assert layout.notes == (
-        "Used as a class, though its name begins as that of a split: testa, testb, traina, trainb.",
+        "Used as a class, although its name begins like that of a split: testa, testb, traina, trainb.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A photo of each kind stands for all of that kind."""
+"""One photo of each kind represents all photos of that kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_first_photo_of_each_folder_name_and_kind_stands_for_the_others() ->
 
 
 def test_names_of_no_known_class_count_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examples, "MOST_NAMES", 1)
+    monkeypatch.setattr(examples, "MAX_NAMES", 1)
     found = Examples(["cat"])
     found.add(["dog.1.jpg", "cat.1.jpg", "eel.1.jpg", "fox.1.jpg", "dog.0.jpg"])
     assert found.relatives == ["cat.1.jpg", "dog.0.jpg", "eel.1.jpg"]

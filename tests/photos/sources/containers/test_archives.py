@@ -1,4 +1,4 @@
-"""Archives as people have them: of every compression, with odd names, locked, cut, and what is no archive."""
+"""Archives found in practice: every compression, odd names, truncated ones, and files that are not archives."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_webdataset_shards_are_their_photos(tmp_path: Path) -> None:
 
 
 def unmarked_zip(names: list[bytes]) -> bytes:
-    """A zip whose names have no mark that tells how they are encoded."""
+    """Return a zip whose names have no flag that declares their encoding."""
     content = zip_bytes({f"{number:0{len(name)}}": name for number, name in enumerate(names)})
     for number, name in enumerate(names):
         content = content.replace(b"%0*d" % (len(name), number), name)
@@ -129,7 +129,7 @@ def test_names_without_a_mark_are_utf_8_where_they_can_be(tmp_path: Path, capsys
     (tmp_path / "a.zip").write_bytes(unmarked_zip([utf_8]))
     assert list(contents(tmp_path / "a.zip")) == ["кошка.jpg"]
     assert "1 name in" in (said := capsys.readouterr().out)
-    assert said.endswith("does not say how it is encoded: read as UTF-8.\n")
+    assert said.endswith("without a declared encoding: read as UTF-8.\n")
     (tmp_path / "b.zip").write_bytes(unmarked_zip([utf_8, cp437]))
     assert sorted(contents(tmp_path / "b.zip")) == ["Käse.jpg", "кошка.jpg"]
     assert capsys.readouterr().out.endswith("read as UTF-8 or CP437.\n")
@@ -178,7 +178,7 @@ def test_an_archive_of_archives_and_one_of_nothing_are_refused(tmp_path: Path) -
 def test_a_tar_that_decompresses_to_far_more_than_photos_do_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.photos.sources.containers.archives._MOST_BESIDE", 1000)
+    monkeypatch.setattr("catdog.photos.sources.containers.archives._MAX_EXTRA_BYTES", 1000)
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(tar_bytes({"1.jpg": bytes(20_000_000)})))
     with pytest.raises(UsageError, match="it decompresses to far more than photos do"):
         list_photos(str(tmp_path / "bomb.tar.gz"))
@@ -210,5 +210,5 @@ def test_a_tar_whose_version_cannot_be_told_is_no_tar_without_one(
         raise OSError("the store does not answer")
 
     monkeypatch.setattr(archives, "look_at", refuse)
-    with pytest.raises(FailureError, match="the store does not answer"):  # else all its photos would count as changed
+    with pytest.raises(FailureError, match="the store does not answer"):  # else all photos would count as changed
         list_photos(str(tmp_path / "a.tar"))

@@ -1,4 +1,4 @@
-"""Rows of Parquet files in any order: no row group is read again and again."""
+"""Rows of Parquet files, read in any order: with a cache, a process reads no row group more than twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS, ROWS_A_GROUP = 60, 5
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A table of twelve row groups, whose photos hold their own names."""
+    """Write a table of twelve row groups, whose photos contain their row numbers."""
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
     cells.forget_tables()
     return write(tmp_path / "pets.parquet", "photo")
@@ -35,7 +35,7 @@ def write(path: Path, word: str) -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The row groups that are read from a table, as it happens."""
+    """Return the list to which every row group is appended when it is read from a table."""
     found: list[int] = []
     read = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -61,7 +61,7 @@ def test_photos_in_a_random_order_read_each_row_group_twice_and_then_from_the_ca
     assert {reads.count(group) for group in range(ROWS // ROWS_A_GROUP)} <= {1, 2}
     assert all(name.endswith(".arrow") for name in os.listdir(tmp_path / "cache/tables"))  # noqa: PTH208
 
-    # Another process finds the files of the cache as soon as it comes back to a row group.
+    # Another process uses the cached files as soon as it returns to a row group.
     cells.forget_tables()
     del reads[:]
     for key, content in keys:

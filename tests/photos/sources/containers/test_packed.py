@@ -1,4 +1,4 @@
-"""Parquet files and tars of more photos than one process is to list are left to tasks; few are listed here."""
+"""Parquet files and tars with more photos than one process should list are left to tasks; few are listed here."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_tars_that_seem_to_hold_more_photos_than_are_asked_for_are_left_to_tasks
         write_tar(tmp_path / f"{number}.tar", "1.jpg", "2.jpg")
     assert list_inputs(str(tmp_path), at_most=8).num_rows == 8
     (tmp_path / "3.tar").write_bytes(bytes((tmp_path / "3.tar").stat().st_size))
-    assert len(left(str(tmp_path), at_most=7).files) == 4  # by the first alone, or the last one would be refused
+    assert len(left(str(tmp_path), at_most=7).files) == 4  # judged by the first alone, although the last is empty now
     assert len(left(f"{tmp_path}/*.tar", at_most=7).files) == 4
-    monkeypatch.setattr(packed, "_MOST_BYTES_PER_PHOTO", 1)
+    monkeypatch.setattr(packed, "_MAX_BYTES_PER_PHOTO", 1)
     (tmp_path / "0.tar").write_bytes(b"not even opened")
     assert len(left(str(tmp_path), at_most=8).files) == 4
 

@@ -1,4 +1,4 @@
-"""Parquet files as people have them: every type of bytes, several columns, names that repeat, labels."""
+"""Parquet files found in practice: every type of bytes, several columns, repeated names, labels."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_struct_without_bytes_is_read_from_its_path(tmp_path: Path) -> None:
 def test_of_several_columns_a_person_says_which(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", {"id": [7, 7, 9], "mask": [b"m"] * 3, "photo": [b"A", b"B", b"C"],
                                           "title": ["a", "b", "c"]})  # fmt: skip
-    with pytest.raises(UsageError, match=r"has several columns of bytes \(mask, photo\): say which by --bytes-column"):
+    with pytest.raises(UsageError, match=r"has several columns of bytes \(mask, photo\): choose one by --bytes-column"):
         list_inputs(path)
     inputs = list_inputs(path, columns=TableColumns(content="photo", name="title"))
     assert inputs["path"].to_pylist() == [f"{path}!photo[0]!a", f"{path}!photo[1]!b", f"{path}!photo[2]!c"]
@@ -102,8 +102,8 @@ NAMED = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
 @pytest.mark.parametrize(
     ("labels", "description", "found"),
     [
-        ([-1, 0, 1, 2, None], NAMED, ["", "cat", "dog", "", ""]),  # -1 is Hugging Face's word for no label
-        ([1.0, 0.0, None], NAMED, ["dog", "cat", ""]),  # as pandas has numbers beside a missing one
+        ([-1, 0, 1, 2, None], NAMED, ["", "cat", "dog", "", ""]),  # -1 means no label in Hugging Face's datasets
+        ([1.0, 0.0, None], NAMED, ["dog", "cat", ""]),  # as pandas stores integers if one is missing
         ([1.0, 0.5, None], {}, ["1", "0.5", ""]),
         (["cat", "dog"], NAMED, ["cat", "dog"]),
         ([1, 0], "{no json", ["1", "0"]),
@@ -144,6 +144,6 @@ def test_a_readme_beside_tables_is_skipped_with_a_line_and_a_photo_is_not(
     write(tmp_path / "train.parquet", {"bytes": [b"A"]})
     (tmp_path / "README.md").write_text("a dataset card")
     assert contents(list_inputs(str(tmp_path))) == [b"A"]
-    assert capsys.readouterr().out == "Skipped 1 file beside archives or tables of photos, such as README.md.\n"
+    assert capsys.readouterr().out == "Skipped 1 file next to archives or tables of photos, such as README.md.\n"
     (tmp_path / "1.jpg").write_bytes(b"B")
     assert len(contents(list_inputs(str(tmp_path)))) == 3

@@ -1,4 +1,4 @@
-"""Long lists, read by tasks: the rows and their digest are those of one process, and so are the shards each time."""
+"""Long lists, read by tasks: rows and digest are those of one process, and the shards are the same each time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from catdog.photos.sources.listing.shards import SetDigest, Shard, read_all
 
 
 def list_both_ways(source: str, place: str, *, exclude: tuple[str, ...] = ()) -> list[Shard]:
-    """List `source` here and by tasks; what is found must be the same."""
+    """List `source` in this process and by tasks; check that both find the same, and return the shards."""
     wanted = list_inputs(source, exclude=exclude)
     with pytest.raises(MoreLinesError) as raised:
         list_inputs(source, exclude=exclude, at_most=1)
@@ -32,8 +32,8 @@ def list_both_ways(source: str, place: str, *, exclude: tuple[str, ...] = ()) ->
 
 @pytest.fixture
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks of about 30 lines, and of 25 keys."""
-    for name, value in (("_MOST_BYTES", 500), ("_KEYS_PER_TASK", 25), ("_KEYS_PER_SAMPLE", 2)):
+    """Make tasks small: about 30 lines, and 25 keys."""
+    for name, value in (("_MAX_BYTES", 500), ("_KEYS_PER_TASK", 25), ("_KEYS_PER_SAMPLE", 2)):
         monkeypatch.setattr(list_tasks, name, value)
 
 
@@ -77,7 +77,7 @@ def test_what_may_be_wrong_with_a_long_list_is_said_as_of_a_short_one(
         "None of the first 20 paths in the list exists, such as C:\\photos\\0.jpg: they are Windows paths."
     ]
     (tmp_path / "list.txt").write_text("#\n" * 5)
-    with pytest.raises(UsageError, match=r"^expected a path a line in .*/list\.txt, found none"):
+    with pytest.raises(UsageError, match=r"^expected one path per line in .*/list\.txt, found none"):
         list_many(MoreLinesError(str(tmp_path / "list.txt")), num_cpus=0.5)
     (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\ns3://AKIA:s3cr3t@bucket/b.jpg\n")
     with pytest.raises(UsageError, match="expected a URI without keys or passwords"):

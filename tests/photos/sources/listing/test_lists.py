@@ -59,7 +59,7 @@ def test_what_a_list_cannot_mean_is_a_row_each(tmp_path: Path) -> None:
         ("C:\\photos\\a.jpg", "they are Windows paths"),
         ('{"path": "a.jpg"}', "they are JSON"),
         ("a.jpg ", "they begin or end with a space"),
-        ("b/a.jpg", "relative paths count from the folder of the list"),
+        ("b/a.jpg", "relative paths are relative to the folder of the list"),
     ],
 )
 def test_where_all_paths_are_missing_a_line_says_what_may_be_wrong(
@@ -87,7 +87,7 @@ def test_a_list_with_a_password_in_it_is_refused_and_the_password_not_shown(tmp_
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
 def test_a_list_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
-    fails = Path("/sys/class/net/lo/speed")  # a file that opens, and refuses to be read
+    fails = Path("/sys/class/net/lo/speed")  # a file that can be opened but not read
     if not fails.exists():
         pytest.skip("no such file here")
     (tmp_path / name).symlink_to(fails)

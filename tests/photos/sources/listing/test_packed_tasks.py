@@ -1,4 +1,4 @@
-"""Parquet files and tars, listed by tasks: the rows, their order and their digest are those of one process."""
+"""Parquet files and tars, listed by tasks: rows, order and digest are those of one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def list_both_ways(source: str, place: Path, **options: Any) -> list[Shard]:
-    """List `source` here and by tasks, a file each; what is found must be the same."""
+    """List `source` in this process and by tasks of one file; check that both find the same, and return the shards."""
     wanted = list_inputs(source, **options)
     with pytest.raises(MorePackedError) as raised:
         list_inputs(source, at_most=1, **options)
@@ -87,7 +87,7 @@ def test_tars_are_the_same_photos_in_the_same_places(tmp_path: Path, capsys: pyt
 def test_tars_that_nobody_opened_before_are_in_folders_of_their_names_where_none_of_them_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.photos.sources.containers.packed._MOST_BYTES_PER_PHOTO", 1)
+    monkeypatch.setattr("catdog.photos.sources.containers.packed._MAX_BYTES_PER_PHOTO", 1)
     for number, names in enumerate((["1.jpg"], ["cat/1.jpg"])):
         folder = tmp_path / str(number)
         write_tar(folder / "one.tar", "1.jpg")

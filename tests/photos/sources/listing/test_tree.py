@@ -1,4 +1,4 @@
-"""Large folders, in tasks: they find what one process finds, and the same shards each time."""
+"""Large folders, listed by tasks: they find what one process finds, and give the same shards each time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_tasks_find_the_photos_that_one_process_finds(
 
 
 def list_here(folder: Path, place: Path) -> tuple[list[tuple[str, int]], int]:
-    """List `folder` as tasks do, in this process; return the first path and rows of each shard, and the tasks."""
+    """List `folder` as tasks do, in this process; return (first path, rows) of each shard, and the number of tasks."""
     queue, found, tasks = [([""], 0)], Listed(), 0
     while queue:
         folders, files = queue.pop()
@@ -83,7 +83,7 @@ def test_of_a_folder_with_more_files_than_are_asked_for_only_containers_are_list
     assert list_inputs(f"{tmp_path}/photos", at_most=4).num_rows == 4
     with pytest.raises(MoreFilesError, match=f"^{tmp_path}/photos$"):
         list_inputs(f"{tmp_path}/photos", at_most=3)
-    with pytest.raises(UsageError, match="expected an archive"):  # it was opened
+    with pytest.raises(UsageError, match="expected an archive"):  # the listing continued and opened one
         list_inputs(f"{tmp_path}/tables", at_most=3)
 
 

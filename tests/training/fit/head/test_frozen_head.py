@@ -13,7 +13,7 @@ WIDTH = 40
 
 
 def make_rows(photos: int, *, seed: int, views: int = 2, rare: float = 0.5) -> ViewRows:
-    """Features of very different scales, of which sixteen tell the classes apart, with some doubt."""
+    """Return features of very different scales; the first 16 separate the classes, with some overlap."""
     random = np.random.default_rng(seed)
     labels = (random.random(photos) < rare).astype(np.int32)
     features = random.normal(size=(views, photos, WIDTH))
@@ -24,7 +24,7 @@ def make_rows(photos: int, *, seed: int, views: int = 2, rare: float = 0.5) -> V
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
-    """A classifier of one convolution: the head is what these tests are about."""
+    """Return a classifier with a single convolution, because these tests are about its head."""
     return head_networks(WIDTH)
 
 
@@ -113,5 +113,5 @@ def test_mini_batches_shift_the_biases_of_uneven_classes_as_the_exact_head_does(
 def test_features_that_are_not_numbers_end_the_stage(networks: Networks) -> None:
     train = make_rows(100, seed=0)
     train._features[0, 5] = np.nan
-    with pytest.raises(DivergedError, match=r"^the features of the frozen stage are not numbers"):
+    with pytest.raises(DivergedError, match=r"^the frozen stage has NaN or infinite features"):
         fit(networks, train)

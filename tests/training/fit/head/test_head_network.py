@@ -1,4 +1,4 @@
-"""A head that is trained without TensorFlow: the one that TensorFlow's network gets, in a model that is the same."""
+"""Training a head without TensorFlow gives the same head, and the same saved model, as training it with TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.train_loop import Scored, StageRows, score_splits
 
-WIDTH = 1280  # of Lite0
+WIDTH = 1280  # the number of Lite0's features
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def keras(spec: ClassifierSpec, pretrained: Pretrained) -> Networks:
 
 @pytest.fixture
 def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever imports it fails."""
+    """Make each import of TensorFlow, and of the modules that need it, fail."""
     for name in ("tensorflow", "tf_keras", "catdog.model.classifier", "catdog.model.backbones"):
         monkeypatch.setitem(sys.modules, name, None)
 

@@ -12,7 +12,7 @@ from catdog.training.fit.head.logistic_head import HeadRows, LogisticHead, fit_l
 
 
 def make_rows(*, classes: int, photos: int = 150, width: int = 40, views: int = 1, seed: int = 0) -> HeadRows:
-    """Overlapping classes in features of very different scales."""
+    """Return rows of overlapping classes, with features of very different scales."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, photos)
     labels[:classes] = np.arange(classes)
@@ -52,7 +52,8 @@ def test_weights_count_as_scikit_learn_counts_them() -> None:
     head = fit_logistic_head(rows, classes=2, candidates=[0.01])
     standard = StandardScaler().fit(rows.features, sample_weight=balanced)
     scaled = standard.transform(rows.features)
-    # For two classes scikit-learn penalizes one vector, the difference of our two: half its square, against a quarter.
+    # For two classes, scikit-learn penalizes half the square of one vector, the difference of our two kernels. Our
+    # penalty amounts to a quarter of it, so scikit-learn's C is twice ours.
     oracle = LogisticRegression(C=0.02, tol=1e-8, max_iter=5000).fit(scaled, rows.labels, sample_weight=balanced)
     np.testing.assert_allclose(probabilities(head, rows.features), oracle.predict_proba(scaled), atol=2e-4)
 
@@ -61,7 +62,7 @@ def test_the_penalty_with_the_least_loss_on_left_out_photos_is_taken() -> None:
     rows = make_rows(classes=2, views=2)
     head = fit_logistic_head(rows, classes=2)
     assert head.c == min(head.losses, key=head.losses.__getitem__)
-    # By hand for one penalty: each fold predicted by a head of the other four, standardized with all rows.
+    # By hand for one penalty: predict each fold with a head fitted to the other four, standardized with all rows.
     standard = StandardScaler().fit(rows.features)
     scaled = standard.transform(rows.features)
     losses = []
@@ -75,7 +76,7 @@ def test_the_penalty_with_the_least_loss_on_left_out_photos_is_taken() -> None:
 
 
 def uneven_rows() -> HeadRows:
-    """Twenty photos of one class beside 380 of another, which weights make equal."""
+    """Return 20 photos of one class and 380 of another, with weights that give both the same total."""
     rows = make_rows(classes=2, photos=4000)
     few, many = (np.flatnonzero(rows.labels == label)[:count] for label, count in ((1, 20), (0, 380)))
     chosen = np.sort(np.concatenate([few, many]))
@@ -92,7 +93,7 @@ def test_the_biases_of_uneven_classes_are_shifted_to_the_least_loss_on_left_out_
     assert plain.shift.tolist() == [0.0, 0.0]
     np.testing.assert_array_equal(shifted.kernel, plain.kernel)
     np.testing.assert_allclose(shifted.bias, plain.bias + shifted.shift, atol=1e-6)
-    # By hand: each fold's logits by a head of the other four, and the best step for all of them.
+    # By hand: get each fold's logits from a head fitted to the other four, then find the best step for all logits.
     scaled = StandardScaler().fit(rows.features, sample_weight=rows.weights).transform(rows.features)
     logits = np.zeros(len(scaled))
     for fold in range(5):
@@ -105,7 +106,7 @@ def test_the_biases_of_uneven_classes_are_shifted_to_the_least_loss_on_left_out_
         lambda step: rows.weights @ np.logaddexp(0, -signs * (logits + step)) + step**2 / 4
     ).x
     assert shifted.shift[1] - shifted.shift[0] == pytest.approx(by_hand, rel=0.02)
-    # The rows after those that were chosen from were never seen.
+    # The training rows were all chosen from earlier rows, so these are unseen.
     unseen = make_rows(classes=2, photos=4000)
     features, labels = unseen.features[2000:], unseen.labels[2000:]
     found = [probabilities(head, features).argmax(axis=1) for head in (plain, shifted)]
@@ -123,7 +124,7 @@ def test_the_search_for_a_penalty_ends_where_weaker_ones_only_get_worse() -> Non
 
 
 class Sum:
-    """What sums vectors over two threads, as workers do over the network."""
+    """Sums vectors over two threads, as workers do over the network."""
 
     def __init__(self) -> None:
         self._barrier, self._parts = threading.Barrier(2), [np.zeros(0), np.zeros(0)]
@@ -158,7 +159,7 @@ def test_two_workers_with_half_of_the_rows_each_find_the_head_of_one(uneven: boo
     for thread in threads:
         thread.join()
     for name in ("kernel", "bias"):
-        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))  # bit for bit: they keep step
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))  # bit for bit
     assert found[0].c == alone.c
     np.testing.assert_allclose(probabilities(found[0], rows.features), probabilities(alone, rows.features), atol=5e-4)
 
