@@ -159,7 +159,7 @@ def test_trials_over_folds_are_ranked_by_their_mean_and_say_its_error(heads: tup
     assert best["photos"] == photos["train"] + photos["validation"]  # each was held out once
     row = next(csv.DictReader((run_dir / "trials.csv").open()))
     assert {"fold_loss_mean", "fold_loss_error", "fold_accuracy_mean", "fold_accuracy_error"} <= row.keys()
-    assert best["number"] == 0 or any("is within noise" in line or "more than noise" in line for line in said)
+    assert best["number"] == 0 or any("is within noise" in line or "larger than the noise" in line for line in said)
 
 
 def test_structure_is_swept_with_one_trunk_pass_for_each_combination(heads: tuple[Path, list[str]]) -> None:
