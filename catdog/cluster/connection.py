@@ -92,7 +92,9 @@ def connection_failure(error: Exception) -> str:
     elif os.environ.get("RAY_ADDRESS"):
         remedy = "check RAY_ADDRESS"
     else:
-        remedy = "run the same command again; on a slow machine set RAY_raylet_start_wait_time_s=120"
+        remedy = (
+            "run the same command again; Ray waits 30 seconds for its processes, so close what keeps the machine busy"
+        )
     return f"cannot join or start Ray: {text.rstrip('.')}; {remedy}"
 
 
