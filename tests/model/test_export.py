@@ -79,7 +79,7 @@ def test_mistakes_are_refused(model_dir: Path, tmp_path: Path) -> None:
         run(tmp_path, "tflite", tmp_path / "model")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"no photo")
-    with pytest.raises(UsageError, match="found none that can be read"):
+    with pytest.raises(UsageError, match="check the exported model with, found none"):
         run(model_dir, "tflite", tmp_path / "model", photos=str(tmp_path / "photos"))
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

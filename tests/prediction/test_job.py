@@ -307,7 +307,7 @@ def test_a_folder_that_is_not_ours_is_refused_before_anything_is_written(
 def test_a_second_job_on_a_folder_is_refused_while_the_first_is_at_work(
     folder: Path, model: Path, tmp_path: Path
 ) -> None:
-    with hold_lease(str(tmp_path / "labels"), flag="--out"), pytest.raises(UsageError, match="another job is at work"):
+    with hold_lease(str(tmp_path / "labels"), flag="--out"), pytest.raises(UsageError, match="another job is using it"):
         predict(folder, tmp_path / "labels", model)
 
 
