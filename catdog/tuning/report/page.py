@@ -80,7 +80,7 @@ def _overview(records: Mapping[int, Record], result: Mapping[str, Any]) -> Html:
         tag("p", _gain_sentence(result)),
         tag("p", _caution(result)),
         _comparison(result),
-        settings_table(result["values"], head=("setting", "best value")),
+        settings_table(effective_values(records[result["number"]]), head=("setting", "best value")),
         tag("p", "To train it again:"),
         tag("pre", tag("code", result["command"])),
     ]
