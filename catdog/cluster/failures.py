@@ -42,7 +42,7 @@ def report_failures() -> Iterator[None]:
 
     def watch() -> None:
         ended, told = False, 0
-        while not ended:
+        while not (ended or left.is_set()):
             ended = stop.is_set()  # after one last check
             wait, began = 0.0 if ended else _LOOK_EVERY_SECONDS, time.monotonic()
             news, notices = list[str](), list[str | None]()

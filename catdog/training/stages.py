@@ -9,7 +9,7 @@ from typing import Any
 from catdog.cluster.plan import Plan
 from catdog.command_line.settings import flatten_config
 from catdog.config import FrozenStageConfig, StageConfig, TrainConfig
-from catdog.console import ProgressLine, say
+from catdog.console import ProgressLine, counted, say
 from catdog.errors import UsageError
 from catdog.features.cache import FeatureCache, locate_cache
 from catdog.features.extract import extract_features
@@ -122,7 +122,7 @@ class StageLayout:
 
         unreadable = extract_features(wanted, pretrained=self._pretrained, plan=plan, root=self._root, progress=follow)
         if unreadable:
-            count = f"{len(unreadable)} photo{'s' if len(unreadable) > 1 else ''}"
+            count = counted(len(unreadable), "photo")
             say(f"Skipped {count} that changed since ingest or can no longer be read, such as {unreadable[0]}")
         return done[0]
 

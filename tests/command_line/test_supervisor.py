@@ -108,7 +108,7 @@ def test_a_parent_that_is_killed_takes_the_job_along() -> None:
     [
         (
             f"os.write(2, b'{NATIVE}\\n'); os._exit(1)",
-            "the head of the Ray cluster is gone; start it again, then",
+            "the head of the Ray cluster is gone; start it again, then run the",
         ),
         (
             "os.write(2, b'[2026-11-24 03:07:29,149 C 1 1] x: Raylet died\\n'); os._exit(1)",

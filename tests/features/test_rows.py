@@ -88,5 +88,6 @@ def test_an_unreadable_row_of_a_stream_repeats_a_good_one() -> None:
     features, labels = _replace_unreadable(batch)
     assert (features.tolist(), labels.tolist()) == ([[1.0], [3.0], [1.0]], [1, 0, 1])
     nothing = {**batch, "label": np.full(3, -1, np.int32), "unreadable": np.array(["b.jpg: missing: gone"] * 3, object)}
-    with pytest.raises(FailureError, match=r"^none of the photos of a block can be read any more: b.jpg: missing"):
+    message = r"^none of the photos of a block can be read any more: b.jpg: missing: gone$"
+    with pytest.raises(FailureError, match=message):
         _replace_unreadable(nothing)

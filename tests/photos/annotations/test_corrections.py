@@ -84,7 +84,8 @@ def test_unknown_classes_and_only_strange_paths_are_refused(tmp_path: Path) -> N
         apply_corrections(
             read_corrections(written(tmp_path, "path,label\n/p/a.jpg,bird\n")), PATHS, ASSIGNED, classes=("cat", "dog")
         )
-    with pytest.raises(UsageError, match=r"none of its 1 paths matches a photo, such as x\.jpg; paths of photos look"):
+    message = r"none of its 1 paths matches a photo, such as x\.jpg; paths of photos look like"
+    with pytest.raises(UsageError, match=message):
         apply_corrections(
             read_corrections(written(tmp_path, "path,label\nx.jpg,cat\n")), PATHS, ASSIGNED, classes=("cat", "dog")
         )
