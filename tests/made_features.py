@@ -41,13 +41,12 @@ def photo_set(count: int, views: tuple[int, ...]) -> PhotoSet:
 
 def head_networks(width: int) -> Networks:
     """Return a classifier with one convolution, for tests of its head."""
-    import tensorflow as tf
     import tf_keras
 
     image = tf_keras.Input((8, 8, 3), name="image")
     feature = tf_keras.layers.GlobalAveragePooling2D(name="gap")(tf_keras.layers.Conv2D(width, 1)(image))
     classifier = tf_keras.Model(image, tf_keras.layers.Dense(2, activation="softmax", name="fc_out")(feature))
-    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    return Networks(trained=classifier, float32=classifier)
 
 
 class ViewRows:

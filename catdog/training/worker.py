@@ -23,6 +23,7 @@ from catdog.training.fit.networks import Networks, Trained
 from catdog.training.fit.stage_job import StageJob, TrainJob
 from catdog.training.fit.stage_runner import Place, open_share, train_stages
 from catdog.training.fit.train_loop import DivergedError
+from catdog.training.fit.workers import Workers
 from catdog.training.page.heatmaps import write_heatmaps
 
 # Messages from the driver to workers that wait for the rows of the trunk pass.
@@ -51,7 +52,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
     weights = pretrained.get()
     networks: Trained
     if needs_tensorflow(job, workers=place.workers, pretrained=weights):
-        networks = _build_networks(job, weights, workers=place.workers, threads=threads)
+        networks = _build_networks(job, weights, place=place, threads=threads)
     else:
         networks = HeadNetwork(job.spec, weights)
     resumed = _read_checkpoint(ray.train.get_checkpoint())
@@ -75,7 +76,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
         write_heatmaps(job, networks, threads=threads)
 
 
-def _build_networks(job: TrainJob, weights: Pretrained | None, *, workers: int, threads: int) -> Networks:
+def _build_networks(job: TrainJob, weights: Pretrained | None, *, place: Place, threads: int) -> Networks:
     import tensorflow as tf
     import tf_keras
 
@@ -84,16 +85,20 @@ def _build_networks(job: TrainJob, weights: Pretrained | None, *, workers: int, 
 
     model.configure_tensorflow(threads=threads)
     # Before any other use of TensorFlow, because collectives must be set up first.
-    strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers > 1 else tf.distribute.get_strategy()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy() if place.workers > 1 else None
+    workers = Workers(strategy, rank=place.rank)
     tf_keras.utils.set_random_seed(job.seed)
     precision = model.choose_precision(job.precision, model.gpu_capabilities())
-    with strategy.scope():
-        trained = model.build_classifier(job.spec, precision=precision)
-        # Reported scores must be those of the saved model, which computes in float32.
-        float32 = trained if precision == "float32" else model.build_classifier(job.spec)
-        if weights is not None:
-            backbones.load_pretrained(trained, weights)
-    return Networks(trained=trained, float32=float32, strategy=strategy)
+    trained = model.build_classifier(job.spec, precision=precision)
+    # Reported scores must be those of the saved model, which computes in float32.
+    float32 = trained if precision == "float32" else model.build_classifier(job.spec)
+    if weights is not None:
+        backbones.load_pretrained(trained, weights)
+    loaded = weights.tensors if weights is not None else {}
+    for layer in trained.layers:
+        if layer.weights and layer.name not in loaded:
+            layer.set_weights(workers.broadcast(layer.get_weights()))
+    return Networks(trained=trained, float32=float32, workers=workers)
 
 
 def _await_rows(job: TrainJob) -> bool:

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from catdog.config import FrozenStageConfig
@@ -56,10 +55,9 @@ def train_stages(
             continue
         rows, observer = open_rows(stage), observe(stage)
         state = _fit(job, stage, networks, rows, observer)
-        weights = networks.gather()
         scored = score_splits(networks, cut=stage.cut, splits=rows.held_out())
         if place.rank == 0:
-            _write_stage(job, stage, networks, state, scored, weights)
+            _write_stage(job, stage, networks, state, scored)
         observer.on_end()
 
 
@@ -94,12 +92,7 @@ def open_share(job: TrainJob, stage: StageJob, *, place: Place, pretrained: Any,
 
 
 def _write_stage(
-    job: TrainJob,
-    stage: StageJob,
-    networks: Trained,
-    state: StageState,
-    scored: dict[str, Scored],
-    weights: list[np.ndarray],
+    job: TrainJob, stage: StageJob, networks: Trained, state: StageState, scored: dict[str, Scored]
 ) -> None:
     directory = files.join(job.run_dir, stage.name)
     outcomes = _make_outcomes(job, stage, scored)
@@ -114,7 +107,7 @@ def _write_stage(
     }
     card = {**spec_to_card(job.spec), **job.card, "stage": mark}
     with files.staged_directory(files.join(directory, "model")) as folder:
-        networks.save(folder, card, spec=job.spec, weights=weights)
+        networks.save(folder, card)
     write_history(directory, state.history)
     write_outcomes(directory, outcomes)
     artifacts.mark_complete(directory, inputs={}, summary=mark)

@@ -70,11 +70,11 @@ def fit_stage(
     `class_weights` has the weight of each class in the loss; if it is empty, all count the same.
     Raises DivergedError when the loss is no longer a number.
     """
-    workers = networks.strategy.num_replicas_in_sync
+    workers = networks.workers.count
     batch = _batch_per_worker(settings.global_batch_size, workers=workers, rows=rows.train.rows)
     steps = rows.train.rows // batch
     plan = StepPlan(batch=batch * workers, steps=steps * settings.epochs, class_weights=class_weights)
-    tail = Tail(networks.trained, networks.strategy, cut=cut, settings=settings, plan=plan)
+    tail = Tail(networks.trained, networks.workers, cut=cut, settings=settings, plan=plan)
     state = observer.resume() or StageState()
     if state.weights:
         tail.restore(state)
@@ -82,6 +82,7 @@ def fit_stage(
     while state.epoch < settings.epochs and not _is_stale(state, settings):
         start = time.monotonic()
         trained = _train_epoch(tail, rows.train, observer, epoch=state.epoch, batch=batch, steps=steps)
+        tail.share_statistics()
         due = time.monotonic() - last_checkpoint > _CHECKPOINT_EVERY_SECONDS
         with tail.averaged():
             sums = tail.total(np.concatenate([trained, tail.evaluate(rows.validation), [float(due)]]))

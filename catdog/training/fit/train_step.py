@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from catdog.config import StageConfig, UnfrozenStageConfig
 from catdog.features.rows import RowSource
 from catdog.training.fit.checkpoint import StageState
+from catdog.training.fit.workers import Workers
 
 _EVALUATION_BATCH = 256
 _OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
@@ -32,35 +34,36 @@ class Tail:
     def __init__(
         self,
         classifier: Any,
-        strategy: Any,
+        workers: Workers,
         *,
         cut: str,
         settings: StageConfig | None = None,
         plan: StepPlan | None = None,
     ) -> None:
-        import tensorflow as tf
         import tf_keras
 
         from catdog.model import classifier as model
 
         settings, self._plan = settings or StageConfig(), plan or StepPlan()
-        self._strategy, self._settings = strategy, settings
-        with strategy.scope():
-            _, self.model = model.split_at(classifier, cut)
-            keep_batch_norm = isinstance(settings, UnfrozenStageConfig) and not settings.train_batch_norm
-            for layer in self.model.layers:
-                layer.trainable = not (keep_batch_norm and isinstance(layer, tf_keras.layers.BatchNormalization))
-            self.optimizer = _make_optimizer(settings, steps=self._plan.steps)
-            self.optimizer.build(self.model.trainable_variables)
+        self._workers, self._settings = workers, settings
+        self.total = workers.total
+        _, self.model = model.split_at(classifier, cut)
+        keep_batch_norm = isinstance(settings, UnfrozenStageConfig) and not settings.train_batch_norm
+        self._moving: list[Any] = []  # moving statistics that training updates
+        for layer in self.model.layers:
+            normalizes = isinstance(layer, tf_keras.layers.BatchNormalization)
+            layer.trainable = not (keep_batch_norm and normalizes)
+            if normalizes and layer.trainable:
+                self._moving += layer.non_trainable_weights
+        self.optimizer = _make_optimizer(settings, steps=self._plan.steps)
+        self.optimizer.build(self.model.trainable_variables)
         self.classes = int(self.model.output.shape[-1])
         self._train, self._evaluate = self._compile()
-        # The input signature lets one trace serve vectors of any length.
-        self._own = tf.function(tf.identity, input_signature=[tf.TensorSpec([None], tf.float64)], autograph=False)
 
     def _compile(self) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        network, optimizer, strategy = self.model, self.optimizer, self._strategy
+        network, optimizer, workers = self.model, self.optimizer, self._workers
         variables = network.trainable_variables
         image_like = network.input.dtype == tf.uint8
         batch, smoothing = self._plan.batch, self._settings.label_smoothing
@@ -78,9 +81,10 @@ class Tail:
                 if smoothing:
                     log_probabilities = tf.math.log(tf.clip_by_value(probabilities, 1e-7, 1.0))
                     target = (1 - smoothing) * losses - smoothing * tf.reduce_mean(log_probabilities, axis=1)
-                # The optimizer sums gradients over the workers, so each one divides by the global batch.
+                # The gradients are summed over the workers, so each one divides by the global batch.
                 loss = tf.reduce_sum(tf.gather(class_weights, labels) * target) / batch
-            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            gradients = workers.summed(tape.gradient(loss, variables))
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return _sums(labels, probabilities, losses)
 
         def measure(features: Any, labels: Any) -> Any:
@@ -90,12 +94,10 @@ class Tail:
             labelled = tf.concat([tf.cast(labels, tf.float32)[:, tf.newaxis], probabilities], axis=1)
             return _sums(labels, probabilities, _cross_entropy(labels, probabilities)), labelled
 
-        def each_worker(function: Any) -> Any:
-            # No control flow here depends on the value of a tensor, so autograph is not needed. It writes a file to
-            # TMPDIR for each function that it rewrites. These stay when a process is killed, as workers are.
-            return tf.function(lambda x, y: strategy.run(function, args=(x, y)), reduce_retracing=True, autograph=False)
-
-        return each_worker(step), each_worker(measure)
+        # No control flow here depends on the value of a tensor, so autograph is not needed. It writes a file to TMPDIR
+        # for each function that it rewrites. These stay when a process is killed, as workers are.
+        compiled = functools.partial(tf.function, reduce_retracing=True, autograph=False)
+        return compiled(step), compiled(measure)
 
     def train(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step; return this worker's [sum of losses, right answers, rows]."""
@@ -116,17 +118,18 @@ class Tail:
                     kept.append(np.asarray(labelled))
         return sums
 
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Return float64 `values` summed over the workers, the same on each; every worker must call it."""
-        import tensorflow as tf
-
-        if self._strategy.num_replicas_in_sync == 1:
-            return values
-        spread = self._strategy.run(self._own, args=(tf.constant(values, tf.float64),))
-        return np.asarray(self._strategy.reduce(tf.distribute.ReduceOp.SUM, spread, axis=None), np.float64)
+    def share_statistics(self) -> None:
+        """Give all workers the mean of their moving statistics, which differ as their batches do; all call this."""
+        if self._workers.count == 1 or not self._moving:
+            return
+        values = [variable.numpy() for variable in self._moving]
+        sums = self.total(np.concatenate([value.ravel() for value in values]))
+        means = np.split(sums / self._workers.count, np.cumsum([value.size for value in values])[:-1])
+        for variable, mean in zip(self._moving, means, strict=True):
+            variable.assign(mean.reshape(variable.shape))
 
     def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return (weights, optimizer); every worker calls it, because reading some variables involves all of them."""
+        """Return (weights, optimizer)."""
         return self.model.get_weights(), [np.asarray(value) for value in _optimizer_variables(self.optimizer)]
 
     def restore(self, state: StageState) -> None:

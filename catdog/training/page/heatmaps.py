@@ -53,7 +53,7 @@ def write_heatmaps(job: TrainJob, networks: Trained, *, threads: int) -> None:
 
 
 def _map_maker(job: TrainJob, networks: Trained, best: str, *, threads: int) -> MapMaker:
-    """Return a function that makes the class maps of the stage `best` without the other workers."""
+    """Return a function that makes the class maps of the stage `best`."""
     if isinstance(networks, HeadNetwork) and choose_engine("auto", gpus=False) == "openvino":
         last = OpenvinoRunner(build_trunk(job.spec, networks.tensors, [LAST_MAP]), threads=threads)
         kernel, _ = networks.get()
@@ -61,8 +61,8 @@ def _map_maker(job: TrainJob, networks: Trained, best: str, *, threads: int) -> 
     from catdog.model import classifier as model
 
     if isinstance(networks, Networks):
-        classifier = networks.own_float32(job.spec)
-        if classifier is not networks.float32 or best != job.stages[-1].name:
+        classifier = networks.float32
+        if best != job.stages[-1].name:
             model.load_weights_into(classifier, files.join(job.run_dir, best, "model"))
     else:
         classifier = model.load_classifier(files.join(job.run_dir, best, "model")).network

@@ -62,7 +62,7 @@ def _measure_one(sweep: Sweep, record: Record, *, save: bool) -> Final:
         mark = {"name": record["stage"], **epochs, **scores}
         with files.staged_directory(files.join(sweep.run_dir, "model")) as folder:
             card = {**spec_to_card(spec), **layout.card, "stage": mark}
-            networks.save(folder, card, spec=spec, weights=networks.gather())
+            networks.save(folder, card)
     validation = found["validation"]
     chosen = validation.probabilities[np.arange(len(validation.labels)), validation.labels]
     return Final(
@@ -83,8 +83,6 @@ def _rebuild(sweep: Sweep, record: Record) -> Trained:
         head.set(checkpoint.weights)
         return head
 
-    import tensorflow as tf
-
     from catdog.model import backbones
     from catdog.model import classifier as model
 
@@ -92,7 +90,7 @@ def _rebuild(sweep: Sweep, record: Record) -> Trained:
     classifier = model.build_classifier(layout.spec)
     if weights is not None:
         backbones.load_pretrained(classifier, weights)
-    networks = Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    networks = Networks(trained=classifier, float32=classifier)
     if checkpoint:
         model.split_at(classifier, checkpoint.cut)[1].set_weights(checkpoint.weights)
     else:  # a distributed trial keeps a whole model

@@ -176,8 +176,6 @@ class QuickTrial:
 
     def _networks(self) -> Networks:
         """Return the classifier of this process, reset to the initial weights of every trial."""
-        import tensorflow as tf
-
         from catdog.model import classifier as model
 
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several trials share a GPU
@@ -189,7 +187,7 @@ class QuickTrial:
         trained.set_weights(weights)
         trained.get_layer(model.DROPOUT).rate = self._config.dropout
         # Scores in float32 are measured once, after the sweep.
-        return Networks(trained=trained, float32=trained, strategy=tf.distribute.get_strategy())
+        return Networks(trained=trained, float32=trained)
 
     def _head_network(self) -> HeadNetwork:
         from catdog.model import classifier as model

@@ -13,6 +13,7 @@ from catdog.training.fit.checkpoint import StageState
 from catdog.training.fit.networks import Networks
 from catdog.training.fit.train_loop import DivergedError, StageRows, fit_stage, mean_scores, score_splits
 from catdog.training.fit.train_step import Tail
+from catdog.training.fit.workers import Workers
 
 
 class ArrayRows:
@@ -74,9 +75,7 @@ class Follower:
 
 
 def networks(classifier):  # type: ignore[no-untyped-def]
-    import tensorflow as tf
-
-    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    return Networks(trained=classifier, float32=classifier)
 
 
 def fit(classifier, settings, *, cut: str = HEAD_CUT, train=None, validation=None, state=None, **more):  # type: ignore[no-untyped-def]
@@ -85,7 +84,7 @@ def fit(classifier, settings, *, cut: str = HEAD_CUT, train=None, validation=Non
 
 
 def evaluate(classifier, made: ArrayRows) -> dict[str, float]:  # type: ignore[no-untyped-def]
-    tail = Tail(classifier, networks(classifier).strategy, cut=HEAD_CUT)
+    tail = Tail(classifier, Workers(), cut=HEAD_CUT)
     return mean_scores(tail.evaluate(made), prefix="")
 
 

@@ -87,17 +87,13 @@ class HeadNetwork:
         """Return `values`, because there is only one worker."""
         return values
 
-    def gather(self) -> list[np.ndarray]:
-        """Return kernel and bias of the head."""
-        return self.get()
-
     def load(self, model_dir: str) -> None:
         """Load the head from a saved model that has the same backbone weights."""
         content = files.read_bytes(files.join(model_dir, WEIGHTS_FILE))
         found = parse_weights(content, shapes=self._spec.tensor_shapes(), where=WEIGHTS_FILE)[OUTPUT]
         self.set([found["kernel"], found["bias"]])
 
-    def save(self, folder: Path, card: Mapping[str, Any], *, spec: ClassifierSpec, weights: list[np.ndarray]) -> None:
+    def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the model directory `folder`."""
         (folder / WEIGHTS_FILE).write_bytes(write_tensors(self.tensors))
         files.write_json(str(folder / CARD_FILE), card)

@@ -48,14 +48,12 @@ def spec(pretrained: Pretrained) -> ClassifierSpec:
 
 @pytest.fixture(scope="module")
 def keras(spec: ClassifierSpec, pretrained: Pretrained) -> Networks:
-    import tensorflow as tf
-
     from catdog.model.backbones import load_pretrained
     from catdog.model.classifier import build_classifier
 
     classifier = build_classifier(spec)
     load_pretrained(classifier, pretrained)
-    return Networks(trained=classifier, float32=classifier, strategy=tf.distribute.get_strategy())
+    return Networks(trained=classifier, float32=classifier)
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def train(networks: Trained) -> tuple[StageState, Scored]:
 
 def save(networks: Trained, spec: ClassifierSpec, folder: Path) -> str:
     folder.mkdir()
-    networks.save(folder, spec_to_card(spec), spec=spec, weights=networks.gather())
+    networks.save(folder, spec_to_card(spec))
     return str(folder)
 
 
