@@ -35,17 +35,16 @@ class Job:
 
 def _ingest(config: IngestConfig) -> None:
     from catdog.cluster.connection import connected
-    from catdog.cluster.environment import quiet_datasets
     from catdog.cluster.shared_paths import check_shared
     from catdog.photos.annotations.labelling import read_annotations
-    from catdog.photos.ingest import find_photos, ingest
+    from catdog.photos.ingest import draw_missing_sample, find_photos, ingest
     from catdog.storage import files
     from catdog.storage.run_directory import hold_run, open_run
 
     run_dir = open_run(config, fingerprints=read_annotations(config).fingerprints())
     found = find_photos(config, run_dir=run_dir)
-    with hold_run(run_dir), connected(verbose=config.verbose):
-        quiet_datasets(verbose=config.verbose)
+    draw = partial(draw_missing_sample, config, run_dir=run_dir)
+    with hold_run(run_dir), connected(verbose=config.verbose, meanwhile=draw):
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
         ingest(config, run_dir=run_dir, found=found)
     say(f"Manifest: {files.join(run_dir, 'manifest')}")

@@ -11,7 +11,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from catdog.cluster.environment import prepare_environment, prepare_local_ray, worker_environment
@@ -26,11 +27,14 @@ _VERSIONS = re.compile(r"Version mismatch: .*?Ray: (\S+)\s+Python: (\S+).*?Ray: 
 
 
 @contextlib.contextmanager
-def connected(*, verbose: bool = False) -> Iterator[Resources]:
+def connected(*, verbose: bool = False, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Resources]:
     """Join the cluster that this process belongs to, or start one on this machine, for the duration of the block.
 
     Yields the resources of the cluster. A session that is already connected is used and left as it is.
-    Raises FailureError when a named cluster (RAY_ADDRESS) cannot be joined, or none can be started.
+    `meanwhile` runs on a thread while Ray starts, which takes seconds in which this process has nothing to do. It ends
+    before the block begins. With a session that is already connected, it is not called.
+    Raises FailureError when a named cluster (RAY_ADDRESS) cannot be joined, or none can be started, and what
+    `meanwhile` raises.
     """
     prepare_environment(verbose=verbose)
     import ray
@@ -38,8 +42,12 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     own = not ray.is_initialized()
     with contextlib.nullcontext() if verbose else only_our_lines():
         if own:
-            _connect(verbose=verbose)
+            with ThreadPoolExecutor(1) as thread:
+                prepared = thread.submit(meanwhile)
+                _connect(verbose=verbose)
         try:
+            if own:
+                prepared.result()
             with _one_line_failures():
                 board = open_board()  # held until the block ends
                 yield read_resources()

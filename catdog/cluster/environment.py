@@ -7,9 +7,12 @@ console.only_our_lines does. command_line.supervisor drops native log lines on s
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 
 from catdog.storage.files import cache_directory
 from catdog.storage.outages import PATIENCE_VARIABLE
@@ -72,6 +75,20 @@ def worker_environment() -> dict[str, str]:
     """Return the variables that every process of the cluster gets from the driver."""
     names = (*_ENVIRONMENT, *keras_environment(), *_QUIET, PATIENCE_VARIABLE)
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def import_in_background(modules: Sequence[str]) -> None:
+    """Import `modules` on a thread, in this order, for later steps of a job; nothing waits for it.
+
+    A step that needs a module before that waits for it, or imports it itself. An import that fails does so there.
+    """
+
+    def import_all() -> None:
+        for module in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+
+    threading.Thread(target=import_all, name="imports", daemon=True).start()
 
 
 def quiet_datasets(*, verbose: bool) -> None:

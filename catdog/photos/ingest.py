@@ -48,11 +48,14 @@ def find_photos(config: IngestConfig, *, run_dir: str) -> LabelledPhotos | None:
     It does not need them without `config.photos`, with a finished manifest, or if there are so many photos that Ray
     tasks list them. No cluster is needed, so errors in the photos are reported before one is started, which takes ten
     seconds. A run whose manifest is finished resumes without its photos, provided that their features are cached.
-    Raises UsageError as list_inputs and label_photos do, and if no photos are asked for in training or validation.
+    Raises UsageError as list_inputs and label_photos do, if no photos are asked for in training or validation, and
+    if the sample cannot be drawn because the run directory is not local.
     """
     for split in ("train", "validation"):
         if not getattr(config, f"{split}_per_class"):
             raise UsageError(f"--{split}-per-class 0: expected 1 or more, or -1 for all: training needs both splits")
+    if not config.photos and files.is_uri(run_dir):
+        raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
     if not config.photos or files.exists(files.join(run_dir, "manifest", artifacts.COMPLETE)):
         return None
     try:
@@ -69,7 +72,8 @@ def ingest(config: IngestConfig, *, run_dir: str, found: LabelledPhotos | None =
     """
     directory = files.join(run_dir, "manifest")
     annotations = read_annotations(config)
-    source = files.absolute(config.photos) if config.photos else _sample(run_dir, seed=0)
+    source = files.absolute(config.photos) if config.photos else str(_sample_folder(run_dir))
+    draw_missing_sample(config, run_dir=run_dir)
     inputs = {name: getattr(config, name) for name in _INPUTS} | {"photos": source} | annotations.fingerprints()
     done = artifacts.completed(directory, inputs=inputs) is not None
     if done:
@@ -108,14 +112,16 @@ def _make_manifest(
     return manifest
 
 
-def _sample(run_dir: str, *, seed: int) -> str:
-    if files.is_uri(run_dir):
-        raise UsageError("the drawn sample needs a local --run-dir; give --photos, or a local path")
-    directory = Path(run_dir) / "sample"
-    if not directory.exists():
+def draw_missing_sample(config: IngestConfig, *, run_dir: str) -> None:
+    """Draw the sample in `run_dir`, if `config` names no photos and it is not there yet."""
+    directory = _sample_folder(run_dir)
+    if not config.photos and not directory.exists():
         say("No --photos given: drawing a sample of cats and dogs.")
-        draw_sample(directory, seed=seed)
-    return str(directory)
+        draw_sample(directory, seed=0)
+
+
+def _sample_folder(run_dir: str) -> Path:
+    return Path(run_dir, "sample")
 
 
 def label_source(source: str, annotations: Annotations, *, all_here: bool = False) -> LabelledPhotos:

@@ -14,7 +14,6 @@ from pyarrow import fs
 
 from catdog.cluster.actors import Map, map_in_order
 from catdog.cluster.connection import connected
-from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.failures import report_failures
 from catdog.cluster.plan import Plan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
@@ -231,7 +230,6 @@ class Cluster(contextlib.ExitStack):
     @cached_property
     def _resources(self) -> Resources:
         resources = self.enter_context(connected(verbose=self._config.verbose))
-        quiet_datasets(verbose=self._config.verbose)
         self.enter_context(report_failures())
         return resources
 

@@ -1,13 +1,15 @@
-"""Thumbnails of photos for a report: a few hundred at most, made by Ray Data tasks."""
+"""Thumbnails of photos for a report: a few hundred at most, made by Ray tasks."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from catdog.cluster.actors import count_tries, map_in_tasks
+from catdog.cluster.actors import run_in_tasks
 from catdog.errors import FailureError, ImageError, one_line
 from catdog.photos.decoding.isolation import decode_each
 from catdog.photos.decoding.limits import DecodeLimits
@@ -18,8 +20,7 @@ from catdog.storage.schemas import PICTURES, check_schema
 from catdog.storage.tables import read_parquet, write_parquet
 
 THUMBNAIL_SIZE = 160  # pixels of the longer side
-_PHOTOS_PER_BLOCK = 32
-_THUMBNAILS = pa.schema([pa.field("name", pa.string()), pa.field("jpeg", pa.binary())])
+_MIN_PHOTOS_PER_TASK = 32
 
 
 def make_thumbnails(
@@ -31,15 +32,14 @@ def make_thumbnails(
     A task reserves `task_cpus` cores. A photo that fails is left out. If the tasks themselves fail, the photos that are
     not done yet are left out too, because a missing picture must not fail a job.
     """
-    found: dict[str, bytes] = {}
-    if not photos:
+    names, found = list(dict.fromkeys(photos)), dict[str, bytes]()
+    if not names:
         return found
-    try:
-        for batch in _pipeline(list(dict.fromkeys(photos)), size=size, limits=limits, task_cpus=task_cpus):
-            found |= zip(batch["name"].to_pylist(), batch["jpeg"].to_pylist(), strict=True)
-    except Exception:  # Ray raises many types when a task fails or dies
-        return found
-    return found
+    work = functools.partial(_make_piece, size=size, limits=limits)
+    with contextlib.suppress(Exception):  # Ray raises many types when a task fails or dies
+        for _, made in run_in_tasks(work, _pieces(names), num_cpus=task_cpus):
+            found |= made
+    return {name: found[name] for name in names if name in found}
 
 
 def write_pictures(path: str, pictures: pa.Table) -> None:
@@ -61,25 +61,18 @@ def read_pictures(path: str) -> pa.Table:
     return check_schema(pictures, PICTURES, where=path)
 
 
-def _pipeline(photos: list[str], *, size: int, limits: DecodeLimits, task_cpus: float) -> Iterator[pa.Table]:
+def _pieces(names: list[str]) -> Iterator[list[str]]:
+    """Yield the names for each task. A process takes longer to start than to make dozens of thumbnails."""
     import ray
 
-    def make_block(block: pa.Table) -> pa.Table:
-        return _make_block(block, size=size, limits=limits)
-
-    names = pa.table({"name": pa.array(photos, pa.string())})
-    blocks = [names.slice(start, _PHOTOS_PER_BLOCK) for start in range(0, len(photos), _PHOTOS_PER_BLOCK)]
-    made = map_in_tasks(ray.data.from_arrow(blocks), make_block, batch_format="pyarrow", num_cpus=task_cpus)
-    yield from made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    length = max(_MIN_PHOTOS_PER_TASK, math.ceil(len(names) / cores))
+    return (names[start : start + length] for start in range(0, len(names), length))
 
 
-def _make_block(block: pa.Table, *, size: int, limits: DecodeLimits) -> pa.Table:
-    names = block["name"].to_pylist()
-    tries = count_tries(f"pictures from {names[0]}")
+def _make_piece(names: list[str], tries: int, *, size: int, limits: DecodeLimits) -> dict[str, bytes]:
+    """Return the thumbnails of the photos `names` that can be read; a task runs this after `tries` attempts."""
     contents = (content for _, content in read_inputs(find_inputs(names)))
     make = functools.partial(make_thumbnail, size=size, limits=limits)
     made = decode_each(contents, make, seconds=limits.max_seconds, tries=tries)
-    rows = [
-        {"name": name, "jpeg": jpeg} for name, jpeg in zip(names, made, strict=True) if not isinstance(jpeg, ImageError)
-    ]
-    return pa.Table.from_pylist(rows, schema=_THUMBNAILS)
+    return {name: jpeg for name, jpeg in zip(names, made, strict=True) if not isinstance(jpeg, ImageError)}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from catdog.cluster.connection import connected
-from catdog.cluster.environment import quiet_datasets
+from catdog.cluster.environment import import_in_background, quiet_datasets
 from catdog.cluster.failures import report_failures
 from catdog.cluster.plan import Plan, make_plan, train_plan_text
 from catdog.cluster.shared_paths import check_shared
@@ -28,7 +29,7 @@ from catdog.model.saved_model import CARD_FILE, WEIGHTS_FILE, copy_model
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.annotations.labelling import read_annotations
 from catdog.photos.decoding.limits import DecodeLimits
-from catdog.photos.ingest import find_photos, ingest
+from catdog.photos.ingest import draw_missing_sample, find_photos, ingest
 from catdog.photos.manifest import AnyManifest
 from catdog.report.page import PAGE_FILE, write_page
 from catdog.report.plots import draw_curves, stage_table
@@ -44,6 +45,12 @@ from catdog.training.fit.stage_job import TrainJob
 from catdog.training.page.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
 from catdog.training.stages import StageLayout, check_cut, stage_batches
+
+# Later they would take four seconds in which the other cores are idle.
+_LATER_IMPORTS = (
+    "ray.data", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.ticker", "scipy.stats",
+    "sklearn.decomposition", "sklearn.linear_model", "sklearn.model_selection",
+)  # fmt: skip
 
 
 def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any]:
@@ -64,7 +71,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     say(f"Run directory: {run_dir}")
     pretrained = load_weights(config.backbone, weights=config.weights)
     check_cut(config)
-    with hold_run(run_dir), connected(verbose=config.verbose) as resources, report_failures():
+    prepare = partial(_prepare, config, run_dir=run_dir)
+    with hold_run(run_dir), connected(verbose=config.verbose, meanwhile=prepare) as resources, report_failures():
         quiet_datasets(verbose=config.verbose)
         plan = make_plan(resources, config.cluster)
         check_shared(written={"--run-dir": run_dir}, read={"--photos": config.photos})
@@ -86,6 +94,12 @@ def train(config: TrainConfig, *, started: float | None = None) -> dict[str, Any
     _write_page(report, run_dir=run_dir)
     track_runs(config.track, [_tracked_run(config, report, run_dir)], run_dir=run_dir)
     return report
+
+
+def _prepare(config: TrainConfig, *, run_dir: str) -> None:
+    """Draw the sample, and begin to import what the job needs later."""
+    draw_missing_sample(config, run_dir=run_dir)
+    import_in_background(_LATER_IMPORTS)
 
 
 def _say_finished(run_dir: str) -> dict[str, Any]:

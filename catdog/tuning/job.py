@@ -11,10 +11,11 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from catdog.cluster.connection import connected
-from catdog.cluster.environment import quiet_datasets
+from catdog.cluster.environment import import_in_background, quiet_datasets
 from catdog.cluster.failures import report_failures
 from catdog.cluster.plan import Plan, batches_text, capacity_text, make_plan, pool_text, storage_text
 from catdog.cluster.resources import Resources
@@ -25,7 +26,7 @@ from catdog.console import say
 from catdog.errors import UsageError
 from catdog.model.engines import choose_trunk_precision
 from catdog.photos.annotations.labelling import read_annotations
-from catdog.photos.ingest import find_photos, ingest
+from catdog.photos.ingest import draw_missing_sample, find_photos, ingest
 from catdog.photos.manifest import AnyManifest
 from catdog.report.tracking import require_tracker
 from catdog.storage import files
@@ -53,6 +54,11 @@ _UNFROZEN_SPACE = {"unfrozen.learning_rate": "loguniform:1e-5,1e-3", "dropout": 
 # The package that each search needs. The extra that installs it has the name of the search.
 _SEARCH_PACKAGES = {"optuna": "optuna", "hyperopt": "hyperopt"}
 _FOLDS, _FOLDS_LIMIT = 5, 10_000  # defaults: the folds, and the number of photos below which they are cheap
+# Later they would take seconds in which the other cores are idle.
+_LATER_IMPORTS = (
+    "ray.data", "ray.tune", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.ticker", "scipy.stats",
+    "sklearn.ensemble", "sklearn.inspection", "sklearn.model_selection",
+)  # fmt: skip
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -65,7 +71,8 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
     config, space, base = read_config(config)
     seconds = read_duration(config.time_budget)
     run_dir, found = _check_start(config)
-    with hold_run(run_dir), connected(verbose=config.verbose) as resources, report_failures():
+    prepare = partial(_prepare, config, run_dir=run_dir)
+    with hold_run(run_dir), connected(verbose=config.verbose, meanwhile=prepare) as resources, report_failures():
         from catdog.tuning.trials.run import TrialRunner
 
         quiet_datasets(verbose=config.verbose)
@@ -97,6 +104,12 @@ def tune(config: TuneConfig, *, started: float | None = None) -> dict[str, Any]:
         deadline = begin + seconds if seconds else None
         TrialRunner(sweep, config, planned=planned, records=records, resources=booked, deadline=deadline).run()
         return write_outcome(sweep, config, records, began=begin)
+
+
+def _prepare(config: TuneConfig, *, run_dir: str) -> None:
+    """Draw the sample, and begin to import what the job needs later."""
+    draw_missing_sample(config, run_dir=run_dir)
+    import_in_background(_LATER_IMPORTS)
 
 
 def _check_start(config: TuneConfig) -> tuple[str, Any]:

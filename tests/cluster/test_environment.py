@@ -6,12 +6,13 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import ray
 from ray.tune.constants import TUNE_ENV_VARS
 
-from catdog.cluster.environment import prepare_environment, quiet_datasets, worker_environment
+from catdog.cluster.environment import import_in_background, prepare_environment, quiet_datasets, worker_environment
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -51,6 +52,15 @@ def test_a_verbose_job_silences_nothing(own_environment: None, own_levels: None)
     prepare_environment(verbose=True)
     assert not QUIET.keys() & os.environ.keys()
     assert logging.getLogger("ray").level == logging.INFO
+
+
+def test_later_imports_are_made_in_the_background_and_one_that_fails_stops_no_other() -> None:
+    sys.modules.pop("colorsys", None)
+    import_in_background(["no_such_module", "colorsys"])
+    for thread in threading.enumerate():
+        if thread.name == "imports":
+            thread.join(60)
+    assert "colorsys" in sys.modules
 
 
 def test_ray_data_draws_no_bars_and_its_errors_come_as_our_one_line(own_levels: None) -> None:
