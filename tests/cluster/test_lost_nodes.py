@@ -48,7 +48,9 @@ def cluster() -> Iterator[Any]:
         "health_check_period_ms": 500,
         "health_check_failure_threshold": 4,
     }
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": settings})
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": settings}
+    )
     # Otherwise jobs of other tests and of other users of this machine would join it.
     Path(tempfile.gettempdir(), "ray/ray_current_cluster").unlink(missing_ok=True)
     for _ in range(2):
