@@ -1,8 +1,9 @@
-"""Parquet files and tars for tests, and what a listing leaves of them to tasks."""
+"""Parquet files and archives for tests, and what a listing leaves of them to tasks."""
 
 from __future__ import annotations
 
 import tarfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def write_tar(path: Path, *names: str) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(name)
             archive.addfile(entry, BytesIO(name.encode()))
+
+
+def write_zip(path: Path, *names: str) -> None:
+    """Write a zip of files whose contents are their own names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
 
 
 def write_table(path: Path, *names: str) -> None:

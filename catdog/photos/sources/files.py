@@ -25,7 +25,7 @@ from catdog.photos.sources.containers.archives import (
     sample_key,
 )
 from catdog.photos.sources.containers.cells import read_row
-from catdog.photos.sources.containers.packed import MorePhotosError, list_tars, tars_of_folder
+from catdog.photos.sources.containers.packed import MorePhotosError, list_archives, tars_of_folder
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import is_file, look_at, open_file, open_folder
@@ -58,7 +58,7 @@ def list_photos(source: str, *, at_most: int | None = None) -> list[Photo]:
         return photos  # in an archive
     tars = _packed(photos, lambda name: archive_kind(name) == "tar")
     if tars:
-        return list_tars(tars_of_folder(source, tars), at_most=at_most)
+        return list_archives(tars_of_folder(source, tars), at_most=at_most)
     return _packed(photos, tables.is_table) or photos
 
 

@@ -17,7 +17,7 @@ from catdog.errors import ImageError, UsageError
 from catdog.photos.sources.containers import tables
 from catdog.photos.sources.containers.archives import archive_kind
 from catdog.photos.sources.containers.cells import read_cell
-from catdog.photos.sources.containers.packed import MorePackedError, Packed, are_more_rows, list_tars
+from catdog.photos.sources.containers.packed import MorePackedError, Packed, are_more_rows, list_archives
 from catdog.photos.sources.containers.tables import TableColumns
 from catdog.photos.sources.files import list_files, list_photos, read_photo, retry_read
 from catdog.photos.sources.keys import Photo, as_key, below, last_name
@@ -60,7 +60,7 @@ def list_inputs(
 
     Everything below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
     If there are more photos than `at_most`, raises MoreFilesError for a folder, MorePackedError for Parquet files or
-    tars, and MoreLinesError for a .txt file.
+    several archives, and MoreLinesError for a .txt file.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
@@ -209,8 +209,7 @@ def _glob_regex(parts: Sequence[str]) -> re.Pattern[str]:
 
 def _expand_archives(source: str, photos: list[Photo], *, at_most: int | None) -> list[Photo]:
     """Return the photos in the archives that a glob matched, or `photos` as they are if it matched other files."""
-    kinds = {archive_kind(photo.relative) for photo in photos}
-    if None in kinds:
+    if any(archive_kind(photo.relative) is None for photo in photos):
         return photos
     packed = Packed(source=source, files=tuple(photos), around=True, globbed=True)
-    return list_tars(packed, at_most=at_most if kinds == {"tar"} else None)
+    return list_archives(packed, at_most=at_most)

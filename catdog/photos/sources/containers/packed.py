@@ -1,4 +1,4 @@
-"""Several Parquet files or tars, as datasets are published, and the photos in the tars.
+"""Several Parquet files or archives, as datasets are published, and the photos in the archives.
 
 When there are more photos than one process should list, this module stops reading and raises MorePackedError.
 packed_tasks.py lists them then.
@@ -21,31 +21,31 @@ from catdog.photos.sources.opening import size_of
 from catdog.storage.files import is_uri, split_query
 from catdog.storage.outages import wait_out
 
-_MAX_BYTES_PER_PHOTO = 2**18  # if tars exceed this for each of `at_most` photos, none is opened: 25 GB for 100,000
+_MAX_BYTES_PER_PHOTO = 2**18  # if archives exceed this for each of `at_most` photos, none is opened: 25 GB for 100,000
 
 _FOOTERS_AT_ONCE = 16  # read at the same time, because an object store is slow for each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packed:
-    """Parquet files or tars, in the order in which their photos are labelled.
+    """Parquet files or archives, in the order in which their photos are labelled.
 
-    With `around`, the `relative` of a tar is the name of a folder around its photos. If it is None, this holds only
-    when there are no folders in any of the tars.
+    With `around`, the `relative` of an archive is the name of a folder around its photos. If it is None, this holds
+    only when there are no folders in any of the archives.
     """
 
     source: str  # as the user named it
     files: tuple[Photo, ...]
-    columns: TableColumns | None = None  # of Parquet files; None for tars
+    columns: TableColumns | None = None  # of Parquet files; None for archives
     around: bool | None = False
-    globbed: bool = False  # a glob matched each tar, so none may be empty
+    globbed: bool = False  # a glob matched each archive, so none may be empty
 
-    def place(self, photo: Photo, tar: Photo, *, around: bool) -> Photo:
-        """Return a photo of `tar` with its path in the source."""
-        return photo._replace(relative=f"{tar.relative}/{photo.relative}") if around else photo
+    def place(self, photo: Photo, archive: Photo, *, around: bool) -> Photo:
+        """Return a photo of `archive` with its path in the source."""
+        return photo._replace(relative=f"{archive.relative}/{photo.relative}") if around else photo
 
     def say_found(self, photos: int) -> None:
-        """Report how many photos are in the tars of a folder."""
+        """Report how many photos are in the archives of a folder."""
         if self.columns is None and not self.globbed:
             say(f"{counted(len(self.files), 'archive')}, {counted(photos, 'photo')} in them.")
 
@@ -55,7 +55,7 @@ class MorePhotosError(Exception):
 
 
 class MorePackedError(MorePhotosError):
-    """Parquet files or tars, `packed`, have more photos than one process should list."""
+    """Parquet files or archives, `packed`, have more photos than one process should list."""
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed.source)
@@ -95,23 +95,23 @@ def _begin(tar: str) -> str:
     return f"{split_query(tar)[0]}!"
 
 
-def list_tars(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
-    """Return the photos in tars, sorted by path.
+def list_archives(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
+    """Return the photos in archives, sorted by path.
 
-    Raises MorePackedError if several tars have more photos than `at_most`, or seem to, judged by their size or by the
-    first tars. Raises what `photos_in` raises.
+    Raises MorePackedError if several archives have more photos than `at_most`, or seem to, judged by their size or by
+    the first of them. Raises what `photos_in` raises.
     """
-    sizes = [max(1, size_of(tar.version)) for tar in packed.files]
+    sizes = [max(1, size_of(archive.version)) for archive in packed.files]
     total = sum(sizes)
     if len(sizes) == 1 or _are_mixed(packed):
         at_most = None
     if at_most is not None and total > at_most * _MAX_BYTES_PER_PHOTO:
         raise MorePackedError(packed)
-    found, tars, read, in_folders = list[Photo](), list[Photo](), 0, False
-    for tar, size in zip(packed.files, sizes, strict=True):
-        inside = photos_in(tar.path, globbed=packed.globbed)
+    found, archives, read, in_folders = list[Photo](), list[Photo](), 0, False
+    for archive, size in zip(packed.files, sizes, strict=True):
+        inside = photos_in(archive.path, globbed=packed.globbed)
         found += inside
-        tars += [tar] * len(inside)
+        archives += [archive] * len(inside)
         read += size
         in_folders = in_folders or any("/" in photo.relative for photo in inside)
         if at_most is not None and len(found) * total > at_most * read:
@@ -119,7 +119,7 @@ def list_tars(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
             raise MorePackedError(dataclasses.replace(packed, around=around))
     around = not in_folders if packed.around is None else packed.around
     packed.say_found(len(found))
-    found = [packed.place(photo, tar, around=around) for photo, tar in zip(found, tars, strict=True)]
+    found = [packed.place(photo, archive, around=around) for photo, archive in zip(found, archives, strict=True)]
     return found if packed.globbed else sorted(found)
 
 
@@ -129,20 +129,20 @@ def _are_mixed(packed: Packed) -> bool:
     return not packed.globbed and any(after.startswith(before) for before, after in itertools.pairwise(begins))
 
 
-def photos_in(tar: str, *, globbed: bool = False) -> list[Photo]:
+def photos_in(archive: str, *, globbed: bool = False) -> list[Photo]:
     """Return the photos in an archive, sorted by path; `relative` is their path in it.
 
     Raises UsageError as `list_members` does, for an archive that may not be read, and for an empty one that was
     `globbed`. Raises FailureError for an archive that cannot be read.
     """
-    base, query = split_query(tar)
+    base, query = split_query(archive)
     escape = escape_uri if is_uri(base) else str
     try:
-        members = wait_out(lambda: list_members(tar), where=tar)
+        members = wait_out(lambda: list_members(archive), where=archive)
     except PermissionError as error:
-        raise UsageError(f"cannot list the photos in {tar}: {one_line(error)}; check its permissions") from error
+        raise UsageError(f"cannot list the photos in {archive}: {one_line(error)}; check its permissions") from error
     except OSError as error:
-        raise FailureError(f"cannot list the photos in {tar}: {one_line(error)}") from error
+        raise FailureError(f"cannot list the photos in {archive}: {one_line(error)}") from error
     if globbed and not members:
-        raise UsageError(f"expected photos in {tar}, found no files (hidden files are ignored): check the path")
+        raise UsageError(f"expected photos in {archive}, found no files (hidden files are ignored): check the path")
     return sorted(Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members)

@@ -1,4 +1,4 @@
-"""Parquet files and tars of many photos, listed by Ray tasks into shards.
+"""Parquet files and archives of many photos, listed by Ray tasks into shards.
 
     files --groups of consecutive files--> one task lists each group --> shards
 
@@ -53,8 +53,8 @@ def list_many(more: MorePhotosError, *, exclude: Sequence[str] = (), shards: str
 
 
 def list_packed(packed: Packed, *, exclude: Sequence[str] = (), shards: str = "", num_cpus: float) -> list[Shard]:
-    """List the photos in Parquet files or tars as `list_many` does, except those below one of `exclude`."""
-    around = packed.around is not False  # None: most tars have no folders in them; if some do, list again
+    """List the photos in Parquet files or archives as `list_many` does, except those below one of `exclude`."""
+    around = packed.around is not False  # None: most archives have no folders in them; if some do, list again
     found = _list(packed, around=around, exclude=exclude, shards=shards, num_cpus=num_cpus)
     if around and packed.around is None and any(group.in_folders for group in found):
         found = _list(packed, around=False, exclude=exclude, shards=shards, num_cpus=num_cpus)
@@ -85,7 +85,7 @@ def _groups(files: Sequence[Photo]) -> Iterator[tuple[Photo, ...]]:
 
 
 def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str) -> ListedGroup:
-    """List consecutive files into `shards`; with `around`, the name of a tar is a folder around its photos."""
+    """List consecutive files into `shards`; with `around`, the name of an archive is a folder around its photos."""
     writer, photos, in_folders = _ShardWriter(shards), 0, False
     left_out = below(exclude)
     for file in packed.files:

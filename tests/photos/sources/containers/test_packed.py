@@ -1,11 +1,11 @@
-"""Parquet files and tars with more photos than one process should list are left to tasks; few are listed here."""
+"""Parquet files and archives with more photos than one process should list are left to tasks; few are listed here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from made_packed import left, write_table, write_tar
+from made_packed import left, write_table, write_tar, write_zip
 
 from catdog.errors import UsageError
 from catdog.photos.sources.containers import packed
@@ -38,6 +38,14 @@ def test_tars_that_seem_to_hold_more_photos_than_are_asked_for_are_left_to_tasks
     monkeypatch.setattr(packed, "_MAX_BYTES_PER_PHOTO", 1)
     (tmp_path / "0.tar").write_bytes(b"not even opened")
     assert len(left(str(tmp_path), at_most=8).files) == 4
+
+
+def test_zips_that_a_glob_matches_are_left_to_tasks_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_zip(tmp_path / f"{name}.zip", "1.jpg", "2.jpg")
+    assert list_inputs(f"{tmp_path}/*.zip", at_most=4).num_rows == 4
+    assert [file.relative for file in left(f"{tmp_path}/*.zip", at_most=3).files] == ["a.zip", "b.zip"]
+    assert list_inputs(f"{tmp_path}/a*.zip", at_most=1).num_rows == 2  # a single archive is listed here
 
 
 def test_a_tar_alone_and_tars_whose_keys_are_mixed_are_listed_here(tmp_path: Path) -> None:

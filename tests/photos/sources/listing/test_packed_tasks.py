@@ -1,4 +1,4 @@
-"""Parquet files and tars, listed by tasks: rows, order and digest are those of one process."""
+"""Parquet files and archives, listed by tasks: rows, order and digest are those of one process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_packed import left, write_table, write_tar
+from made_packed import left, write_table, write_tar, write_zip
 
 from catdog.errors import UsageError
 from catdog.photos.sources import inputs as inputs_module
@@ -82,6 +82,14 @@ def test_tars_are_the_same_photos_in_the_same_places(tmp_path: Path, capsys: pyt
         assert capsys.readouterr().out == 3 * said
         list_both_ways(f"{tmp_path}/{kind}/*.tar", tmp_path / "globbed" / kind)
         assert capsys.readouterr().out == ""
+
+
+def test_zips_that_a_glob_matches_are_the_same_photos(tmp_path: Path) -> None:
+    for number in range(3):
+        write_zip(tmp_path / f"zips/{number}.zip", "b.jpg", f"cat/{number}.jpg")
+    write_tar(tmp_path / "zips/3.tar", "c.jpg")
+    list_both_ways(f"{tmp_path}/zips/*.zip", tmp_path / "shards")
+    list_both_ways(f"{tmp_path}/zips/*", tmp_path / "shards")
 
 
 def test_tars_that_nobody_opened_before_are_in_folders_of_their_names_where_none_of_them_has_one(
