@@ -216,6 +216,7 @@ class LayoutBuilder:
         return layouts
 
     def _finish(self, config: TrainConfig, stages: StageLayout) -> Layout:
+        from catdog.tuning.trials.cross_validation import assign_folds
         from catdog.tuning.trials.frozen import read_rows
 
         pretrained, shared = self._weights[config.backbone, config.weights]
@@ -225,6 +226,9 @@ class LayoutBuilder:
             if not isinstance(stage.train, FeatureCache):
                 raise FailureError("the trials of a sweep need cached features: give a larger --cache-budget-gib")
         rows = read_rows(frozen.train, frozen.validation, stages.plain_train() if self._folds else None)
+        if self._folds:
+            fold_of = assign_folds(rows.labels, folds=self._folds, seed=config.seed)
+            rows = dataclasses.replace(rows, fold_of=fold_of)
         return Layout(
             spec=stages.spec,
             stages=ready,

@@ -11,7 +11,10 @@ from catdog.tuning.trials.frozen import FrozenRows, HeadFitter, Part, rate_head,
 
 
 def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
-    """Return the fold (N,) of each photo. Folds are stratified by class, and the same for every trial."""
+    """Return the fold (N,) of each photo. Folds are stratified by class.
+
+    The driver calls this once for all trials: importing scikit-learn would take a third of the start of a trial.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     found = np.zeros(len(labels), np.int32)
@@ -22,19 +25,19 @@ def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
 
 
 def cross_validate(
-    rows: FrozenRows, fitter: HeadFitter, *, folds: int, seed: int, c: float = 0.0
+    rows: FrozenRows, fitter: HeadFitter, *, c: float = 0.0
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return the scores over `folds`, and the loss and correctness of each photo when its fold was left out.
+    """Return the scores over all folds, and the loss and correctness of each photo when its fold was left out.
 
     The folds contain both training and validation photos. Heads are trained on a photo's training views if it has
     them, and scored on its plain view. The scores are means over photos, with the standard error of the fold means.
     """
     assert rows.plain is not None
-    labels = np.concatenate([rows.train_labels, rows.validation_labels])
-    fold_of, count = assign_folds(labels, folds=folds, seed=seed), len(rows.train_labels)
-    losses, correct = np.zeros(len(labels), np.float32), np.zeros(len(labels), bool)
+    assert rows.fold_of is not None
+    fold_of, count = rows.fold_of, len(rows.train_labels)
+    losses, correct = np.zeros(len(fold_of), np.float32), np.zeros(len(fold_of), bool)
     scores = []
-    for fold in range(folds):
+    for fold in range(int(fold_of.max()) + 1):
         kept, held = fold_of != fold, fold_of == fold
         train = (
             Part(features=rows.train, labels=rows.train_labels, rows=np.flatnonzero(kept[:count])),

@@ -28,8 +28,9 @@ _MIN_PROBABILITY = 1e-7  # as in Keras's cross-entropy
 class FrozenRows:
     """The pooled features of one feature layout.
 
-    `train` (V, N, D) has the views that epochs use in turn. `plain` (N, D) has the unaugmented training photos, on
-    which folds are scored. `validation` is (M, D). Labels are (N,) and (M,).
+    `train` (V, N, D) has the views that epochs use in turn. `validation` is (M, D). Labels are (N,) and (M,). For
+    cross-validation, `plain` (N, D) has the unaugmented training photos, on which folds are scored, and `fold_of`
+    (N + M,) the fold of each training and validation photo.
     """
 
     train: np.ndarray
@@ -37,6 +38,12 @@ class FrozenRows:
     validation: np.ndarray
     validation_labels: np.ndarray
     plain: np.ndarray | None = None
+    fold_of: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the labels (N + M,) of all photos."""
+        return np.concatenate([self.train_labels, self.validation_labels])
 
 
 def read_rows(train: Any, validation: Any, plain: Any = None) -> FrozenRows:

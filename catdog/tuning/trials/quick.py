@@ -100,9 +100,7 @@ class QuickTrial:
             last |= {"val_loss": found["validation"]["loss"], "val_acc": found["validation"]["accuracy"]}
         if self._sweep.folds:
             # All folds use the penalty that was chosen on the training photos.
-            found["folds"], losses, correct = cross_validate(
-                rows, fitter, folds=self._sweep.folds, seed=self._config.seed, c=head.c
-            )
+            found["folds"], losses, correct = cross_validate(rows, fitter, c=head.c)
         self._head = head.weights
         checkpoint = TrialCheckpoint(
             stage="frozen", cut=HEAD_CUT, epoch=head.epoch, weights=head.weights, losses=losses, correct=correct
