@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from catdog.cluster.actors import Shared
+from catdog.cluster.environment import import_tensorflow
 from catdog.features.spec import Extraction
 from catdog.model.backbone_specs import INPUT_CUT
 from catdog.model.engines import OpenvinoRunner, choose_engine
@@ -60,6 +61,7 @@ class _TensorflowTrunk:
     """The trunk in TensorFlow, on the GPU if the process has one."""
 
     def __init__(self, spec: ClassifierSpec, cuts: Sequence[str], pretrained: Any, *, seed: int, threads: int) -> None:
+        import_tensorflow()
         import tensorflow as tf
         import tf_keras
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from catdog.cluster.environment import set_keras_environment
+from catdog.cluster.environment import import_tensorflow
 
-set_keras_environment()
+import_tensorflow()
 
 import tf_keras
 from efficientnet import model as efficientnet

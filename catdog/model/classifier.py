@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from catdog.cluster.environment import set_keras_environment
+from catdog.cluster.environment import import_tensorflow
 
-set_keras_environment()
+import_tensorflow()
 
 import numpy as np
 import tensorflow as tf

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from catdog.cluster.environment import set_keras_environment
+from catdog.cluster.environment import import_tensorflow
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.model.openvino.graph import build_graph, import_openvino
 from catdog.model.openvino.int8_file import Int8Graph, read_int8
@@ -128,7 +128,7 @@ class TensorflowEngine:
     """The model in TensorFlow, on the GPU if the process has one."""
 
     def __init__(self, model: ModelBytes, *, batch_size: int, threads: int, precision: str) -> None:
-        set_keras_environment()
+        import_tensorflow()
         import tensorflow as tf
 
         from catdog.model.classifier import build_classifier, configure_tensorflow, set_weights

@@ -14,6 +14,7 @@ from typing import Any
 
 from catdog.cluster import messages
 from catdog.cluster.actors import Shared
+from catdog.cluster.environment import import_tensorflow
 from catdog.features.rows import MEMORY_BYTES
 from catdog.model.weights.pretrained import Pretrained
 from catdog.storage import files
@@ -77,6 +78,7 @@ def run_stages(job: TrainJob, pretrained: Shared) -> None:
 
 
 def _build_networks(job: TrainJob, weights: Pretrained | None, *, place: Place, threads: int) -> Networks:
+    import_tensorflow()
     import tensorflow as tf
     import tf_keras
 

@@ -16,6 +16,7 @@ import numpy as np
 from ray import tune
 
 from catdog.cluster.actors import Shared
+from catdog.cluster.environment import import_tensorflow
 from catdog.features.cache import FeatureCache
 from catdog.features.rows import CachedRows
 from catdog.model.backbone_specs import HEAD_CUT
@@ -109,6 +110,7 @@ class QuickTrial:
         self.report(found, checkpoint, history=head.history, budget=1, ended=ended, c=head.c)
 
     def _run_unfrozen(self) -> None:
+        import_tensorflow()
         import tf_keras
 
         from catdog.model import classifier as model
@@ -214,6 +216,7 @@ class UnfrozenObserver(SilentObserver):
 @lru_cache(maxsize=2)
 def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared, precision: str) -> tuple[Any, list[np.ndarray]]:
     """Build the classifier once per process, and return it with the initial weights of every trial."""
+    import_tensorflow()
     import tf_keras
 
     from catdog.model import backbones

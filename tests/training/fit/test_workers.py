@@ -14,9 +14,13 @@ from catdog.training.fit.workers import Workers
 
 # Each worker has every second row of the same batch. A dense layer and a batch normalization are trained.
 PROGRAM = """
-import json, os, sys
+import gc, json, sys
 import numpy as np
+from catdog.cluster.environment import import_tensorflow
+
 rank, count = int(sys.argv[1]), int(sys.argv[2])
+import_tensorflow()
+collects, spared = gc.isenabled(), gc.get_freeze_count()
 import tensorflow as tf
 import tf_keras
 from catdog.config import UnfrozenStageConfig
@@ -45,6 +49,7 @@ step = tail(True)
 step.train(features[own], labels[own])
 step.share_statistics()
 print(json.dumps({
+    "garbage": [collects, spared > 100_000],
     "total": workers.total(np.array([1.0 + rank, 1e-9, 1e9])).tolist(),
     "sums": sums.tolist(),
     "start": [values.tolist() for values in start],
@@ -103,6 +108,12 @@ def test_moving_means_are_those_of_all_rows(one: dict[str, Any], two: list[dict[
     # Halves of the same size: the mean of their means is the mean of all. This is not so for variances.
     np.testing.assert_allclose(two[0]["statistics"][0], one["statistics"][0], atol=1e-6)
     assert two[0]["statistics"][1] != one["statistics"][1]
+
+
+def test_garbage_collection_goes_on_after_the_import_of_tensorflow_and_skips_what_was_imported(
+    one: dict[str, Any],
+) -> None:
+    assert one["garbage"] == [True, True]
 
 
 def test_a_single_worker_needs_no_sums() -> None:
