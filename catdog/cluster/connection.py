@@ -41,13 +41,12 @@ def connected(*, verbose: bool = False, meanwhile: Callable[[], object] = lambda
 
     own = not ray.is_initialized()
     with contextlib.nullcontext() if verbose else only_our_lines():
-        if own:
-            with ThreadPoolExecutor(1) as thread:
-                prepared = thread.submit(meanwhile)
-                _connect(verbose=verbose)
         try:
             if own:
-                prepared.result()
+                with ThreadPoolExecutor(1) as thread:
+                    prepared = thread.submit(meanwhile)
+                    _connect(verbose=verbose)
+                    prepared.result()
             with _one_line_failures():
                 board = open_board()  # held until the block ends
                 yield read_resources()
@@ -77,7 +76,6 @@ def _connect(*, verbose: bool) -> None:
             runtime_env=None if starts else {"env_vars": worker_environment()},
         )
     except Exception as error:  # Ray raises anything from ConnectionError to a bare Exception here
-        ray.shutdown()
         raise FailureError(connection_failure(error)) from error
     if in_main_thread:  # ray.init has set its own handlers, which exit silently or dump the native stack
         signal.signal(signal.SIGTERM, on_terminate)

@@ -46,19 +46,14 @@ def keras_environment() -> Mapping[str, str]:
     }
 
 
-def set_keras_environment() -> None:
-    """Set the variables that are not set yet."""
-    for name, value in keras_environment().items():
-        os.environ.setdefault(name, value)
-
-
 def import_tensorflow() -> None:
     """Import TensorFlow and its Keras, with their variables set.
 
     Garbage collection pauses meanwhile, and later skips what was imported: hundreds of thousands of objects, none of
     them garbage. With that, the import and the first step of a network take a seventh less time.
     """
-    set_keras_environment()
+    for name, value in keras_environment().items():
+        os.environ.setdefault(name, value)
     if "tensorflow" in sys.modules and "tf_keras" in sys.modules:
         return
     enabled = gc.isenabled()

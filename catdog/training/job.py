@@ -46,7 +46,7 @@ from catdog.training.page.heatmaps import HEATMAP_FAILURE, HEATMAP_FILE
 from catdog.training.page.report import build_train_page
 from catdog.training.stages import StageLayout, check_cut, stage_batches
 
-# Later they would take four seconds in which the other cores are idle.
+# At the end of the job, these imports would take four seconds in which the other cores are idle.
 _LATER_IMPORTS = (
     "ray.data", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.ticker", "scipy.stats",
     "sklearn.decomposition", "sklearn.linear_model", "sklearn.model_selection",

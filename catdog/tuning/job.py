@@ -54,7 +54,7 @@ _UNFROZEN_SPACE = {"unfrozen.learning_rate": "loguniform:1e-5,1e-3", "dropout": 
 # The package that each search needs. The extra that installs it has the name of the search.
 _SEARCH_PACKAGES = {"optuna": "optuna", "hyperopt": "hyperopt"}
 _FOLDS, _FOLDS_LIMIT = 5, 10_000  # defaults: the folds, and the number of photos below which they are cheap
-# Later they would take seconds in which the other cores are idle.
+# At the end of the job, these imports would take seconds in which the other cores are idle.
 _LATER_IMPORTS = (
     "ray.data", "ray.tune", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.ticker", "scipy.stats",
     "sklearn.ensemble", "sklearn.inspection", "sklearn.model_selection",

@@ -122,11 +122,9 @@ class Tail:
         """Give all workers the mean of their moving statistics, which differ as their batches do; all call this."""
         if self._workers.count == 1 or not self._moving:
             return
-        values = [variable.numpy() for variable in self._moving]
-        sums = self.total(np.concatenate([value.ravel() for value in values]))
-        means = np.split(sums / self._workers.count, np.cumsum([value.size for value in values])[:-1])
-        for variable, mean in zip(self._moving, means, strict=True):
-            variable.assign(mean.reshape(variable.shape))
+        sums = self._workers.totals([variable.numpy() for variable in self._moving])
+        for variable, summed in zip(self._moving, sums, strict=True):
+            variable.assign(summed / self._workers.count)
 
     def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return (weights, optimizer)."""

@@ -42,14 +42,19 @@ class Workers:
         """Return the vector `values` summed over the workers in float64, the same on each; every worker calls this."""
         return values if self.count == 1 else np.asarray(self._total(np.asarray(values, np.float64)), np.float64)
 
+    def totals(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return each of the `arrays`, one or more, summed as `total` does; they travel as one vector."""
+        sums = self.total(np.concatenate([array.ravel() for array in arrays]))
+        parts = np.split(sums, np.cumsum([array.size for array in arrays])[:-1])
+        return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
     def broadcast(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the `arrays` of the first worker on each; every worker calls this with arrays of the same shapes."""
         if self.count == 1 or not arrays:
             return list(arrays)
-        vector = np.concatenate([array.ravel() for array in arrays])
-        first = self.total(vector if self.rank == 0 else np.zeros_like(vector))  # float64 holds float32 exactly
-        parts = np.split(first, np.cumsum([array.size for array in arrays])[:-1])
-        return [part.reshape(array.shape).astype(array.dtype) for part, array in zip(parts, arrays, strict=True)]
+        own = arrays if self.rank == 0 else [np.zeros_like(array) for array in arrays]
+        # float64 holds float32 exactly
+        return [first.astype(array.dtype) for first, array in zip(self.totals(own), arrays, strict=True)]
 
     @functools.cached_property
     def _total(self) -> Any:

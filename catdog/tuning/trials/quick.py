@@ -216,7 +216,6 @@ class UnfrozenObserver(SilentObserver):
 @lru_cache(maxsize=2)
 def _fresh_classifier(spec: ClassifierSpec, pretrained: Shared, precision: str) -> tuple[Any, list[np.ndarray]]:
     """Build the classifier once per process, and return it with the initial weights of every trial."""
-    import_tensorflow()
     import tf_keras
 
     from catdog.model import backbones
