@@ -292,7 +292,7 @@ class TrainConfig(IngestConfig):
     )
     trunk_precision: str = setting(
         "float32",
-        "what the trunk computes in on CPUs; auto: bfloat16 if Ray has one node whose CPU supports it",
+        "what the trunk computes in on CPUs; auto: bfloat16 if Ray has one node whose CPU is faster in it",
         group="features",
         choices=("auto", "float32", "bfloat16"),
     )
@@ -464,7 +464,7 @@ class PredictConfig(Settings):
     )
     precision: str = setting(
         "float32",
-        "what the model computes in; bfloat16 is faster on CPUs and GPUs that have it, and rounds more; "
+        "what the model computes in; bfloat16 is faster on CPUs with AMX, on AMD's and on GPUs, and rounds more; "
         "int8: the quantized graph that export --to int8 left in the model directory",
         group="model",
         choices=("float32", "bfloat16", "int8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import os
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 from catdog.benchmark.process_monitor import ProcessRun, watch_program
 from catdog.config import BenchmarkConfig
+from catdog.model.openvino.int8_file import CARD_KEY as INT8_ENTRY
+from catdog.model.saved_model import read_card
 from catdog.photos.sample import draw_sample
 
 
@@ -19,15 +22,20 @@ from catdog.photos.sample import draw_sample
 class Programs:
     """Starts catdog's jobs and the baselines, each in its own process.
 
-    They write below `folder`. On a cluster all machines must share it.
+    They write below `folder`. On a cluster all machines must share it. `ray_address` is what RAY_ADDRESS is set to;
+    by default it stays as it is.
     """
 
     folder: str
     verbose: bool = False
+    ray_address: str = ""
 
     def run(self, job: str, *flags: str, poll: Callable[[float], None] = lambda seconds: None) -> ProcessRun:
         """Run a job until it ends."""
-        return watch_program([sys.executable, "-m", "catdog", job, *flags], verbose=self.verbose, poll=poll)
+        environment = {"RAY_ADDRESS": self.ray_address} if self.ray_address else {}
+        return watch_program(
+            [sys.executable, "-m", "catdog", job, *flags], environment=environment, verbose=self.verbose, poll=poll
+        )
 
     def run_baseline(self, name: str, *arguments: str) -> ProcessRun:
         """Run one of the programs of benchmark/baselines until it ends."""
@@ -70,6 +78,16 @@ class Bench:
             self.programs.run("train", "--photos", self.photos, "--run-dir", run_dir)
             self.model_dir = f"{run_dir}/model"
         return self.model_dir
+
+    def has_int8(self) -> bool:
+        """Return whether the model for labelling has a quantized graph.
+
+        A model that was trained here gets one, if NNCF is installed. A model of the user is not changed.
+        """
+        model = self.trained_model()
+        if not self.config.model and importlib.util.find_spec("nncf"):
+            self.programs.run("export", "--to", "int8", "--model", model, "--photos", self.photos)
+        return INT8_ENTRY in read_card(model)
 
 
 _MAX_PER_CLASS = 1000  # photos to train on, as in the article

@@ -26,6 +26,7 @@ _JOB_LABELLERS = {
     "predict job, tensorflow": ("--engine", "tensorflow"),
     "predict job, openvino": ("--engine", "openvino"),
     "predict job, openvino, bfloat16": ("--engine", "openvino", "--precision", "bfloat16"),
+    "predict job, openvino, int8": ("--engine", "openvino", "--precision", "int8"),
 }
 THRESHOLDS = (0.95, 0.98, 0.985)  # of validation accuracy
 _EPOCH = re.compile(r"Epoch +(\d+)/\d+ .* val_acc: ([0-9.]+)$")
@@ -135,6 +136,7 @@ def measure_labelling(bench: Bench) -> dict[str, Any]:
     """Run all labelling programs in turn, `repeats` times."""
     photos, model, programs = bench.many_photos(), bench.trained_model(), bench.programs
     found: dict[str, list[LabellingTime]] = {}
+    left_out = {"bfloat16": not has_bfloat16(), "int8": not bench.has_int8()}
 
     def keep(name: str, turn: int, run: LabellingTime) -> None:
         found.setdefault(name, []).append(run)
@@ -144,7 +146,7 @@ def measure_labelling(bench: Bench) -> dict[str, Any]:
         for name, baseline in _BASELINE_LABELLERS.items():
             keep(name, turn, label_by_baseline(programs, baseline, photos=photos, model=model))
         for name, flags in _JOB_LABELLERS.items():
-            if "bfloat16" not in flags or has_bfloat16():
+            if not left_out.get(flags[-1]):
                 keep(name, turn, label_by_catdog(programs, flags, photos=photos, model=model))
     base = statistics.median(run.warm_photos_per_second for run in next(iter(found.values())))
     header = ("program", "photos/s warm", "spread", "of the first", "first row", "total", "peak memory")

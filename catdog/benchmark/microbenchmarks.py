@@ -20,7 +20,8 @@ from catdog.benchmark.bench import Bench
 from catdog.cluster.connection import connected
 from catdog.cluster.environment import quiet_datasets
 from catdog.cluster.plan import make_plan
-from catdog.config import AugmentationConfig, ClusterConfig
+from catdog.command_line.settings import build_config
+from catdog.config import RECIPE_DEFAULTS, AugmentationConfig, ClusterConfig, TrainConfig
 from catdog.console import say, table_text
 from catdog.errors import ImageError
 from catdog.features.augmentation import augment
@@ -29,18 +30,18 @@ from catdog.features.extract import extract_features
 from catdog.features.rows import CachedRows
 from catdog.features.spec import Extraction, PhotoSet
 from catdog.features.trunk import Trunk
-from catdog.model.backbone_specs import HEAD_CUT, UNIT_SCALING
+from catdog.model.backbone_specs import UNIT_SCALING
 from catdog.model.weights.pretrained import Pretrained, load_weights
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.decoding.limits import DecodeLimits
 from catdog.photos.ingest import build_manifest
 from catdog.photos.sharded.photo_rows import PhotoRows
 from catdog.photos.sources.files import list_photos, read_photo
+from catdog.training.stages import StageLayout
 
 _LIMITS = DecodeLimits(max_pixels=10**8)
 _WARM = 256  # images that each measurement of a single step processes
 _ROUNDS = 5
-_VIEWS = (1, 2, 3)
 EPOCH_ROWS = 1000
 
 
@@ -49,14 +50,15 @@ class TrunkRates:
     """Images per second: of the model alone on decoded arrays, of each other step alone, and of the whole pass.
 
     Single steps run on the cores of this process, the pass on those of the cluster. `bound` is the computed rate of a
-    pass in which model, decoding and augmentation share the same cores and nothing else costs time.
-    `share_of_limit` is the warm rate of the pass divided by that of the model alone.
+    pass in which model and decoding share the same cores and nothing else costs time. `share_of_limit` is the warm rate
+    of the pass divided by that of the model alone. Augmentation is the article's. The pass of the default recipe has
+    none.
     """
 
     model_alone: float
     read_alone: float  # photos per second from the page cache, by threads of one process on all cores
     decode_alone: float  # photos per second from memory, by the same threads
-    augment_alone: float  # images per second, by the same threads
+    augment_alone: float  # images per second, by the same threads, of the same size
     whole_pass: float  # from the first image to the last
     whole_pass_with_start: float
     bound: float
@@ -76,36 +78,36 @@ def measure_trunk(bench: Bench) -> dict[str, Any]:
     ]
     say(table_text(rows))
     share = rates.bound / rates.model_alone
-    say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone. Decoding and augmenting on the")
-    say(f"same cores would leave {share:.2f} of it if nothing else took any time.")
+    say(f"The trunk pass runs at {rates.share_of_limit:.2f} of the model alone. Decoding on the same cores would")
+    say(f"leave {share:.2f} of it if nothing else took any time.")
     return dataclasses.asdict(rates)
 
 
 def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
-    """Return the rates of the trunk pass over up to `limit` photos of each class, and of its steps one by one.
+    """Return the rates of the default recipe's trunk pass over up to `limit` photos of each class, and of its steps.
 
     The features are written to a temporary folder below `folder`.
     """
-    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    config = build_config(TrainConfig, {**RECIPE_DEFAULTS["default"], "photos": photos})
+    pretrained = load_weights(config.backbone, weights=config.weights)
     assert pretrained is not None
-    extraction = _extraction(pretrained, cut=HEAD_CUT)
-    deep = _extraction(pretrained, cut="block7a_project_conv")
-    alone = _measure_steps(photos, extraction, deep, pretrained)
-    with connected() as resources:
-        quiet_datasets(verbose=False)
-        plan = make_plan(resources, ClusterConfig())
+    with connected():
         manifest = build_manifest(photos, per_class={"train": limit, "validation": 1, "test": 0}, limits=_LIMITS)
-        rows = PhotoSet(photos=manifest.photos("train"), views=_VIEWS)
+    with tempfile.TemporaryDirectory(dir=folder) as root:
+        layout = StageLayout(config, manifest, pretrained, root=root)
+        alone = _measure_steps(photos, layout.wanted()[0][0], pretrained)
         seen: list[tuple[float, int]] = []
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=folder) as root:
+        with connected() as resources:
+            quiet_datasets(verbose=False)
+            plan = make_plan(resources, ClusterConfig())
+            start = time.monotonic()
             extract_features(
-                [(extraction, rows), (deep, rows)], pretrained=pretrained, plan=plan, root=root,
+                layout.wanted(), pretrained=pretrained, plan=plan, root=root,
                 progress=lambda done, _: seen.append((time.monotonic() - start, done)),
             )  # fmt: skip
     (first, before), (last, total) = next(pair for pair in seen if pair[1]), seen[-1]
     whole = (total - before) / (last - first) if last > first else total / last
-    bound = 1 / (1 / alone["model_alone"] + 1 / len(_VIEWS) / alone["decode_alone"] + 1 / alone["augment_alone"])
+    bound = 1 / (1 / alone["model_alone"] + 1 / alone["decode_alone"])
     return TrunkRates(
         **{step: round(rate, 1) for step, rate in alone.items()},
         whole_pass=round(whole, 1),
@@ -115,25 +117,29 @@ def trunk_rates(photos: str, *, limit: int, folder: str) -> TrunkRates:
     )
 
 
-def _measure_steps(photos: str, extraction: Extraction, deep: Extraction, pretrained: Pretrained) -> dict[str, float]:
+def _measure_steps(photos: str, extraction: Extraction, pretrained: Pretrained) -> dict[str, float]:
     """Return the rate of each step of a trunk pass, run alone on all cores of this process: the median of five runs."""
     cores = len(os.sched_getaffinity(0))
     cv2.setNumThreads(1)  # as in the tasks of the pass; the thread pool below has one thread per core
     paths = [photo.path for photo in list_photos(photos)]
     content = [read_photo(path) for path in paths]  # this also fills the page cache
+
+    def decode(one: bytes) -> np.ndarray:
+        return decode_image(one, size=extraction.image_size, framing=extraction.framing)
+
     good = []
     for one in content:
         with contextlib.suppress(ImageError):
-            good.append((one, decode_image(one, size=224)))
+            good.append((one, decode(one)))
         if len(good) == _WARM:
             break
     content, images = [one for one, _ in good], np.stack([image for _, image in good])
-    trunk = Trunk(extraction, (extraction.cut, deep.cut), pretrained, threads=cores)
+    trunk = Trunk(extraction, (extraction.cut,), pretrained, threads=cores)
     trunk(images[:32])
     with ThreadPoolExecutor(cores) as pool:
         steps: dict[str, Callable[[], Any]] = {
             "read_alone": lambda: list(pool.map(read_photo, paths[: len(images)])),
-            "decode_alone": lambda: list(pool.map(lambda one: decode_image(one, size=224), content)),
+            "decode_alone": lambda: list(pool.map(decode, content)),
             "augment_alone": lambda: list(pool.map(_augment, images)),
             "model_alone": lambda: trunk(images),
         }
@@ -145,25 +151,6 @@ def _measure_steps(photos: str, extraction: Extraction, deep: Extraction, pretra
 
 def _augment(image: np.ndarray) -> np.ndarray:
     return augment(image, seed=0, digest="0" * 64, view=1, ranges=AugmentationConfig())
-
-
-def _extraction(pretrained: Pretrained | None, *, cut: str) -> Extraction:
-    """Return the extraction of Lite0's features at `cut` from images of 224 pixels.
-
-    Without `pretrained`, it can name a cache of such features but not compute them.
-    """
-    return Extraction(
-        backbone="efficientnet-lite0",
-        image_size=224,
-        scaling=pretrained.scaling if pretrained else UNIT_SCALING,
-        pooling="avg" if cut == HEAD_CUT else None,
-        weights_checksum=pretrained.checksum if pretrained else "none",
-        cut=cut,
-        dtype="float16",
-        seed=0,
-        limits=_LIMITS,
-        augmentation=AugmentationConfig(),
-    )
 
 
 def measure_epoch(folder: str) -> tuple[float, float]:
@@ -181,7 +168,18 @@ def measure_epoch(folder: str) -> tuple[float, float]:
         }
     )
     photos = PhotoSet(photos=PhotoRows.of(table), views=(1,))
-    extraction = _extraction(None, cut="block7a_project_conv")
+    extraction = Extraction(
+        backbone="efficientnet-lite0",
+        image_size=224,
+        scaling=UNIT_SCALING,
+        pooling=None,
+        weights_checksum="none",
+        cut="block7a_project_conv",
+        dtype="float16",
+        seed=0,
+        limits=_LIMITS,
+        augmentation=AugmentationConfig(),
+    )
     cache = locate_cache(extraction, photos, root=folder)
     random = np.random.default_rng(0)
     for part in photos.parts():

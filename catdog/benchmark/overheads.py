@@ -1,7 +1,11 @@
-"""What a job pays before its work: interpreter, imports, Ray, trainer and model, each timed in its own process."""
+"""What a job pays before its work: interpreter, imports, Ray, trainer and model, each timed in its own process.
+
+And what a user waits for: the train job on the drawn sample, and a predict job until its first labels.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -18,9 +22,12 @@ if TYPE_CHECKING:
     from catdog.benchmark.bench import Bench
 
 
+_FEW = 240  # photos of a predict job whose start is measured; it stores labels 32 at a time
+
+
 def measure_overheads(bench: Bench) -> dict[str, list[float]]:
-    """Time the start of each part of a job separately, `repeats` times; return the seconds by part."""
-    runs = [_measure_once(bench.folder) for _ in range(bench.config.repeats)]
+    """Time the start of each part of a job, and of whole jobs, `repeats` times; return the seconds by part."""
+    runs = [{**_measure_once(bench.folder), **_measure_jobs(bench)} for _ in range(bench.config.repeats)]
     found = {name: [run[name] for run in runs] for name in runs[0]}
     rows = [
         (name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}")
@@ -42,6 +49,28 @@ def _measure_once(folder: str) -> dict[str, float]:
     found[f"epoch of {EPOCH_ROWS} cached rows, first"] = round(first, 2)
     found[f"epoch of {EPOCH_ROWS} cached rows, again"] = round(again, 3)
     return found
+
+
+def _measure_jobs(bench: Bench) -> dict[str, float]:
+    """Return the seconds of a train job on the drawn sample, and of predict jobs until the first labels are stored."""
+    import ray
+
+    from catdog.benchmark.bench import multiply_photos
+    from catdog.benchmark.end_to_end import label_by_catdog
+    from catdog.cluster.connection import connected
+
+    model, alone, found = bench.trained_model(), dataclasses.replace(bench.programs, ray_address="local"), {}
+    with tempfile.TemporaryDirectory(dir=bench.folder) as place:
+        found["train job on the drawn sample"] = alone.run("train", "--run-dir", f"{place}/run").seconds
+        photos = f"{place}/photos"
+        multiply_photos(bench.photos, photos, _FEW)
+        labelled = label_by_catdog(alone, (), photos=photos, model=model)
+        found["predict job, first labels"] = labelled.first_row_seconds
+        with connected():
+            there = dataclasses.replace(bench.programs, ray_address=ray.get_runtime_context().gcs_address)
+            labelled = label_by_catdog(there, (), photos=photos, model=model)
+        found["predict job, first labels, Ray runs"] = labelled.first_row_seconds
+    return {name: round(seconds, 2) for name, seconds in found.items()}
 
 
 def _run_in_process(start: Callable[..., None], *arguments: str) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
@@ -24,14 +25,25 @@ class ProcessRun:
 
 
 def watch_program(
-    command: Sequence[str], *, verbose: bool = False, poll: Callable[[float], None] = lambda seconds: None
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    verbose: bool = False,
+    poll: Callable[[float], None] = lambda seconds: None,
 ) -> ProcessRun:
     """Run `command` until it ends, and call `poll` ten times a second with the seconds since its start.
 
-    The memory is that of the program and all its descendants. Raises RuntimeError with the last 20 lines if it fails.
+    `environment` has variables to set besides those of this process. The memory is that of the program and all its
+    descendants. Raises RuntimeError with the last 20 lines if it fails.
     """
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     peak = [0]
 
     def measure_memory() -> None:

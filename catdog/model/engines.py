@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from catdog.model.saved_model import WEIGHTS_FILE, ClassifierSpec, read_card, sp
 from catdog.model.weights.weights_file import parse_weights
 from catdog.storage import artifacts, files
 
+_CPU_FILE = Path("/proc/cpuinfo")  # of Linux
 _CAPABILITIES, _BFLOAT16 = "OPTIMIZATION_CAPABILITIES", "BF16"  # as OpenVINO names them
 
 
@@ -158,7 +160,7 @@ class OpenvinoEngine:
             if model.int8 is None:
                 raise FailureError("the model was read without its quantized graph")
             # The layers that are not int8 may use bfloat16: integer arithmetic differs between CPUs anyway.
-            graph, precision = model.int8.load(), "bfloat16" if has_bfloat16() else "float32"
+            graph, precision = model.int8.load(), "bfloat16" if gains_from_bfloat16() else "float32"
         else:
             graph = build_graph(model.spec, model.weights)
         self._run = OpenvinoRunner(graph, threads=threads, precision=precision)
@@ -175,8 +177,23 @@ def has_bfloat16() -> bool:
     return _BFLOAT16 in import_openvino().Core().get_property("CPU", _CAPABILITIES)
 
 
+def gains_from_bfloat16() -> bool:
+    """Return whether OpenVINO runs networks faster in bfloat16 than in float32 on this machine's CPU."""
+    return has_bfloat16() and not is_slow_in_bfloat16(_CPU_FILE.read_text() if _CPU_FILE.exists() else "")
+
+
+def is_slow_in_bfloat16(cpuinfo: str) -> bool:
+    """Return whether a CPU that has bfloat16 is slower in it, from the text of Linux's /proc/cpuinfo.
+
+    So are Intel's without AMX, as many virtual machines show them: their AVX512_BF16 multiplies no more numbers per
+    second than float32 does, and OpenVINO's convolutions took twice as long with it (a Xeon with AVX512_BF16 and
+    without AMX; Lite2 at 288 pixels: 0.6 of the rate in float32). AMD's multiply twice as many.
+    """
+    return "GenuineIntel" in cpuinfo and "amx_bf16" not in cpuinfo
+
+
 def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
-    """Return `float32` or `bfloat16`; `auto` is bfloat16 if Ray has one node and its CPU computes in it.
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 if Ray has one node and its CPU is faster in it.
 
     With several nodes, another CPU might not compute in it, and features of both precisions would be mixed. GPUs
     compute in float32.
@@ -186,7 +203,7 @@ def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
         raise UsageError("--trunk-precision bfloat16: expected a trunk on CPUs, found GPUs: leave it out")
     if asked != "auto":
         return asked
-    return "bfloat16" if single_node and not gpus and has_bfloat16() else "float32"
+    return "bfloat16" if single_node and not gpus and gains_from_bfloat16() else "float32"
 
 
 def check_cpu(precision: str, capabilities: Sequence[str]) -> None:

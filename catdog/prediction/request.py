@@ -250,6 +250,10 @@ class Cluster(contextlib.ExitStack):
         """Return how many GPUs the job can use."""
         return usable_gpus(self._resources, self._config.cluster.use_gpu)
 
+    def is_single_node(self) -> bool:
+        """Return whether all work runs on this machine."""
+        return self._resources.is_single_node
+
     def plan(self) -> Plan:
         """Return the resources that the job requests from the cluster."""
         return make_predict_plan(self._resources, self._config.cluster, gpus=self.gpus())

@@ -19,6 +19,7 @@ from catdog.model.engines import (
     choose_engine,
     choose_trunk_precision,
     has_bfloat16,
+    is_slow_in_bfloat16,
     read_model,
 )
 from catdog.photos.decoding.decode import decode_image
@@ -99,14 +100,14 @@ def test_bfloat16_is_refused_where_it_would_be_imitated() -> None:
 
 
 def test_the_trunk_computes_in_bfloat16_where_it_is_asked_to_or_everybody_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(engines, "gains_from_bfloat16", lambda: True)
     assert choose_trunk_precision("auto", single_node=True, gpus=False) == "bfloat16"
     assert choose_trunk_precision("auto", single_node=False, gpus=False) == "float32"
     assert choose_trunk_precision("auto", single_node=True, gpus=True) == "float32"
     assert choose_trunk_precision("bfloat16", single_node=False, gpus=False) == "bfloat16"
     with pytest.raises(UsageError, match="--trunk-precision bfloat16: expected a trunk on CPUs, found GPUs"):
         choose_trunk_precision("bfloat16", single_node=True, gpus=True)
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(engines, "gains_from_bfloat16", lambda: False)
     assert choose_trunk_precision("auto", single_node=True, gpus=False) == "float32"
 
 
@@ -153,3 +154,11 @@ def test_half_a_model_directory_is_refused(model_dir: Path, tmp_path: Path) -> N
     (tmp_path / "weights.h5").write_bytes((model_dir / "weights.h5").read_bytes()[:100_000])
     with pytest.raises(UsageError, match=r"weights\.h5: cannot be read as HDF5: .*truncated"):
         read_model(str(tmp_path))
+
+
+def test_a_cpu_of_intel_is_faster_in_bfloat16_only_with_amx() -> None:
+    intel, amd = "vendor_id\t: GenuineIntel\nflags\t\t: ", "vendor_id\t: AuthenticAMD\nflags\t\t: "
+    assert is_slow_in_bfloat16(f"{intel}avx512f avx512_bf16 avx512_fp16\n")
+    assert not is_slow_in_bfloat16(f"{intel}avx512f avx512_bf16 amx_bf16 amx_tile\n")
+    assert not is_slow_in_bfloat16(f"{amd}avx512f avx512_bf16\n")
+    assert not is_slow_in_bfloat16("")  # no Linux: what OpenVINO says counts
