@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 
@@ -15,6 +17,16 @@ def draw_photo(path: Path, *, seed: int, colour: tuple[int, int, int]) -> None:
     noise = random.integers(-40, 41, (48, 64, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+def drawn_photos(folder: Path, count: int) -> pa.Table:
+    """Draw `count` photos of two classes in turn, and return path, label and digest of each."""
+    paths = [folder / f"{index}.jpg" for index in range(count)]
+    for index, path in enumerate(paths):
+        draw_photo(path, seed=index, colour=(190, 90, 60))
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    labels = pa.array([index % 2 for index in range(count)], pa.int32())
+    return pa.table({"path": [str(path) for path in paths], "label": labels, "digest": digests})
 
 
 def save_classifier(

@@ -186,7 +186,7 @@ class CountedActor:
         actor, arguments = ray.cloudpickle.loads(packed)
         self._actor = actor(**arguments)
 
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, block: Any) -> dict[str, np.ndarray]:
         """Call the actor."""
         mapped: dict[str, np.ndarray] = self._actor(block)
         return mapped
@@ -201,14 +201,15 @@ def map_in_actors(
     actors: int,
     num_cpus: float,
     num_gpus: float,
+    batch_format: str = "numpy",
 ) -> Any:
     """Return the Ray dataset `blocks` mapped by `actors` actors, block by block; lost actors restart.
 
     `arguments` are those of the class `actor`, which calls `count_tries` for each block. `name` is for messages;
-    `num_cpus` and `num_gpus` are what each actor books. An actor processes two blocks at the same time, each in its own
-    thread, so that one is written while the network runs on the other. The actor itself lets only one thread use the
-    network. After MAX_RESTARTS restarts of one actor, or MAX_TRIES attempts at one block, the dataset fails with a Ray
-    exception.
+    `num_cpus` and `num_gpus` are what each actor books; `batch_format` is pyarrow or numpy, what the actor takes. An
+    actor processes two blocks at the same time, each in its own thread, so that one is decoded or written while the
+    network runs on the other. The actor itself lets only one thread use the network. After MAX_RESTARTS restarts of one
+    actor, or MAX_TRIES attempts at one block, the dataset fails with a Ray exception.
     """
     import ray
 
@@ -227,7 +228,7 @@ def map_in_actors(
             "restarts": Restarts(actor=name, limit=MAX_RESTARTS),
         },
         batch_size=None,
-        batch_format="numpy",
+        batch_format=batch_format,
         compute=ray.data.ActorPoolStrategy(size=actors, **threads),
         num_cpus=num_cpus,
         num_gpus=num_gpus or None,

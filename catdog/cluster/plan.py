@@ -36,7 +36,7 @@ class Plan:
     worker_cpus: float = 0.0
     worker_gpus: float = 0.0
     batch_size: int = 0  # photos in a step of a model actor
-    decoders: int = 1  # threads of a model actor that decode
+    decoders: int = 0  # threads of an actor that decode; 0: tasks decode for it
     gpus: int = 0  # over all workers and actors
     is_capacity_known: bool = True  # whether nodes that an autoscaler adds are counted
 
@@ -44,8 +44,8 @@ class Plan:
 def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
     """Decide how many workers and actors to run, and what each reserves.
 
-    Train workers, trunk actors and decoding tasks all run at the same time when features are streamed. So a quarter of
-    the CPUs is left to the tasks, and on small nodes the shares are fractions of a CPU.
+    Train workers, trunk actors and tasks, such as those that decode for GPUs, run at the same time when features are
+    streamed. So a quarter of the CPUs is left to the tasks, and on small nodes the shares are fractions of a CPU.
     Raises UsageError when more is requested than the cluster has.
     """
     known, resources = resources.is_capacity_known, resources.scaled(gpus=config.use_gpu == "yes")
@@ -73,6 +73,7 @@ def make_plan(resources: Resources, config: ClusterConfig) -> Plan:
         actor_cpus=actor_cpus,
         actor_gpus=int(100 * (1 - _WORKER_GPU) * min(1.0, gpus / actors)) / 100 if gpus else 0.0,
         threads=threads,
+        decoders=0 if gpus else threads,
         task_cpus=_task_cpus(resources),
         gpus=min(gpus, max(workers, actors)),
     )
@@ -114,7 +115,7 @@ def usable_gpus(resources: Resources, use_gpu: str) -> int:
 def _actors(resources: Resources, asked: int, flag: str, *, gpus: int) -> tuple[int, float, int]:
     """Return (actors, CPUs each, threads each): an actor per GPU or, without GPUs, per ACTOR_CORES cores or fewer.
 
-    Without GPUs the actors book half of the cores; the other half is for the tasks that feed them.
+    Without GPUs the actors book half of the cores; the other half is for tasks and train workers.
     """
     if gpus:
         # One or two threads keep a GPU busy; the decoding tasks make better use of the other cores of its node.

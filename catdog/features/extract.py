@@ -1,7 +1,7 @@
 """The cached trunk pass: run photos through the frozen layers once, on the cluster, and write Parquet parts.
 
-Tasks read, decode and augment (`views`). A pool of actors runs the trunk and writes the parts itself, so the features,
-113 KB per row, never pass through the object store.
+A pool of actors runs the trunk and writes the parts itself, so the features, up to 113 KB per row, never pass through
+the object store. On CPUs the actors also read, decode and augment; for GPUs, tasks do that (`views`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors, share
+from catdog.cluster.actors import avoid_fusion, map_in_actors, share
 from catdog.cluster.failures import log_directory, root_cause
 from catdog.cluster.plan import Plan
 from catdog.console import counted, duration, say
@@ -22,7 +23,7 @@ from catdog.errors import CatdogError, FailureError
 from catdog.features.cache import FeatureCache, locate_cache, write_part
 from catdog.features.spec import Extraction, Part, PhotoSet
 from catdog.features.trunk import Trunk
-from catdog.features.views import load_views, photo_block
+from catdog.features.views import ViewMaker, load_views, photo_block
 from catdog.model.backbone_specs import backbone_spec
 from catdog.model.weights.pretrained import Pretrained
 from catdog.storage.files import join
@@ -152,15 +153,16 @@ def _compute(
     import ray
 
     blocks = [photo_block(job.part.read(), job.part.views, block=index) for index, job in enumerate(jobs)]
-    images = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
+    photos = ray.data.from_arrow(blocks)
     written = map_in_actors(
-        images,
+        photos if plan.decoders else load_views(photos, extraction, task_cpus=plan.task_cpus),
         TrunkWriter,
         {
             "extraction": extraction,
             "cuts": cuts,
             "pretrained": pretrained,
             "threads": plan.threads,
+            "decoders": plan.decoders,
             "gpu": plan.actor_gpus > 0,
             "targets": [job.targets for job in jobs],
         },
@@ -168,13 +170,14 @@ def _compute(
         actors=min(plan.actors, len(jobs)),
         num_cpus=avoid_fusion(plan.actor_cpus, plan.task_cpus),
         num_gpus=plan.actor_gpus,
+        batch_format="pyarrow" if plan.decoders else "numpy",
     )
     for batch in written.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         yield int(batch["rows"].sum())
 
 
 class TrunkWriter:
-    """An actor of the cached pass: image blocks in, one Parquet part for each cut out."""
+    """An actor of the cached pass: blocks of photos or images in, one Parquet part for each cut out."""
 
     def __init__(
         self,
@@ -183,16 +186,18 @@ class TrunkWriter:
         cuts: Sequence[str],
         pretrained: Any,
         threads: int,
+        decoders: int,
         gpu: bool,
         targets: Sequence[Sequence[tuple[str, str, str]]],
     ) -> None:
+        self._views = ViewMaker(extraction, threads=decoders)
         self._trunk = Trunk(extraction, cuts, pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._targets = targets
 
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, block: pa.Table | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Write the features of one part; return its number of rows for the progress line."""
-        count_tries(int(block["block"][0]))
+        block = self._views(block)
         kept = block["label"] >= 0
         whole = bool(kept.all())
         with self._one_by_one:

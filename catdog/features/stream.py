@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from catdog.cluster.actors import avoid_fusion, count_tries, map_in_actors
+from catdog.cluster.actors import avoid_fusion, map_in_actors
 from catdog.cluster.plan import Plan
 from catdog.errors import FailureError
 from catdog.features.spec import PHOTOS_PER_PART, Extraction
 from catdog.features.trunk import Trunk
-from catdog.features.views import load_views, photo_block
+from catdog.features.views import ViewMaker, load_views, photo_block
 from catdog.model.backbone_specs import INPUT_CUT
 from catdog.photos.sharded.photo_rows import PhotoRows
 
@@ -48,8 +48,10 @@ def stream_features(
         for start in range(0, len(order), PHOTOS_PER_PART):
             chosen = rows.take(pa.array(order[start : start + PHOTOS_PER_PART] - low))
             blocks.append(photo_block(chosen, (view,), block=len(blocks)))
-    dataset = load_views(ray.data.from_arrow(blocks), extraction, task_cpus=plan.task_cpus)
-    if extraction.cut != INPUT_CUT:
+    dataset, has_network = ray.data.from_arrow(blocks), extraction.cut != INPUT_CUT
+    if not (has_network and plan.decoders):
+        dataset = load_views(dataset, extraction, task_cpus=plan.task_cpus)
+    if has_network:
         dataset = _run_trunk(dataset, extraction, pretrained, plan, workers)
     # A copy, for this stream only. The order decides which rows share a batch: a resumed epoch needs the same batches.
     dataset.context.execution_options = copy.copy(dataset.context.execution_options)
@@ -61,19 +63,22 @@ def stream_features(
 def _run_trunk(dataset: Any, extraction: Extraction, pretrained: Any, plan: Plan, workers: int) -> Any:
     actors = max(1, plan.actors // workers)
     share = min(1.0, plan.actors / (actors * workers))  # with more workers than actors, the actors are smaller
+    threads = max(1, round(plan.threads * share))
     return map_in_actors(
         dataset,
         TrunkStreamer,
         {
             "extraction": extraction,
             "pretrained": pretrained,
-            "threads": max(1, round(plan.threads * share)),
+            "threads": threads,
+            "decoders": threads if plan.decoders else 0,
             "gpu": plan.actor_gpus > 0,
         },
         name="trunk actor",
         actors=actors,
         num_cpus=avoid_fusion(max(0.01, int(100 * plan.actor_cpus * share) / 100), plan.task_cpus),
         num_gpus=int(100 * plan.actor_gpus * share) / 100,
+        batch_format="pyarrow" if plan.decoders else "numpy",
     )
 
 
@@ -89,16 +94,17 @@ def _replace_unreadable(batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 class TrunkStreamer:
-    """An actor of the stream: image blocks in, feature blocks out."""
+    """An actor of the stream: blocks of photos or images in, feature blocks out."""
 
-    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, gpu: bool) -> None:
+    def __init__(self, *, extraction: Extraction, pretrained: Any, threads: int, decoders: int, gpu: bool) -> None:
+        self._views = ViewMaker(extraction, threads=decoders)
         self._trunk = Trunk(extraction, [extraction.cut], pretrained, threads=threads, gpu=gpu)
         self._one_by_one = threading.Lock()
         self._extraction = extraction
 
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Replace the images of a block by their features."""
-        count_tries(int(block["block"][0]))
+    def __call__(self, block: pa.Table | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the rows of a block with the features in place of the images."""
+        block = self._views(block)
         with self._one_by_one:
             features = self._trunk(block["feature"])[self._extraction.cut]
         return {**block, "feature": features.astype(self._extraction.dtype, copy=False)}

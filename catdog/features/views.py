@@ -1,12 +1,16 @@
 """The first half of the trunk pass: photo files to augmented images, each read and decoded once for all its views.
 
-This runs in tasks of Ray Data; the actors of `extract` and `stream` consume the images.
+With GPUs, tasks of Ray Data do this on all cores, and the actors of `extract` and `stream` consume the images. Without
+GPUs, these actors do it themselves: the cores are the same ones, and no image passes through the object store.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -46,20 +50,55 @@ def load_views(photos: Any, extraction: Extraction, *, task_cpus: float) -> Any:
     return map_in_tasks(photos, load_block, batch_format="pyarrow", num_cpus=task_cpus)
 
 
-def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]:
-    """Return the image rows of one `photo_block`, as `load_views` describes them."""
+class ViewMaker:
+    """What an actor does first with a block: the image rows of its photos, made in `threads` threads of its own.
+
+    With 0 threads, tasks have made them (`load_views`).
+    """
+
+    def __init__(self, extraction: Extraction, *, threads: int) -> None:
+        self._extraction, self._most = extraction, 2 * threads
+        self._pool = ThreadPoolExecutor(threads) if threads else None
+        if threads:
+            _decode_in_threads()
+
+    def __call__(self, block: pa.Table | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the image rows of `block`: of a `photo_block`, or the block itself if tasks have made it."""
+        if isinstance(block, dict):
+            count_tries(int(block["block"][0]))
+            return block
+        count_tries(int(block["block"][0].as_py()))
+        return make_views(block, self._extraction, pool=self._pool, most=self._most)
+
+
+def _decode_in_threads() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    # Decoding sets and restores the warning filters of the whole process, and threads do so in any order.
+    warnings.simplefilter("ignore")
+
+
+def make_views(
+    block: pa.Table, extraction: Extraction, *, pool: ThreadPoolExecutor | None = None, most: int = 0
+) -> dict[str, np.ndarray]:
+    """Return the image rows of one `photo_block`, as `load_views` describes them.
+
+    With `pool`, its threads decode, and at most `most` photos wait for them.
+    """
     size, rows = extraction.image_size, block.to_pylist()
     views = rows[0]["views"]
     count = len(rows) * len(views)
     images = np.zeros((count, size, size, 3), np.uint8)
     labels, unreadable = np.full(count, -1, np.int32), np.full(count, "", object)
-    contents = read_each(find_inputs([row["path"] for row in rows]))
-    for index, (row, read) in enumerate(zip(rows, contents, strict=True)):
+
+    def make(index: int, content: bytes | ImageError) -> None:
+        row = rows[index]
         try:
-            image = _decode_photo(read.content, row["digest"], extraction)
+            image = _decode_photo(content, row["digest"], extraction)
         except ImageError as error:
             unreadable[index] = f"{row['path']}: {error}"
-            continue
+            return
         for turn, view in enumerate(views):
             # Rows of one view are next to each other, as the parts store them.
             place = turn * len(rows) + index
@@ -67,6 +106,17 @@ def make_views(block: pa.Table, extraction: Extraction) -> dict[str, np.ndarray]
             images[place] = augment(
                 image, seed=extraction.seed, digest=row["digest"], view=view, ranges=extraction.augmentation
             )
+
+    waiting = deque[Future[None]]()
+    for index, read in enumerate(read_each(find_inputs([row["path"] for row in rows]))):
+        if pool is None:
+            make(index, read.content)
+            continue
+        waiting.append(pool.submit(make, index, read.content))
+        if len(waiting) > most:
+            waiting.popleft().result()
+    for future in waiting:
+        future.result()
     return {
         "path": np.array([row["path"] for row in rows] * len(views), object),
         "label": labels,

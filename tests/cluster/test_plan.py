@@ -102,6 +102,11 @@ def test_actors_and_batch_size_are_the_user_s_where_given() -> None:
         make_predict_plan(one_node(2, 0), PredictClusterConfig(actors=99), gpus=0)
 
 
+def test_photos_are_decoded_by_the_actors_on_cpus_and_by_tasks_for_gpus() -> None:
+    assert make_plan(one_node(8, 0), ClusterConfig()).decoders == 4
+    assert make_plan(one_node(64, 4), ClusterConfig()).decoders == 0
+
+
 def test_gpus_are_left_alone_on_request() -> None:
     assert make_plan(one_node(8, 2), ClusterConfig(use_gpu="no")).worker_gpus == 0
 

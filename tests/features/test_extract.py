@@ -1,16 +1,20 @@
 import dataclasses
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from made_features import EXTRACTION, photo_set
+from made_photos import drawn_photos
 
 from catdog.cluster.plan import make_plan
 from catdog.cluster.resources import Node, Resources
 from catdog.config import ClusterConfig
 from catdog.features.cache import locate_cache
-from catdog.features.extract import MissingParts, _expected_text
-from catdog.features.spec import PHOTOS_PER_PART, part_name
-from catdog.photos.sharded.photo_rows import RowShard
+from catdog.features.extract import MissingParts, _expected_text, extract_features
+from catdog.features.spec import PHOTOS_PER_PART, PhotoSet, part_name
+from catdog.model.weights.pretrained import load_weights
+from catdog.photos.decoding.limits import DecodeLimits
+from catdog.photos.sharded.photo_rows import PhotoRows, RowShard
 from catdog.storage import files
 
 
@@ -43,6 +47,26 @@ def test_a_part_that_stands_is_not_missing(tmp_path: Path) -> None:
     files.write_bytes(f"{cache.directory}/{part_name(1, 4)}", b"")
     missing = [job.part.name for job in MissingParts([(EXTRACTION, photos)], root=str(tmp_path))]
     assert missing == [part_name(0, 0), part_name(0, 4), part_name(1, 0), part_name(2, 0), part_name(2, 4)]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_tasks_that_decode_for_gpus_make_the_features_that_actors_make_alone(tmp_path: Path) -> None:
+    extraction = dataclasses.replace(EXTRACTION, image_size=32, limits=DecodeLimits())
+    pretrained = load_weights("efficientnet-lite0", weights="imagenet")
+    photos = PhotoSet(photos=PhotoRows.of(drawn_photos(tmp_path, 70)), views=(1, 2))
+    alone = make_plan(Resources(nodes=(Node(cpus=2),)), ClusterConfig())
+    found = []
+    for plan in (alone, dataclasses.replace(alone, decoders=0)):
+        root, seen = str(tmp_path / f"features-{plan.decoders}"), []
+        unreadable = extract_features(
+            [(extraction, photos)], pretrained=pretrained, plan=plan, root=root,
+            progress=lambda done, total, seen=seen: seen.append((done, total)),
+        )  # fmt: skip
+        assert (unreadable, seen[0], seen[-1]) == ([], (0, 140), (140, 140))
+        cache = locate_cache(extraction, photos, root=root)
+        found.append([pq.read_table(path) for path in sorted(Path(cache.directory).glob("part-*.parquet"))])
+    assert [part.num_rows for part in found[0]] == [128, 12]
+    assert found[0] == found[1]
 
 
 def test_the_expected_time_is_that_of_the_images_and_cores() -> None:

@@ -40,7 +40,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 RULE = LabelRule(classes=("blue", "red"), threshold=0.0, top_k=1, models=1)
-PLAN = Plan(actors=1, actor_cpus=1.0, actor_gpus=0.0, threads=1, batch_size=32, task_cpus=0.5)
+PLAN = Plan(actors=1, actor_cpus=1.0, actor_gpus=0.0, threads=1, decoders=1, batch_size=32, task_cpus=0.5)
 PART = 8
 
 
