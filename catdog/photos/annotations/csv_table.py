@@ -6,13 +6,15 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import posixpath
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.storage import files
 
+ENCODING = "utf-8-sig"  # UTF-8, with a byte order mark or without
 _GUARDED = tuple("'" + mark for mark in "'=+-@\t\r")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t"
@@ -30,22 +32,47 @@ class CsvTable:
 def read_csv_table(
     path: str, *, flag: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
 ) -> CsvTable:
-    """Read the file at `path`, a local path or URI, with commas, semicolons or tabs between columns.
+    """Read the file at `path`, a local path or URI, as `csv_rows` does.
 
-    `flag` is the option that names the file. `columns` has the names that the header may use for each column. Columns
-    in `optional` may be missing. Raises UsageError if the file cannot be read, lacks a column, has too short a row, or
-    has no row.
+    `flag` is the option that names the file. Raises UsageError if the file cannot be read or has no row, and as
+    `csv_rows` does.
     """
     where = f"{flag} {path}"
     try:
         content = files.read_bytes(files.absolute(path))
-        lines = _parse(content)
-    except UnicodeDecodeError as error:
-        found = "UTF-16: save it as CSV UTF-8" if content[:2] in _UTF_16 else f"other bytes: {error.reason}"
-        raise UsageError(f"{where}: expected a CSV file in UTF-8, found {found}") from error
-    except (OSError, csv.Error, CatdogError) as error:
+    except (OSError, CatdogError) as error:
         raise UsageError(f"{where}: cannot be read: {one_line(error)}") from error
-    header = [name.strip().lower() for name in lines[0]] if lines else []
+    text = io.TextIOWrapper(io.BytesIO(content), encoding=ENCODING, newline="")
+    rows = tuple(csv_rows(text, where=where, columns=columns, optional=optional))
+    if not rows:
+        raise UsageError(f"{where}: expected one photo per row, found no row")
+    return CsvTable(rows=rows, fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
+
+
+def csv_rows(
+    lines: Iterable[str], *, where: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of CsvTable in `lines`, with commas, semicolons or tabs between columns, as they are read.
+
+    `where` is for messages. `columns` has the names that the header may use for each column. Columns in `optional` may
+    be missing. Raises UsageError if the lines cannot be read, lack a column, or have too short a row.
+    """
+    try:
+        yield from _rows(lines, where=where, columns=columns, optional=optional)
+    except UnicodeDecodeError as error:
+        found = "UTF-16: save it as CSV UTF-8" if error.object[:2] in _UTF_16 else f"other bytes: {error.reason}"
+        raise UsageError(f"{where}: expected a CSV file in UTF-8, found {found}") from error
+    except (OSError, csv.Error) as error:
+        raise UsageError(f"{where}: cannot be read: {one_line(error)}") from error
+
+
+def _rows(
+    lines: Iterable[str], *, where: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    waiting = iter(lines)
+    first = next(waiting, "")
+    reader = csv.reader(itertools.chain([first], waiting), delimiter=max(_DELIMITERS, key=first.count))
+    header = [name.strip().lower() for name in next(reader, [])]
     places = {
         column: next((header.index(name) for name in names if name in header), None)
         for column, names in columns.items()
@@ -54,22 +81,13 @@ def read_csv_table(
         wanted = ",".join(column for column in columns if column not in optional)
         raise UsageError(f"{where}: expected a header with {wanted}, found {','.join(header)[:80] or 'nothing'}")
     known = {column: place for column, place in places.items() if place is not None}
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
+    last = max(known.values())
+    for number, line in enumerate(reader, start=2):
         if not any(line):
             continue
-        if len(line) <= max(known.values()):
+        if len(line) <= last:
             raise UsageError(f"{where}: row {number}: expected {len(header)} columns, found {len(line)}")
-        rows.append((number, {column: _unguarded(line[place]) for column, place in known.items()}))
-    if not rows:
-        raise UsageError(f"{where}: expected one photo per row, found no row")
-    return CsvTable(rows=tuple(rows), fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
-
-
-def _parse(content: bytes) -> list[list[str]]:
-    text = content.decode("utf-8-sig")
-    first = text.partition("\n")[0]
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=first.count)))
+        yield number, {column: _unguarded(line[place]) for column, place in known.items()}
 
 
 def _unguarded(text: str) -> str:

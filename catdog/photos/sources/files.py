@@ -20,12 +20,11 @@ from catdog.photos.sources.containers.archives import (
     archive_kind,
     check_size,
     forget_archives,
-    list_members,
     read_member,
     sample_key,
 )
 from catdog.photos.sources.containers.cells import read_row
-from catdog.photos.sources.containers.packed import MorePhotosError, list_archives, tars_of_folder
+from catdog.photos.sources.containers.packed import MorePhotosError, Packed, list_archives, tars_of_folder
 from catdog.photos.sources.folders import Found, LeftOut, walk_local, walk_remote
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, key_of_name, last_name, local_path
 from catdog.photos.sources.opening import is_file, look_at, open_file, open_folder
@@ -67,8 +66,8 @@ def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
 
     Hidden files and folders, those of systems, and what catdog jobs wrote are left out, and reported if it matters.
     No photo is opened, so a file here may turn out not to be one. Raises UsageError when the source is missing, holds
-    no files or may not be read. Raises FailureError when it cannot be read, and MoreFilesError for a folder of more
-    photos than `at_most`.
+    no files or may not be read. Raises FailureError when it cannot be read, MoreFilesError for a folder of more photos
+    than `at_most`, and MorePackedError for such an archive.
     """
     base, query = split_query(as_key(absolute(source)))
     base = base.rstrip("/") or "/"
@@ -83,13 +82,12 @@ def list_files(source: str, *, at_most: int | None = None) -> list[Photo]:
         if kind == fs.FileType.File and not archive_kind(base):
             return [Photo(base + query, last_name(base), version)]
         if kind == fs.FileType.File:
-            members = wait_out(lambda: list_members(base + query), where=source)
-            photos = [Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members]
-        else:
-            _refuse_results(base + query)
-            folder = base.rstrip("/")
-            found = wait_out(lambda: _walk(base + query, left_out, at_most), where=source)
-            photos = [Photo(f"{folder}/{escape(relative)}{query}", relative, version) for relative, version in found]
+            archive = Photo(base + query, last_name(base), version)
+            return list_archives(Packed(source=source, files=(archive,), named=True), at_most=at_most)
+        _refuse_results(base + query)
+        folder = base.rstrip("/")
+        found = wait_out(lambda: _walk(base + query, left_out, at_most), where=source)
+        photos = [Photo(f"{folder}/{escape(relative)}{query}", relative, version) for relative, version in found]
     except PermissionError as error:
         raise UsageError(f"cannot list the photos of {source}: {one_line(error)}; check its permissions") from error
     except OSError as error:

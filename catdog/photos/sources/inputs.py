@@ -60,7 +60,7 @@ def list_inputs(
 
     Everything below one of `exclude` (absolute paths or URIs) is left out. Raises UsageError when nothing is found.
     If there are more photos than `at_most`, raises MoreFilesError for a folder, MorePackedError for Parquet files or
-    several archives, and MoreLinesError for a .txt file.
+    archives, and MoreLinesError for a list.
     """
     columns = columns or TableColumns()
     path = as_key(files.absolute(source))
@@ -211,5 +211,5 @@ def _expand_archives(source: str, photos: list[Photo], *, at_most: int | None) -
     """Return the photos in the archives that a glob matched, or `photos` as they are if it matched other files."""
     if any(archive_kind(photo.relative) is None for photo in photos):
         return photos
-    packed = Packed(source=source, files=tuple(photos), around=True, globbed=True)
+    packed = Packed(source=source, files=tuple(photos), around=True, named=True)
     return list_archives(packed, at_most=at_most)

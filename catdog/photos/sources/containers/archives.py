@@ -24,10 +24,10 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 
 from catdog.console import counted, say
-from catdog.errors import ImageError, UsageError, one_line
+from catdog.errors import CatdogError, ImageError, UsageError, one_line
 from catdog.photos.sources.folders import is_hidden
 from catdog.photos.sources.opening import describe_stranger, look_at, open_file
-from catdog.storage.files import cache_directory, split_query
+from catdog.storage.files import cache_directory, is_uri, split_query
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -42,6 +42,7 @@ _SIDECARS = (".cls", ".json", ".txt", ".txt2", ".id", ".index")  # of a photo in
 # The number of a file in a set, and the hash that Hugging Face appended to it.
 _NUMBER = re.compile(r"([-_]?\d+)?([-_]of[-_]\d+)?(-[0-9a-f]{16})?$")
 _SEEKING = threading.Lock()
+_TAR_BLOCK = 512
 
 
 class Member(NamedTuple):
@@ -73,6 +74,21 @@ def list_members(path: str) -> list[Member]:
             f"expected photos in {path}, found only archives in it, such as {members[0].relative}: unpack it first"
         )
     return members
+
+
+def has_more_members(path: str, count: int) -> bool:
+    """Return whether the archive at `path` has more than `count` members, without holding them.
+
+    For a zip, its last record tells. The headers of a tar are read up to that number, but not on an object store, where
+    each is a request. An archive that cannot be read counts as small. Listing it reports the error.
+    """
+    try:
+        with open_file(path) as stream:
+            if archive_kind(path) == "zip":
+                return _zip_entries(stream) > count
+        return not is_uri(path) and _is_longer_tar(path, count)
+    except (*DAMAGE, OSError, CatdogError, pa.ArrowException):
+        return False
 
 
 def read_member(path: str, name: str, *, max_bytes: int) -> bytes:
@@ -133,6 +149,22 @@ def _list_zip(path: str) -> list[Member]:
         for name, entry in files.items()
         if (relative := _relative(name))
     ]
+
+
+def _zip_entries(stream: IO[bytes]) -> int:
+    """Return how many entries the end of a zip declares; 0 if that cannot be found (APPNOTE 4.3.14 to 4.3.16)."""
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - 2**16 - 42))  # the longest comment, and two records
+    tail = stream.read()
+    end = tail.rfind(b"PK\5\6")
+    if end < 0:
+        return 0
+    entries = int.from_bytes(tail[end + 10 : end + 12], "little")
+    locator = tail[max(0, end - 20) : end]
+    if entries < 0xFFFF or not locator.startswith(b"PK\6\7"):
+        return entries
+    stream.seek(int.from_bytes(locator[8:16], "little"))
+    record = stream.read(56)
+    return int.from_bytes(record[32:40], "little") if record.startswith(b"PK\6\6") else entries
 
 
 def _read_zip(path: str, name: str, max_bytes: int) -> bytes:
@@ -208,11 +240,35 @@ def _read_tar(path: str, name: str, max_bytes: int) -> bytes:
     return content
 
 
+def _is_longer_tar(path: str, count: int) -> bool:
+    """Return whether a tar has more than `count` files (POSIX.1-1988, ustar: headers of 512 bytes, padded content)."""
+    with _tar_stream(path) as stream:
+        size = stream.seek(0, io.SEEK_END)
+        at = files = 0
+        while files <= count < size / _TAR_BLOCK:
+            stream.seek(at)
+            header = stream.read(_TAR_BLOCK)
+            if len(header) < _TAR_BLOCK or not any(header):
+                return False
+            files += header[156:157] in (b"0", b"\0")
+            at += _TAR_BLOCK * (1 + -(-_tar_number(header[124:136]) // _TAR_BLOCK))
+    return files > count
+
+
+def _tar_number(field: bytes) -> int:
+    """Return the number in a field of a tar's header: octal digits or, in GNU tar, big-endian after a high bit."""
+    return int.from_bytes(field[1:]) if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
+
+
+def _tar_stream(path: str) -> IO[bytes]:
+    suffix = split_query(path)[0].lower().rpartition(".")[2]
+    return open_file(path) if suffix == "tar" else _decompressed(path, suffix)
+
+
 @lru_cache(maxsize=4)
 def _open_tar(path: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
     """Open a tar, cached per process; return its stream and the offset and size of each file in it."""
-    suffix = split_query(path)[0].lower().rpartition(".")[2]
-    stream = open_file(path) if suffix == "tar" else _decompressed(path, suffix)
+    stream = _tar_stream(path)
     places = {}
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for member in archive:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from catdog.console import counted, say
 from catdog.errors import FailureError, UsageError, one_line
 from catdog.photos.annotations.layouts.split_names import splits_of_names
-from catdog.photos.sources.containers.archives import list_members, shard_set
+from catdog.photos.sources.containers.archives import has_more_members, list_members, shard_set
 from catdog.photos.sources.containers.tables import TableColumns, count_rows
 from catdog.photos.sources.keys import Photo, escape_uri
 from catdog.photos.sources.opening import size_of
@@ -38,7 +38,7 @@ class Packed:
     files: tuple[Photo, ...]
     columns: TableColumns | None = None  # of Parquet files; None for archives
     around: bool | None = False
-    globbed: bool = False  # a glob matched each archive, so none may be empty
+    named: bool = False  # the user named each archive, itself or by a glob, so none may be empty
 
     def place(self, photo: Photo, archive: Photo, *, around: bool) -> Photo:
         """Return a photo of `archive` with its path in the source."""
@@ -46,7 +46,7 @@ class Packed:
 
     def say_found(self, photos: int) -> None:
         """Report how many photos are in the archives of a folder."""
-        if self.columns is None and not self.globbed:
+        if self.columns is None and not self.named:
             say(f"{counted(len(self.files), 'archive')}, {counted(photos, 'photo')} in them.")
 
 
@@ -98,18 +98,20 @@ def _begin(tar: str) -> str:
 def list_archives(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
     """Return the photos in archives, sorted by path.
 
-    Raises MorePackedError if several archives have more photos than `at_most`, or seem to, judged by their size or by
-    the first of them. Raises what `photos_in` raises.
+    Raises MorePackedError if the archives have more photos than `at_most`, or seem to, judged by their size or by the
+    first of them. Raises what `photos_in` raises.
     """
     sizes = [max(1, size_of(archive.version)) for archive in packed.files]
     total = sum(sizes)
-    if len(sizes) == 1 or _are_mixed(packed):
+    if _are_mixed(packed):
         at_most = None
-    if at_most is not None and total > at_most * _MAX_BYTES_PER_PHOTO:
+    if at_most is not None and (
+        total > at_most * _MAX_BYTES_PER_PHOTO or (len(sizes) == 1 and has_more_members(packed.files[0].path, at_most))
+    ):
         raise MorePackedError(packed)
     found, archives, read, in_folders = list[Photo](), list[Photo](), 0, False
     for archive, size in zip(packed.files, sizes, strict=True):
-        inside = photos_in(archive.path, globbed=packed.globbed)
+        inside = photos_in(archive.path, named=packed.named)
         found += inside
         archives += [archive] * len(inside)
         read += size
@@ -120,20 +122,20 @@ def list_archives(packed: Packed, *, at_most: int | None = None) -> list[Photo]:
     around = not in_folders if packed.around is None else packed.around
     packed.say_found(len(found))
     found = [packed.place(photo, archive, around=around) for photo, archive in zip(found, archives, strict=True)]
-    return found if packed.globbed else sorted(found)
+    return found if packed.named else sorted(found)
 
 
 def _are_mixed(packed: Packed) -> bool:
     """Return whether keys of one tar of a folder sort between those of another: `x.tar` next to `x.tar!y.tar`."""
     begins = [_begin(tar.path) for tar in packed.files]
-    return not packed.globbed and any(after.startswith(before) for before, after in itertools.pairwise(begins))
+    return not packed.named and any(after.startswith(before) for before, after in itertools.pairwise(begins))
 
 
-def photos_in(archive: str, *, globbed: bool = False) -> list[Photo]:
+def photos_in(archive: str, *, named: bool = False) -> list[Photo]:
     """Return the photos in an archive, sorted by path; `relative` is their path in it.
 
     Raises UsageError as `list_members` does, for an archive that may not be read, and for an empty one that was
-    `globbed`. Raises FailureError for an archive that cannot be read.
+    `named`. Raises FailureError for an archive that cannot be read.
     """
     base, query = split_query(archive)
     escape = escape_uri if is_uri(base) else str
@@ -143,6 +145,6 @@ def photos_in(archive: str, *, globbed: bool = False) -> list[Photo]:
         raise UsageError(f"cannot list the photos in {archive}: {one_line(error)}; check its permissions") from error
     except OSError as error:
         raise FailureError(f"cannot list the photos in {archive}: {one_line(error)}") from error
-    if globbed and not members:
+    if named and not members:
         raise UsageError(f"expected photos in {archive}, found no files (hidden files are ignored): check the path")
     return sorted(Photo(f"{base}!{escape(name)}{query}", relative, version) for name, relative, version in members)

@@ -1,10 +1,11 @@
 """A list of many paths, read and sorted by Ray tasks into shards.
 
-    byte ranges --survey--> samples of the keys, their common folder
-                --cut-----> the keys of each key range --gather--> shards
+    pieces of the list --survey--> samples of the keys, their common folder
+                       --cut-----> the keys of each key range --gather--> shards
 
-Equal keys fall into the same key range, where they become one photo. All ranges depend only on the list, so listing it
-again gives the same shards.
+A piece is a byte range of a .txt file. A table, whose rows may contain line breaks, is read by one task, which cuts its
+column of paths into pieces. Equal keys fall into the same key range, where they become one photo. All pieces and ranges
+depend only on the list, so listing it again gives the same shards.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import bisect
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,8 +26,10 @@ from catdog.photos.sources.keys import below
 from catdog.photos.sources.listing.lists import (
     LOOKED_AT,
     MARK,
+    column_names,
     common_folder,
     hint,
+    is_table,
     keys_of,
     names_of,
     photos_of,
@@ -40,6 +44,7 @@ _RANGES = 64  # byte ranges, unless that makes them shorter or longer than these
 _KEYS_PER_TASK = 8 * SHARD_ROWS
 _MAX_TASKS = 256  # gather tasks: for each, Ray keeps the pieces of all byte ranges in the driver if they are small
 _KEYS_PER_SAMPLE = 1000
+_NAMES_PER_PIECE = 2**18  # of a table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +69,10 @@ class Lines:
             raise unreadable(self.path, error) from error
         return names_of(content if self.start else content.removeprefix(MARK))
 
-    def keys(self) -> list[str]:
-        """Return the keys of the photos in the lines, each once, sorted."""
-        return sorted(keys_of(self.names(), self.path))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """The survey of some lines; all surveys together decide how the lines are listed."""
+    """The survey of a piece; all surveys together decide how the list is listed."""
 
     count: int  # of keys
     first: str  # the first name
@@ -80,10 +81,16 @@ class Survey:
     ends: list[str]  # the lowest and highest place, whose common folder is that of all
 
 
-def survey_lines(lines: Lines, keys_per_sample: int) -> Survey | None:
-    """Survey some lines; returns None if they name nothing."""
-    names = lines.names()
-    keys = sorted(keys_of(names, lines.path))
+def _names(piece: Lines | pa.Array) -> list[str]:
+    """Return the names in a piece of a list; those of a table are in an array."""
+    names: list[str] = piece.names() if isinstance(piece, Lines) else piece.to_pylist()
+    return names
+
+
+def survey_piece(piece: Lines | pa.Array, path: str, keys_per_sample: int) -> Survey | None:
+    """Survey a piece of the list at `path`; returns None if it names nothing."""
+    names = _names(piece)
+    keys = sorted(keys_of(names, path))
     if not keys:
         return None
     places = [place_of(key) for key in keys]
@@ -103,18 +110,18 @@ def list_lines(path: str, *, exclude: Sequence[str] = (), shards: str = "", num_
     """
     import ray
 
-    ranges = _ranges(path)
-    calls = ((lines, _KEYS_PER_SAMPLE) for lines in ranges)
-    found = [survey for survey in map_in_order(survey_lines, calls, num_cpus=num_cpus) if survey]
+    pieces_of_list = _table_pieces(path, num_cpus=num_cpus) if is_table(path) else _ranges(path)
+    calls = ((piece, path, _KEYS_PER_SAMPLE) for piece in pieces_of_list)
+    found = [survey for survey in map_in_order(survey_piece, calls, num_cpus=num_cpus) if survey]
     if not found:
         raise UsageError(f"expected one path per line in {path}, found none")
     hint(found[0].first, heapq.nsmallest(LOOKED_AT, {key for survey in found for key in survey.lowest}))
     common = common_folder(place for survey in found for place in survey.ends)
     cuts = _cuts(found)
-    cut = ray.remote(num_cpus=num_cpus, num_returns=len(cuts) + 1)(cut_lines)
-    pieces = [cut.remote(lines, cuts) for lines in ranges]
-    pieces = pieces if cuts else [[piece] for piece in pieces]
-    gathers = ((common, tuple(exclude), shards, *ofone) for ofone in zip(*pieces, strict=True))
+    cut = ray.remote(num_cpus=num_cpus, num_returns=len(cuts) + 1)(cut_piece)
+    keys = [cut.remote(piece, path, cuts) for piece in pieces_of_list]
+    keys = keys if cuts else [[one] for one in keys]
+    gathers = ((common, tuple(exclude), shards, *ofone) for ofone in zip(*keys, strict=True))
     listed = list(itertools.chain(*map_in_order(gather, gathers, num_cpus=num_cpus)))
     if not listed:
         raise nothing_left(path)
@@ -131,6 +138,21 @@ def _ranges(path: str) -> list[Lines]:
     return [Lines(path=path, start=start, stop=min(start + step, size)) for start in range(0, size, step)]
 
 
+def _table_pieces(path: str, *, num_cpus: float) -> list[Any]:
+    """Return references to the pieces of the table at `path`; an error in it is that of the last one."""
+    import ray
+
+    task = ray.remote(num_cpus=num_cpus, num_returns="streaming")(read_table)
+    return list(task.remote(path, _NAMES_PER_PIECE))
+
+
+def read_table(path: str, names_per_piece: int) -> Iterator[pa.Array]:
+    """Yield the column of paths of the table at `path`, piece by piece."""
+    names = column_names(path)
+    while piece := list(itertools.islice(names, names_per_piece)):
+        yield pa.array(piece, pa.string())
+
+
 def _cuts(found: Sequence[Survey]) -> list[str]:
     """Return the keys at which key ranges of about equal size begin, except for the first range."""
     sample = sorted(key for survey in found for key in survey.sample)
@@ -138,9 +160,9 @@ def _cuts(found: Sequence[Survey]) -> list[str]:
     return sorted({sample[len(sample) * number // tasks] for number in range(1, tasks)})
 
 
-def cut_lines(lines: Lines, cuts: Sequence[str]) -> list[pa.Array] | pa.Array:
-    """Return the keys of some lines, cut at `cuts` into an array per key range; without cuts, one array of all keys."""
-    keys = lines.keys()
+def cut_piece(piece: Lines | pa.Array, path: str, cuts: Sequence[str]) -> list[pa.Array] | pa.Array:
+    """Return the keys in a piece, cut at `cuts` into an array per key range; without cuts, one array of all keys."""
+    keys = sorted(keys_of(_names(piece), path))
     bounds = [0, *(bisect.bisect_left(keys, cut) for cut in cuts), len(keys)]
     pieces = [pa.array(keys[start:stop], pa.string()) for start, stop in itertools.pairwise(bounds)]
     return pieces if cuts else pieces[0]

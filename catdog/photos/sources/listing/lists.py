@@ -1,21 +1,22 @@
 """Lists of photos: a .txt file with one path per line, or a .csv or .tsv file with a column of paths.
 
-A .txt file with more lines than one process should read is listed by list_tasks.py.
+A list with more lines than one process should read is listed by list_tasks.py.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import unquote
 
 from catdog.console import say
 from catdog.errors import CatdogError, UsageError, one_line
-from catdog.photos.annotations.csv_table import read_csv_table
+from catdog.photos.annotations.csv_table import ENCODING, csv_rows
 from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, local_path
 from catdog.photos.sources.opening import look_at, open_file
-from catdog.storage.files import absolute, is_uri, read_bytes, refuse_secrets, split_query
+from catdog.storage.files import is_uri, read_bytes, refuse_secrets, split_query
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 _COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
@@ -34,14 +35,11 @@ def read_list(path: str, *, at_most: int | None = None) -> list[Photo]:
 
     Relative paths start at the folder of the list. A path is a whole line of a .txt file, spaces included. Lines that
     begin with `#` and empty lines are skipped. Raises UsageError for a list that cannot be read or names no photo, and
-    MoreLinesError for a .txt file with more lines than `at_most`.
+    MoreLinesError for one with more lines than `at_most`.
     """
-    if not split_query(path)[0].lower().endswith(".txt"):
-        names = _read_column(path)
-    elif at_most is not None and _are_more_lines(path, at_most=at_most):
+    if at_most is not None and _are_more_lines(path, at_most=at_most):
         raise MoreLinesError(path)
-    else:
-        names = _read_lines(path)
+    names = list(column_names(path)) if is_table(path) else _read_lines(path)
     keys = keys_of(names, path)
     if not keys:
         raise UsageError(f"expected one path per line in {path}, found none")
@@ -138,9 +136,25 @@ def names_of(lines: bytes) -> list[str]:
     return [as_key(line) for line in found if line.strip() and not line.startswith("#")]
 
 
-def _read_column(path: str) -> list[str]:
-    table = read_csv_table(absolute(path), flag="--photos", columns={"path": _COLUMNS})
-    return [row["path"] for _, row in table.rows if row["path"].strip()]
+def is_table(path: str) -> bool:
+    """Return whether the list at `path` has columns."""
+    return not split_query(path)[0].lower().endswith(".txt")
+
+
+def column_names(path: str) -> Iterator[str]:
+    """Yield the names in the column of paths of a .csv or .tsv file, as they are read.
+
+    Raises UsageError for a list that cannot be read or has no such column.
+    """
+    where = f"--photos {path}"
+    try:
+        with open_file(path) as stream:
+            text = io.TextIOWrapper(stream, encoding=ENCODING, newline="")
+            for _, row in csv_rows(text, where=where, columns={"path": _COLUMNS}):
+                if row["path"].strip():
+                    yield row["path"]
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def hint(first: str, keys: Iterable[str]) -> None:

@@ -94,7 +94,7 @@ def list_group(packed: Packed, around: bool, exclude: Sequence[str], shards: str
                 photos += rows.num_rows
                 writer.add(rows)
             continue
-        inside = photos_in(file.path, globbed=packed.globbed)
+        inside = photos_in(file.path, named=packed.named)
         forget_archives()  # otherwise a process would keep the last ones open
         photos += len(inside)
         in_folders = in_folders or any("/" in photo.relative for photo in inside)

@@ -212,3 +212,33 @@ def test_a_tar_whose_version_cannot_be_told_is_no_tar_without_one(
     monkeypatch.setattr(archives, "look_at", refuse)
     with pytest.raises(FailureError, match="the store does not answer"):  # else all photos would count as changed
         list_photos(str(tmp_path / "a.tar"))
+
+
+def test_whether_an_archive_has_more_members_is_known_from_its_last_record_or_its_headers(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(5)] + ["long/" * 40 + "name.jpg", "caf\u00e9.jpg"]
+    (tmp_path / "pets.zip").write_bytes(zip_bytes(dict.fromkeys(names, b"x" * 700)))
+    for style in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / f"pets-{style}.tar", "w", format=style) as archive:
+            for name in names if style != tarfile.USTAR_FORMAT else [*names[:5], "6.jpg", "7.jpg"]:
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.uid = 700, 2**40 if style == tarfile.GNU_FORMAT else 0  # GNU's binary numbers
+                archive.addfile(entry, io.BytesIO(b"x" * 700))
+    packed = gzip.compress((tmp_path / "pets-1.tar").read_bytes())
+    (tmp_path / "pets.tar.gz").write_bytes(packed)
+    for archive in ("pets.zip", "pets-0.tar", "pets-1.tar", "pets-2.tar", "pets.tar.gz"):
+        path = str(tmp_path / archive)
+        assert [archives.has_more_members(path, count) for count in (0, 6, 7, 8)] == [True, True, False, False], path
+    (tmp_path / "half.tar.gz").write_bytes(packed[:50])
+    (tmp_path / "words.tar").write_bytes(b"no archive" * 1000)
+    (tmp_path / "words.zip").write_bytes(b"no archive" * 1000)
+    for archive in ("half.tar.gz", "words.tar", "words.zip", "missing.zip"):
+        assert not archives.has_more_members(str(tmp_path / archive), 1)
+
+
+def test_a_zip_of_more_members_than_its_old_record_holds_is_counted_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for number in range(65_540):
+            archive.writestr(f"{number}.jpg", b"")
+        archive.comment = b"PK\6\7 is no record here"
+    assert archives.has_more_members(str(tmp_path / "pets.zip"), 65_539)
+    assert not archives.has_more_members(str(tmp_path / "pets.zip"), 65_540)

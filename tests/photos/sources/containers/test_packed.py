@@ -45,12 +45,19 @@ def test_zips_that_a_glob_matches_are_left_to_tasks_too(tmp_path: Path) -> None:
         write_zip(tmp_path / f"{name}.zip", "1.jpg", "2.jpg")
     assert list_inputs(f"{tmp_path}/*.zip", at_most=4).num_rows == 4
     assert [file.relative for file in left(f"{tmp_path}/*.zip", at_most=3).files] == ["a.zip", "b.zip"]
-    assert list_inputs(f"{tmp_path}/a*.zip", at_most=1).num_rows == 2  # a single archive is listed here
+    for source in (f"{tmp_path}/a*.zip", f"{tmp_path}/a.zip"):
+        assert list_inputs(source, at_most=2).num_rows == 2
+        assert [file.relative for file in left(source, at_most=1).files] == ["a.zip"]
 
 
-def test_a_tar_alone_and_tars_whose_keys_are_mixed_are_listed_here(tmp_path: Path) -> None:
+def test_a_tar_alone_is_left_to_a_task(tmp_path: Path) -> None:
     write_tar(tmp_path / "one/x.tar", "1.jpg", "y.tar!2.jpg", "z.jpg")
-    assert list_inputs(f"{tmp_path}/one", at_most=1).num_rows == 3
+    for source in (f"{tmp_path}/one", f"{tmp_path}/one/x.tar"):
+        assert list_inputs(source, at_most=3).num_rows == 3
+        assert left(source, at_most=2).around is False
+
+
+def test_tars_whose_keys_are_mixed_are_listed_here(tmp_path: Path) -> None:
     write_tar(tmp_path / "mixed/x.tar", "1.jpg", "z.jpg")
     write_tar(tmp_path / "mixed/x.tar!y.tar", "2.jpg")
     found = list_inputs(f"{tmp_path}/mixed", at_most=1)["path"].to_pylist()

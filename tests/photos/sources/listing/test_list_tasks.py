@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 from pathlib import Path
@@ -33,7 +34,8 @@ def list_both_ways(source: str, place: str, *, exclude: tuple[str, ...] = ()) ->
 @pytest.fixture
 def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make tasks small: about 30 lines, and 25 keys."""
-    for name, value in (("_MAX_BYTES", 500), ("_KEYS_PER_TASK", 25), ("_KEYS_PER_SAMPLE", 2)):
+    small = {"_MAX_BYTES": 500, "_NAMES_PER_PIECE": 30, "_KEYS_PER_TASK": 25, "_KEYS_PER_SAMPLE": 2}
+    for name, value in small.items():
         monkeypatch.setattr(list_tasks, name, value)
 
 
@@ -65,6 +67,48 @@ def test_a_long_list_is_the_same_photos(ray_session: None, tmp_path: Path) -> No
     (tmp_path / "uris.txt").write_text(f"{uris}beside.jpg\n")
     found = list_both_ways(f"file://{tmp_path}/uris.txt", str(tmp_path / "shards"))
     assert sum(shard.rows for shard in found) == 31
+
+
+@pytest.mark.usefixtures("_small_tasks")
+@pytest.mark.parametrize(("name", "delimiter"), [("list.csv", ","), ("list.csv", ";"), ("list.tsv", "\t")])
+def test_a_long_table_is_the_same_photos(ray_session: None, tmp_path: Path, name: str, delimiter: str) -> None:
+    names = [f"photos/{number}.jpg" for number in range(60)] * 2
+    names += [
+        "photos/two\nlines.jpg",
+        'photos/"quoted", 1.jpg',
+        "'=1.jpg",
+        "photos/left/out.jpg",
+        "",
+        "s3://bucket/1.jpg",
+    ]
+    random.Random(0).shuffle(names)
+    with (tmp_path / name).open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["label", "Path"])
+        writer.writerows(["cat", text] for text in names)
+    found = list_both_ways(str(tmp_path / name), str(tmp_path / "shards"), exclude=(f"{tmp_path}/photos/left",))
+    assert len(found) == 5
+    paths = read_all(found)["path"].to_pylist()
+    assert len(paths) == 64
+    assert {f"{tmp_path}/photos/two\nlines.jpg", f"{tmp_path}/=1.jpg", "s3://bucket/1.jpg"} <= {*paths}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "expected a header with path, found a,b"),
+        (b"label,path\n" + b"cat,1.jpg\n" * 50 + b"cat\n", "row 52: expected 2 columns, found 1"),
+        (b"path\n" + b"1.jpg\n" * 50 + b"caf\xe9.jpg\n", "expected a CSV file in UTF-8, found other bytes"),
+        (b"path\n\n", "expected one path per line in .*, found none"),
+    ],
+)
+@pytest.mark.usefixtures("_small_tasks")
+def test_what_is_wrong_with_a_long_table_is_said_in_one_line(
+    ray_session: None, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        list_many(MoreLinesError(str(tmp_path / "list.csv")), num_cpus=0.5)
 
 
 def test_what_may_be_wrong_with_a_long_list_is_said_as_of_a_short_one(

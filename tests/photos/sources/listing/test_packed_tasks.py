@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_tars_are_the_same_photos_in_the_same_places(tmp_path: Path, capsys: pyt
         assert capsys.readouterr().out == 3 * said
         list_both_ways(f"{tmp_path}/{kind}/*.tar", tmp_path / "globbed" / kind)
         assert capsys.readouterr().out == ""
+
+
+def test_an_archive_by_itself_is_the_same_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = ["b.jpg", "cat/1.jpg", ".hidden.jpg", "cat/2.jpg"]
+    write_zip(tmp_path / "pets.zip", *members)
+    write_tar(tmp_path / "pets.tar", *members)
+    (tmp_path / "pets.tar.gz").write_bytes(gzip.compress((tmp_path / "pets.tar").read_bytes()))
+    for name in ("pets.zip", "pets.tar", "pets.tar.gz"):
+        found = list_both_ways(str(tmp_path / name), tmp_path / "shards" / name)
+        assert read_all(found)["relative"].to_pylist() == ["b.jpg", "cat/1.jpg", "cat/2.jpg"]
+    assert capsys.readouterr().out == ""
 
 
 def test_zips_that_a_glob_matches_are_the_same_photos(tmp_path: Path) -> None:
