@@ -25,16 +25,15 @@ from catdog.features.spec import Extraction, Part, PhotoSet
 from catdog.features.trunk import Trunk
 from catdog.features.views import ViewMaker, load_views, photo_block
 from catdog.model.backbone_specs import backbone_spec
+from catdog.model.engines import has_avx512
 from catdog.model.weights.pretrained import Pretrained
 from catdog.storage.files import join
 
 Progress = Callable[[int, int], None]
 
-# The speed of one core in the network, and the time it takes to read, decode, augment and write each image. The values
-# lie between measurements on an EPYC with AVX2 (18e9, 0.011 s) and on a Xeon with AVX-512 (45e9, 0.005 s), for Lite0 at
-# 96 pixels and Lite2 at 288. So does the time that the actors take to start (3 to 9 s).
-_MULTIPLICATIONS_PER_SECOND = 25e9
-_SECONDS_AN_IMAGE = 0.008
+# Multiplications per second of one core in the network, and its seconds to read, decode, augment and write an image:
+# with AVX-512 (measured on a Xeon and an EPYC), and without (an EPYC with AVX2). The actors take 3 to 9 s to start.
+_SPEEDS = {True: (55e9, 0.004), False: (18e9, 0.011)}
 _SECONDS_TO_START = 5
 # Parts in a pipeline of Ray Data, which takes seconds to start: many minutes of work on one machine, and on many.
 _PARTS_A_ROUND, _PARTS_AN_ACTOR = 4096, 64
@@ -60,7 +59,7 @@ def extract_features(
     rows = sum(part.rows for part in parts)
     if rows:
         if not plan.actor_gpus:
-            say(_expected_text(rows, missing[0][0], plan))
+            say(_expected_text(rows, missing[0][0], plan, avx512=has_avx512()))
         try:
             _run(parts, missing[0][0], rows=rows, pretrained=pretrained, plan=plan, progress=progress)
         except CatdogError:
@@ -74,12 +73,12 @@ def extract_features(
     return sorted(unreadable)
 
 
-def _expected_text(rows: int, extraction: Extraction, plan: Plan) -> str:
-    """Return one line that says what the pass computes and about how long it takes."""
+def _expected_text(rows: int, extraction: Extraction, plan: Plan, *, avx512: bool) -> str:
+    """Return one line that says what the pass computes and about how long it takes on CPUs like this machine's."""
     cores = plan.actors * plan.threads
+    per_second, around = _SPEEDS[avx512]
     multiplications = backbone_spec(extraction.backbone).multiply_adds(extraction.image_size)
-    each = multiplications / _MULTIPLICATIONS_PER_SECOND + _SECONDS_AN_IMAGE
-    seconds = _SECONDS_TO_START + rows * each / cores
+    seconds = _SECONDS_TO_START + rows * (multiplications / per_second + around) / cores
     return f"Trunk pass: {counted(rows, 'image')} on {counted(cores, 'core')}, about {duration(seconds)}."
 
 

@@ -179,7 +179,7 @@ def has_bfloat16() -> bool:
 
 def gains_from_bfloat16() -> bool:
     """Return whether OpenVINO runs networks faster in bfloat16 than in float32 on this machine's CPU."""
-    return has_bfloat16() and not is_slow_in_bfloat16(_CPU_FILE.read_text() if _CPU_FILE.exists() else "")
+    return has_bfloat16() and not is_slow_in_bfloat16(_cpuinfo())
 
 
 def is_slow_in_bfloat16(cpuinfo: str) -> bool:
@@ -190,6 +190,15 @@ def is_slow_in_bfloat16(cpuinfo: str) -> bool:
     without AMX; Lite2 at 288 pixels: 0.6 of the rate in float32). AMD's multiply twice as many.
     """
     return "GenuineIntel" in cpuinfo and "amx_bf16" not in cpuinfo
+
+
+def has_avx512() -> bool:
+    """Return whether this machine's CPU has AVX-512, as far as Linux tells."""
+    return "avx512f" in _cpuinfo()
+
+
+def _cpuinfo() -> str:
+    return _CPU_FILE.read_text() if _CPU_FILE.exists() else ""
 
 
 def choose_trunk_precision(asked: str, *, single_node: bool, gpus: bool) -> str:
