@@ -185,9 +185,9 @@ def gains_from_bfloat16() -> bool:
 def is_slow_in_bfloat16(cpuinfo: str) -> bool:
     """Return whether a CPU that has bfloat16 is slower in it, from the text of Linux's /proc/cpuinfo.
 
-    Intel's are, unless they have AMX, which many virtual machines hide. OpenVINO's convolutions took twice as long in
-    bfloat16 as in float32 on a Xeon with AVX512_BF16 and without AMX, and Lite2 at 288 pixels ran at 0.6 of the rate. On
-    AMD's with AVX512_BF16 it ran at 1.5 times the rate.
+    Intel's are, unless they have AMX, which many virtual machines hide. On a Xeon with AVX512_BF16 and without AMX,
+    OpenVINO's convolutions took twice as long in bfloat16 as in float32, and Lite2 at 288 pixels ran at 0.6 of the
+    rate. On an EPYC with AVX512_BF16 it ran at 1.5 times the rate.
     """
     return "GenuineIntel" in cpuinfo and "amx_bf16" not in cpuinfo
 
