@@ -200,21 +200,29 @@ def _write_stream(system: fs.FileSystem, inside: str, content: bytes) -> None:
 
 
 def _write_local(path: Path, content: bytes, *, durable: bool) -> None:
-    """Write a file next to `path`, then rename it; a failed write leaves nothing behind."""
+    with staged_file(path) as beside, beside.open("xb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    if durable:
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a local file to write, which becomes `path` once the block ends without an error.
+
+    A block that fails leaves nothing behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with beside.open("xb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        yield beside
         beside.replace(path)
-    except OSError:
+    except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -14,7 +14,6 @@ import re
 import struct
 import tarfile
 import threading
-import uuid
 import zipfile
 import zlib
 from functools import lru_cache
@@ -27,7 +26,7 @@ from catdog.console import counted, say
 from catdog.errors import CatdogError, ImageError, UsageError, one_line
 from catdog.photos.sources.folders import is_hidden
 from catdog.photos.sources.opening import describe_stranger, look_at, open_file
-from catdog.storage.files import cache_directory, is_uri, split_query
+from catdog.storage.files import cache_directory, is_uri, split_query, staged_file
 
 ZIP_SUFFIXES = (".zip",)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -303,17 +302,11 @@ def _decompressed(path: str, suffix: str) -> IO[bytes]:
 
 
 def _write_bounded(source: Any, target: Path, *, most: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with beside.open("wb") as sink:
-            while block := _read_block(source):
-                if sink.tell() + len(block) > most:
-                    raise ValueError("it decompresses to far more than photos do")
-                sink.write(block)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with staged_file(target) as beside, beside.open("wb") as sink:
+        while block := _read_block(source):
+            if sink.tell() + len(block) > most:
+                raise ValueError("it decompresses to far more than photos do")
+            sink.write(block)
 
 
 def _read_block(source: Any) -> bytes:

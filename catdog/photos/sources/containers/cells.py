@@ -11,7 +11,6 @@ import bisect
 import hashlib
 import re
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,7 +25,7 @@ from catdog.errors import ImageError, UsageError, one_line
 from catdog.photos.sources.containers.tables import TableColumns, find_content_column, list_rows, open_table
 from catdog.photos.sources.keys import escape_uri
 from catdog.photos.sources.opening import look_at
-from catdog.storage.files import cache_directory, is_uri, split_query
+from catdog.storage.files import cache_directory, is_uri, split_query, staged_file
 
 _GIVEN = re.compile(r"(.+?)\[(\d+)\]!.*", re.DOTALL)
 _HELD = 4  # row groups in memory: a process that labels photos reads at three places
@@ -65,14 +64,8 @@ class _Group(NamedTuple):
 
 
 def _write_whole(rows: pa.Table, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with pa.ipc.new_file(str(beside), rows.schema) as writer:
-            writer.write_table(rows)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with staged_file(target) as beside, pa.ipc.new_file(str(beside), rows.schema) as writer:
+        writer.write_table(rows)
 
 
 class _Groups:
