@@ -192,6 +192,13 @@ def is_slow_in_bfloat16(cpuinfo: str) -> bool:
     return "GenuineIntel" in cpuinfo and "amx_bf16" not in cpuinfo
 
 
+def precision_warning(precision: str, *, single_node: bool, gpus: bool) -> str:
+    """Return a line of warning if the work runs on this machine's CPU, and `precision` makes it no faster, else ""."""
+    if precision != "bfloat16" or gpus or not single_node or gains_from_bfloat16():
+        return ""
+    return "Warning: this CPU is not faster in bfloat16 than in float32: leave out --precision bfloat16."
+
+
 def has_avx512() -> bool:
     """Return whether this machine's CPU has AVX-512, as far as Linux tells."""
     return "avx512f" in _cpuinfo()

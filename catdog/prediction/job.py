@@ -16,7 +16,7 @@ from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig
 from catdog.console import ProgressLine, say
 from catdog.errors import FailureError, ImageError, UsageError
-from catdog.model.engines import EngineSpec, check_precision, choose_engine, gains_from_bfloat16
+from catdog.model.engines import EngineSpec, check_precision, choose_engine, precision_warning
 from catdog.photos.decoding.decode import decode_image
 from catdog.photos.sources.files import read_photo
 from catdog.photos.sources.keys import as_key
@@ -192,8 +192,8 @@ def label(
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
     check_shared(written={"--out": out}, read={"--photos": config.photos})
     say(predict_plan_text(plan, engine, precision=config.precision, storage=out))
-    if config.precision == "bfloat16" and not gpus and cluster.is_single_node() and not gains_from_bfloat16():
-        say("Warning: this CPU is not faster in bfloat16 than in float32: leave out --precision bfloat16.")
+    if warning := precision_warning(config.precision, single_node=cluster.is_single_node(), gpus=gpus > 0):
+        say(warning)
     progress = LabellingProgress()
     let_settle(inputs.shards, listed=inputs.listed_at)
     begun = time.monotonic()

@@ -20,6 +20,7 @@ from catdog.model.engines import (
     choose_trunk_precision,
     has_bfloat16,
     is_slow_in_bfloat16,
+    precision_warning,
     read_model,
 )
 from catdog.photos.decoding.decode import decode_image
@@ -154,6 +155,17 @@ def test_half_a_model_directory_is_refused(model_dir: Path, tmp_path: Path) -> N
     (tmp_path / "weights.h5").write_bytes((model_dir / "weights.h5").read_bytes()[:100_000])
     with pytest.raises(UsageError, match=r"weights\.h5: cannot be read as HDF5: .*truncated"):
         read_model(str(tmp_path))
+
+
+def test_a_precision_that_gains_nothing_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gains_from_bfloat16", lambda: False)
+    warning = precision_warning("bfloat16", single_node=True, gpus=False)
+    assert warning == "Warning: this CPU is not faster in bfloat16 than in float32: leave out --precision bfloat16."
+    assert precision_warning("float32", single_node=True, gpus=False) == ""
+    assert precision_warning("bfloat16", single_node=True, gpus=True) == ""
+    assert precision_warning("bfloat16", single_node=False, gpus=False) == ""  # the others may be faster
+    monkeypatch.setattr(engines, "gains_from_bfloat16", lambda: True)
+    assert precision_warning("bfloat16", single_node=True, gpus=False) == ""
 
 
 def test_a_cpu_of_intel_is_faster_in_bfloat16_only_with_amx() -> None:
