@@ -140,8 +140,9 @@ def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> 
     mark_folder(out, kind="labels")
     place = commit.inputs_directory(out, owner=lease.owner)
     try:
+        plan = cluster.plan()  # connects to Ray, which the check needs
         check_shared(written={"--out": out}, read={"--photos": request.config.photos})
-        inputs.list_by_tasks(place=place, num_cpus=cluster.plan().task_cpus)
+        inputs.list_by_tasks(place=place, num_cpus=plan.task_cpus)
         yield
     finally:
         files.delete(place)

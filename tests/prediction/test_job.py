@@ -578,6 +578,24 @@ def test_the_command_ends_with_the_error_s_line_and_exit_code(model: Path, tmp_p
     assert ended.stderr == "catdog: expected photos at nowhere, found nothing there: check the path\n"
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_the_command_lists_more_lines_than_one_process_should_read(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # In a process of its own, which is not connected to Ray before it lists.
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    names = [f"photos/{kind}/{number}.jpg" for kind in ("cat", "dog") for number in range(3)]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(names * 17_000))
+    command = [sys.executable, str(Path("jobs/predict.py").absolute()), "--photos", "list.csv", "--model", str(model)]
+    ended = subprocess.run([*command, "--out", "labels"], capture_output=True, text=True, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Found 6 files in list.csv." in ended.stdout
+    assert pq.read_table(tmp_path / "labels/predictions").num_rows == 6
+    assert not list(tmp_path.glob("labels/inputs*"))
+
+
 def test_one_photo_prints_its_label_as_the_article_does(finished: Finished, model: Path, tmp_path: Path) -> None:
     photo = finished.photos / "cat/0.jpg"
     first, second = run("--photos", str(photo), "--model", str(model), "--model", str(model))
