@@ -464,7 +464,7 @@ class PredictConfig(Settings):
     )
     precision: str = setting(
         "float32",
-        "what the model computes in; bfloat16 is faster on CPUs with AMX, on AMD's and on GPUs, and rounds more; "
+        "what the model computes in; bfloat16 rounds more, and is faster on GPUs, CPUs with AMX and newer ones of AMD; "
         "int8: the quantized graph that export --to int8 left in the model directory",
         group="model",
         choices=("float32", "bfloat16", "int8"),

@@ -79,10 +79,10 @@ class Bench:
             self.model_dir = f"{run_dir}/model"
         return self.model_dir
 
-    def has_int8(self) -> bool:
-        """Return whether the model for labelling has a quantized graph.
+    def quantize_model(self) -> bool:
+        """Quantize the model for labelling if it was trained here and NNCF is installed.
 
-        A model that was trained here gets one, if NNCF is installed. A model of the user is not changed.
+        Returns whether it has a quantized graph, as a model of the user, which is not changed, may have, too.
         """
         model = self.trained_model()
         if not self.config.model and importlib.util.find_spec("nncf"):

@@ -136,7 +136,7 @@ def measure_labelling(bench: Bench) -> dict[str, Any]:
     """Run all labelling programs in turn, `repeats` times."""
     photos, model, programs = bench.many_photos(), bench.trained_model(), bench.programs
     found: dict[str, list[LabellingTime]] = {}
-    left_out = {"bfloat16": not has_bfloat16(), "int8": not bench.has_int8()}
+    left_out = {"bfloat16": not has_bfloat16(), "int8": not bench.quantize_model()}
 
     def keep(name: str, turn: int, run: LabellingTime) -> None:
         found.setdefault(name, []).append(run)

@@ -60,7 +60,7 @@ class ViewMaker:
         self._extraction, self._most = extraction, 2 * threads
         self._pool = ThreadPoolExecutor(threads) if threads else None
         if threads:
-            _decode_in_threads()
+            _prepare_process()
 
     def __call__(self, block: pa.Table | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the image rows of `block`: of a `photo_block`, or the block itself if tasks have made it."""
@@ -71,7 +71,7 @@ class ViewMaker:
         return make_views(block, self._extraction, pool=self._pool, most=self._most)
 
 
-def _decode_in_threads() -> None:
+def _prepare_process() -> None:
     import cv2
 
     cv2.setNumThreads(1)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from catdog.cluster.plan import predict_plan_text
-from catdog.cluster.shared_paths import check_shared
 from catdog.config import PredictConfig
 from catdog.console import ProgressLine, say
 from catdog.errors import FailureError, ImageError, UsageError
@@ -140,9 +139,8 @@ def listed(request: Request, inputs: Inputs, cluster: Cluster, lease: Lease) -> 
     mark_folder(out, kind="labels")
     place = commit.inputs_directory(out, owner=lease.owner)
     try:
-        plan = cluster.plan()  # connects to Ray, which the check needs
-        check_shared(written={"--out": out}, read={"--photos": request.config.photos})
-        inputs.list_by_tasks(place=place, num_cpus=plan.task_cpus)
+        cluster.check_shared(written={"--out": out}, read={"--photos": request.config.photos})
+        inputs.list_by_tasks(place=place, num_cpus=cluster.plan().task_cpus)
         yield
     finally:
         files.delete(place)
@@ -191,7 +189,7 @@ def label(
     plan, gpus = cluster.plan(), cluster.gpus()
     engine = choose_engine(config.engine, gpus=gpus > 0)
     check_precision(config.precision, engine=engine, gpus=gpus > 0)
-    check_shared(written={"--out": out}, read={"--photos": config.photos})
+    cluster.check_shared(written={"--out": out}, read={"--photos": config.photos})
     say(predict_plan_text(plan, engine, precision=config.precision, storage=out))
     if warning := precision_warning(config.precision, single_node=cluster.is_single_node(), gpus=gpus > 0):
         say(warning)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from catdog.cluster.connection import connected
 from catdog.cluster.failures import report_failures
 from catdog.cluster.plan import Plan, make_predict_plan, usable_gpus
 from catdog.cluster.resources import Resources
+from catdog.cluster.shared_paths import check_shared
 from catdog.command_line.settings import flatten_config
 from catdog.config import PredictConfig
 from catdog.console import counted, say
@@ -249,6 +250,11 @@ class Cluster(contextlib.ExitStack):
     def gpus(self) -> int:
         """Return how many GPUs the job can use."""
         return usable_gpus(self._resources, self._config.cluster.use_gpu)
+
+    def check_shared(self, *, written: Mapping[str, str], read: Mapping[str, str]) -> None:
+        """Check the local paths as shared_paths.check_shared does, which needs a connection."""
+        self.plan()  # connects to Ray
+        check_shared(written=written, read=read)
 
     def is_single_node(self) -> bool:
         """Return whether all work runs on this machine."""

@@ -10,11 +10,11 @@ import itertools
 import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO
 
 from catdog.errors import CatdogError, UsageError, one_line
 from catdog.storage import files
 
-ENCODING = "utf-8-sig"  # UTF-8, with a byte order mark or without
 _GUARDED = tuple("'" + mark for mark in "'=+-@\t\r")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t"
@@ -42,21 +42,21 @@ def read_csv_table(
         content = files.read_bytes(files.absolute(path))
     except (OSError, CatdogError) as error:
         raise UsageError(f"{where}: cannot be read: {one_line(error)}") from error
-    text = io.TextIOWrapper(io.BytesIO(content), encoding=ENCODING, newline="")
-    rows = tuple(csv_rows(text, where=where, columns=columns, optional=optional))
+    rows = tuple(csv_rows(io.BytesIO(content), where=where, columns=columns, optional=optional))
     if not rows:
         raise UsageError(f"{where}: expected one photo per row, found no row")
     return CsvTable(rows=rows, fingerprint=hashlib.sha256(content).hexdigest()[:16], where=where)
 
 
 def csv_rows(
-    lines: Iterable[str], *, where: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
+    stream: IO[bytes], *, where: str, columns: Mapping[str, Sequence[str]], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of CsvTable in `lines`, with commas, semicolons or tabs between columns, as they are read.
+    """Yield the rows of CsvTable in `stream`, with commas, semicolons or tabs between columns, as they are read.
 
     `where` is for messages. `columns` has the names that the header may use for each column. Columns in `optional` may
-    be missing. Raises UsageError if the lines cannot be read, lack a column, or have too short a row.
+    be missing. Raises UsageError if the stream cannot be read, lacks a column, or has too short a row.
     """
+    lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     try:
         yield from _rows(lines, where=where, columns=columns, optional=optional)
     except UnicodeDecodeError as error:

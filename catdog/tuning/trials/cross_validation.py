@@ -13,8 +13,8 @@ from catdog.tuning.trials.frozen import FrozenRows, HeadFitter, Part, rate_head,
 def assign_folds(labels: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each photo. Folds are stratified by class.
 
-    The driver calls this once for all trials: importing scikit-learn would be a quarter of the start of
-    a trial's process.
+    The driver calls this once for all trials: importing scikit-learn would be a quarter of the start of a trial's
+    process.
     """
     from sklearn.model_selection import StratifiedKFold
 

@@ -5,14 +5,13 @@ A list with more lines than one process should read is listed by list_tasks.py.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import unquote
 
 from catdog.console import say
 from catdog.errors import CatdogError, UsageError, one_line
-from catdog.photos.annotations.csv_table import ENCODING, csv_rows
+from catdog.photos.annotations.csv_table import csv_rows
 from catdog.photos.sources.containers.packed import MorePhotosError
 from catdog.photos.sources.keys import Photo, as_key, escape_uri, local_path
 from catdog.photos.sources.opening import look_at, open_file
@@ -149,8 +148,7 @@ def column_names(path: str) -> Iterator[str]:
     where = f"--photos {path}"
     try:
         with open_file(path) as stream:
-            text = io.TextIOWrapper(stream, encoding=ENCODING, newline="")
-            for _, row in csv_rows(text, where=where, columns={"path": _COLUMNS}):
+            for _, row in csv_rows(stream, where=where, columns={"path": _COLUMNS}):
                 if row["path"].strip():
                     yield row["path"]
     except OSError as error:
